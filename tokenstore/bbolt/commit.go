@@ -1,0 +1,192 @@
+package bbolt
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// maxGroup bounds how many Applies share one commit.
+const maxGroup = 256
+
+// pending is an Apply that waits for the committer.
+type pending struct {
+	changes []tokenstore.Change
+	err     error // to be read after done
+	done    chan struct{}
+}
+
+// Apply implements tokenstore.Store. Applies that wait at the same time share one commit, and so one sync of the
+// disk. Each is judged by itself, before any of its changes is written. A disk that does not answer for ten
+// seconds is ErrUnavailable; the changes may still be made then.
+func (s *Store) Apply(ctx context.Context, changes ...tokenstore.Change) error {
+	if err := s.usable(ctx); err != nil {
+		return err
+	}
+	if err := tokenstore.CheckChanges(changes); err != nil {
+		return err
+	}
+	if len(changes) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, s.wait, fmt.Errorf("%w: the disk has not answered for %s", tokenstore.ErrUnavailable, s.wait))
+	defer cancel()
+	p := &pending{changes: own(changes), done: make(chan struct{})}
+	select {
+	case s.queue <- p:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-s.closed:
+		return tokenstore.ErrClosed
+	}
+	select {
+	case <-p.done:
+		return p.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-s.done: // the committer ended, perhaps before it saw p
+	}
+	select {
+	case <-p.done:
+		return p.err
+	default:
+		return tokenstore.ErrClosed
+	}
+}
+
+// own copies changes, since the committer may read them after Apply has returned.
+func own(changes []tokenstore.Change) []tokenstore.Change {
+	changes = slices.Clone(changes)
+	for i := range changes {
+		row := &changes[i].Row
+		row.Refs, row.Sealed = slices.Clone(row.Refs), bytes.Clone(row.Sealed)
+	}
+	return changes
+}
+
+// commitLoop is the one writer. It ends when the store is closed, after answering what was queued.
+func (s *Store) commitLoop() {
+	defer close(s.done)
+	for {
+		select {
+		case p := <-s.queue:
+			s.commit(s.gather(p))
+		case <-s.closed:
+			for {
+				select {
+				case p := <-s.queue:
+					s.commit(s.gather(p))
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+// gather takes what waits already; it does not wait for more.
+func (s *Store) gather(first *pending) []*pending {
+	group := []*pending{first}
+	for len(group) < maxGroup {
+		select {
+		case p := <-s.queue:
+			group = append(group, p)
+		default:
+			return group
+		}
+	}
+	return group
+}
+
+// commit makes the changes of a group in one transaction. When the storage refuses the whole,
+// each gets a transaction of its own: one that meets a damaged page, or needs the space
+// that a full disk does not have, fails alone.
+func (s *Store) commit(group []*pending) {
+	err := s.guard(func() error {
+		return s.db.Update(func(tx *bolt.Tx) error {
+			for _, p := range group {
+				var before []*tokenstore.Row
+				if before, p.err = judge(tx, p.changes); p.err != nil {
+					continue
+				}
+				if err := write(tx, p.changes, before); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+	if err != nil && len(group) > 1 {
+		for _, p := range group {
+			s.commit([]*pending{p})
+		}
+		return
+	}
+	for _, p := range group {
+		if err != nil {
+			p.err = err
+		}
+		close(p.done)
+	}
+}
+
+// judge reads the rows that changes are about, nil for one that is to be inserted, and returns ErrConflict when any is not
+// as its change expects.
+func judge(tx *bolt.Tx, changes []tokenstore.Change) ([]*tokenstore.Row, error) {
+	before := make([]*tokenstore.Row, len(changes))
+	for i, c := range changes {
+		conflict := fmt.Errorf("%s %s: %w", c.Row.Kind, c.Row.ID, tokenstore.ErrConflict)
+		rows, err := bucket(tx, c.Row.Kind, "")
+		if err != nil {
+			return nil, err
+		}
+		value := rows.Get([]byte(c.Row.ID))
+		if c.Op == tokenstore.OpInsert {
+			if value != nil {
+				return nil, conflict
+			}
+			continue
+		}
+		if value == nil {
+			return nil, conflict
+		}
+		row, err := decodeRow(c.Row.Kind, c.Row.ID, value)
+		if err != nil {
+			return nil, err
+		}
+		want := c.Row.Version
+		if c.Op == tokenstore.OpUpdate {
+			want--
+		}
+		if row.Version != want {
+			return nil, conflict
+		}
+		before[i] = &row
+	}
+	return before, nil
+}
+
+// write makes changes that were judged. An error means that the transaction is lost.
+func write(tx *bolt.Tx, changes []tokenstore.Change, before []*tokenstore.Row) error {
+	for i, c := range changes {
+		var err error
+		switch c.Op {
+		case tokenstore.OpInsert:
+			c.Row.Version = 1
+			err = put(tx, c.Row, nil)
+		case tokenstore.OpUpdate:
+			err = put(tx, c.Row, before[i])
+		case tokenstore.OpDelete:
+			err = remove(tx, *before[i])
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

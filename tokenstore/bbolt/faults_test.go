@@ -1,0 +1,223 @@
+package bbolt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+func update(id string, version uint64, sealed []byte) tokenstore.Change {
+	c := insert(id, sealed)
+	c.Op, c.Row.Version = tokenstore.OpUpdate, version
+	return c
+}
+
+// lastCommit is the number of the last transaction that wrote.
+func lastCommit(t *testing.T, s *Store) (id int) {
+	t.Helper()
+	if err := s.db.View(func(tx *bolt.Tx) error { id = tx.ID(); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// commitTogether commits Applies as one group, and returns their errors.
+func commitTogether(s *Store, applies ...[]tokenstore.Change) []error {
+	var group []*pending
+	for _, changes := range applies {
+		group = append(group, &pending{changes: changes, done: make(chan struct{})})
+	}
+	s.commit(group)
+	var errs []error
+	for _, p := range group {
+		<-p.done
+		errs = append(errs, p.err)
+	}
+	return errs
+}
+
+func wantErrors(t *testing.T, got []error, want ...error) {
+	t.Helper()
+	if !slices.EqualFunc(got, want, errors.Is) {
+		t.Errorf("errors are %v; want %v", got, want)
+	}
+}
+
+func TestAppliesThatWaitShareOneCommit(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, newPath(t))
+	waiting := &Store{queue: make(chan *pending, 128)} // without a committer
+	for range 40 {
+		waiting.queue <- &pending{}
+	}
+	if n := len(waiting.gather(&pending{})); n != 41 {
+		t.Errorf("gather takes %d of 41 that wait", n)
+	}
+	before := lastCommit(t, s)
+	errs := commitTogether(s,
+		[]tokenstore.Change{insert("a", nil)},
+		[]tokenstore.Change{insert("b", nil), insert("a", nil)}, // loses against the first
+		[]tokenstore.Change{update("a", 2, nil), insert("c", nil)},
+		[]tokenstore.Change{update("a", 2, nil), insert("d", nil)}, // loses against the third
+		[]tokenstore.Change{insert("b", nil)},                      // free, since the second made nothing
+	)
+	wantErrors(t, errs, nil, tokenstore.ErrConflict, nil, tokenstore.ErrConflict, nil)
+	if n := lastCommit(t, s) - before; n != 1 {
+		t.Errorf("%d commits; want 1", n)
+	}
+	rows, err := s.List(t.Context(), tokenstore.KindGrant, tokenstore.Query{})
+	if err != nil || len(rows) != 3 || rows[0].Version != 2 || rows[1].ID != "b" || rows[2].ID != "c" {
+		t.Errorf("List = %v, %v; want a in version 2, b and c", rows, err)
+	}
+}
+
+func TestSlowDiskIsUnavailableInBoundedTime(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, newPath(t))
+	s.wait = 20 * time.Millisecond
+	held, err := s.db.Begin(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Apply(t.Context(), insert("a", nil)); !errors.Is(err, tokenstore.ErrUnavailable) {
+		t.Errorf("Apply on a disk that does not answer = %v; want ErrUnavailable", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if err := s.Apply(ctx, insert("b", nil)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Apply whose context ends = %v; want context.DeadlineExceeded", err)
+	}
+	if err := held.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	s.wait = maxWait
+	mustApply(t, s, insert("c", nil))
+}
+
+func TestR26FullDiskRefusesWhatDoesNotFitAndRecovers(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, newPath(t))
+	s.db.MaxSize = 512 << 10 // stands for the disk; taken by the committer with the next Apply
+	mustApply(t, s, insert("first", []byte("value")))
+
+	errs := commitTogether(s,
+		[]tokenstore.Change{insert("huge", make([]byte, 1<<20))},
+		[]tokenstore.Change{insert("first", nil)},
+		[]tokenstore.Change{insert("small", nil)},
+	)
+	wantErrors(t, errs, tokenstore.ErrUnavailable, tokenstore.ErrConflict, nil)
+
+	var err error
+	n := 0
+	for ; err == nil && n < 1000; n++ {
+		err = s.Apply(t.Context(), insert(fmt.Sprint("row-", n), make([]byte, 10_000)))
+	}
+	if !errors.Is(err, tokenstore.ErrUnavailable) {
+		t.Fatalf("Apply on a full disk = %v; want ErrUnavailable", err)
+	}
+	row, err := s.Get(t.Context(), tokenstore.KindGrant, "first")
+	if err != nil || string(row.Sealed) != "value" {
+		t.Errorf("Get on a full disk = %v; want the row", err)
+	}
+	s.db.MaxSize = 0 // space returns
+	mustApply(t, s, insert("after", nil))
+}
+
+// TestR32DamagedFileNeverEndsTheProcess damages pages of a file in many ways. What cannot be read is an error or is missing;
+// a damage that bbolt answers with a panic, or with a fault of memory, is an error too.
+func TestR32DamagedFileNeverEndsTheProcess(t *testing.T) {
+	t.Parallel()
+	path := newPath(t)
+	s := openStore(t, path)
+	pageSize := s.db.Info().PageSize
+	const rows = 200
+	for i := range rows {
+		mustApply(t, s, insert(fmt.Sprintf("%03d", i), make([]byte, 1000)))
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damages := map[string]func(page []byte, r *rand.Rand){
+		"type":   func(page []byte, _ *rand.Rand) { page[8], page[9] = 0x77, 0x77 },
+		"header": func(page []byte, _ *rand.Rand) { copy(page[8:16], "\xff\xff\xff\xff\xff\xff\xff\xff") },
+		"pointer": func(page []byte, _ *rand.Rand) {
+			copy(page[16:64], "\xff\xff\xff\x7f\xff\xff\xff\x7f\xff\xff\xff\x7f\xff\xff\xff\x7f")
+		},
+		"zeros": func(page []byte, _ *rand.Rand) { clear(page) },
+		"noise": func(page []byte, r *rand.Rand) {
+			for range 8 {
+				page[r.IntN(min(len(page), 256))] = byte(r.Uint32()) //nolint:gosec // any byte
+			}
+		},
+	}
+	for name, damage := range damages {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // repeatable
+			failed := 0
+			for range 40 {
+				file := slices.Clone(whole)
+				page := 2 + r.IntN(len(file)/pageSize-2)
+				damage(file[page*pageSize:(page+1)*pageSize], r)
+				damaged := newPath(t)
+				if err := os.WriteFile(damaged, file, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				failed += useDamaged(t, damaged, rows)
+			}
+			if failed == 0 {
+				t.Error("no damage was noticed: the test damages nothing")
+			}
+		})
+	}
+}
+
+// useDamaged calls everything on a damaged file, and returns how many calls failed.
+func useDamaged(t *testing.T, path string, rows int) int {
+	t.Helper()
+	s, err := Open(path, time.Second)
+	if err != nil {
+		if !errors.Is(err, tokenstore.ErrUnavailable) {
+			t.Errorf("Open = %v; want ErrUnavailable", err)
+		}
+		return 1
+	}
+	var errs []error
+	for i := range rows {
+		_, err := s.Get(t.Context(), tokenstore.KindGrant, fmt.Sprintf("%03d", i))
+		errs = append(errs, err)
+		if i%10 == 0 {
+			errs = append(errs, s.Apply(t.Context(), update(fmt.Sprintf("%03d", i), 2, nil)))
+		}
+	}
+	_, err = s.List(t.Context(), tokenstore.KindGrant, tokenstore.Query{Limit: 1000})
+	errs = append(errs, err)
+	_, err = s.List(t.Context(), tokenstore.KindGrant, tokenstore.Query{Ref: "user:1", Limit: 1000})
+	errs = append(errs, err)
+	_, err = s.Sweep(t.Context(), tokenstore.KindGrant, time.UnixMilli(2000), 50)
+	errs = append(errs, err, s.Apply(t.Context(), insert("new", nil)), s.Close())
+	failed := 0
+	for _, err := range errs {
+		switch {
+		case err == nil, errors.Is(err, tokenstore.ErrConflict):
+		case errors.Is(err, tokenstore.ErrUnavailable), errors.Is(err, tokenstore.ErrNotFound):
+			failed++
+		default:
+			t.Errorf("call on a damaged file = %v; want an error of the contract", err)
+		}
+	}
+	return failed
+}

@@ -1,0 +1,173 @@
+// Package bbolt keeps a vault's rows in one bbolt file, for one process.
+package bbolt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// The file has these buckets:
+//
+//	meta               "format" → the format's version
+//	<kind>             id → row
+//	<kind>/refs        reference \x00 id → nothing
+//	<kind>/expiry      time (8 bytes, ms) id → nothing
+const (
+	formatVersion = "1"
+	metaBucket    = "meta"
+	formatKey     = "format"
+	refsSuffix    = "/refs"
+	expirySuffix  = "/expiry"
+)
+
+const (
+	defaultTimeout = 5 * time.Second
+
+	// maxWait bounds how long an Apply waits for the disk.
+	maxWait = 10 * time.Second
+)
+
+// Store is a tokenstore.Store on a bbolt file. Use Open.
+type Store struct {
+	db     *bolt.DB
+	wait   time.Duration // maxWait
+	queue  chan *pending
+	closed chan struct{} // Close was called
+	done   chan struct{} // the committer has ended
+	once   sync.Once
+	err    error // of closing
+}
+
+// Open opens the file, or makes it with mode 0600 where there is none; its directory must exist. It waits for
+// another process's lock no longer than the timeout, 5 seconds when zero.
+func Open(path string, timeout time.Duration) (*Store, error) {
+	if timeout <= 0 { // which bbolt reads as for ever
+		timeout = defaultTimeout
+	}
+	s := &Store{
+		wait:   maxWait,
+		queue:  make(chan *pending, 128),
+		closed: make(chan struct{}),
+		done:   make(chan struct{}),
+	}
+	err := s.guard(func() (err error) {
+		s.db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: timeout, FreelistType: bolt.FreelistMapType})
+		return err
+	})
+	if err != nil {
+		return nil, explain(path, err)
+	}
+	if err := s.guard(func() error { return prepare(s.db) }); err != nil {
+		return nil, errors.Join(fmt.Errorf("vault file %s: %w", path, err), s.db.Close())
+	}
+	go s.commitLoop()
+	return s, nil
+}
+
+// explain says what to do about a file that does not open.
+func explain(path string, err error) error {
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return fmt.Errorf("vault file %s is locked: is another Caddy running? Use `caddy reload` to change a running one, or give each its own vault file: %w", path, err)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("vault file %s: create the directory %s first, writable for the user that runs Caddy: %w", path, filepath.Dir(path), err)
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch), errors.Is(err, bolterrors.ErrChecksum):
+		return fmt.Errorf("vault file %s is damaged, or is no vault file; restore it from a backup, or name another file: %w", path, err)
+	default:
+		return fmt.Errorf("vault file %s: %w", path, err)
+	}
+}
+
+// prepare makes the buckets of a new file, and refuses a file of another format. It writes nothing to a file that is complete.
+func prepare(db *bolt.DB) error {
+	empty := false
+	err := db.View(func(tx *bolt.Tx) error {
+		meta := tx.Bucket([]byte(metaBucket))
+		if meta == nil {
+			first, _ := tx.Cursor().First()
+			if empty = first == nil; !empty {
+				return errors.New("another program's bbolt file; name another file")
+			}
+			return nil
+		}
+		if v := meta.Get([]byte(formatKey)); string(v) != formatVersion {
+			return fmt.Errorf("format %q is not known to this release, which reads %q; use the release that wrote it, or a newer one", v, formatVersion)
+		}
+		return nil
+	})
+	if err != nil || !empty {
+		return err
+	}
+	return db.Update(func(tx *bolt.Tx) error {
+		for _, kind := range tokenstore.Kinds() {
+			for _, suffix := range []string{"", refsSuffix, expirySuffix} {
+				if _, err := tx.CreateBucket([]byte(string(kind) + suffix)); err != nil {
+					return err
+				}
+			}
+		}
+		meta, err := tx.CreateBucket([]byte(metaBucket))
+		if err != nil {
+			return err
+		}
+		return meta.Put([]byte(formatKey), []byte(formatVersion))
+	})
+}
+
+// guard says bbolt's errors in the contract's words. bbolt has no checksums on its pages: on a damaged
+// file it panics, or follows a page number out of the mapped memory. Both become errors here; nothing is repaired.
+func (s *Store) guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: the vault file is damaged: %v", tokenstore.ErrUnavailable, r)
+		}
+	}()
+	err = f()
+	if err == nil {
+		return nil
+	}
+	for _, known := range []error{tokenstore.ErrNotFound, tokenstore.ErrConflict, tokenstore.ErrInvalid, tokenstore.ErrUnavailable} {
+		if errors.Is(err, known) {
+			return err
+		}
+	}
+	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
+		return tokenstore.ErrClosed
+	}
+	return fmt.Errorf("%w: %w", tokenstore.ErrUnavailable, err)
+}
+
+// usable fails when the store was closed or ctx has ended.
+func (s *Store) usable(ctx context.Context) error {
+	select {
+	case <-s.closed:
+		return tokenstore.ErrClosed
+	default:
+		return ctx.Err()
+	}
+}
+
+// Close implements tokenstore.Store.
+func (s *Store) Close() error {
+	s.once.Do(func() {
+		close(s.closed)
+		<-s.done
+		s.err = s.guard(s.db.Close)
+	})
+	return s.err
+}
+
+// Interface guard
+var _ tokenstore.Store = (*Store)(nil)

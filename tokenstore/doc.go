@@ -1,0 +1,25 @@
+// Package tokenstore is the vault: it keeps clients, logins, codes, grants,
+// accounts and signing keys, and is the only place that knows how they are
+// encrypted.
+//
+// It has two layers. A [Store] keeps opaque rows and is implemented by bbolt
+// (one process, one file) and, for several nodes, by a database. A [Vault]
+// stands on a Store and turns records into sealed rows and back.
+//
+// # Sealing
+//
+// Every record is encrypted whole. In clear stay only the row's key, version,
+// state, references and deletion time, and those are repeated inside and
+// compared when the record is opened. The additional data of the encryption
+// names the vault, the purpose, the kind, the key and the version, so no value
+// can be moved to another row or replaced by an older one of the same row.
+//
+// Secrets that are only ever compared (codes, login states, client secrets,
+// refresh tokens) are stored as keyed hashes.
+//
+// # Concurrency
+//
+// There are no transactions to hold open. [Vault.Commit] makes several changes
+// together or none, and every change is a compare-and-swap on the record's
+// version: who loses gets [ErrConflict], reads again, and decides again.
+package tokenstore

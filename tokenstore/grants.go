@@ -1,0 +1,60 @@
+package tokenstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// GrantQuery selects grants by at most one of its first four fields.
+type GrantQuery struct {
+	ClientID, UserID, AccountID, Proxy string
+
+	// After is the id of the last grant of the page before. Limit is the size of a page, 100 when zero.
+	After string
+	Limit int
+}
+
+func (q GrantQuery) ref() (string, error) {
+	ref := ""
+	for _, by := range [][2]string{{"client:", q.ClientID}, {"user:", q.UserID}, {"account:", q.AccountID}, {"proxy:", q.Proxy}} {
+		if by[1] == "" {
+			continue
+		}
+		if ref != "" {
+			return "", fmt.Errorf("grants are selected by one field, not by %s and %s", ref, by[0])
+		}
+		ref = by[0] + by[1]
+	}
+	return ref, nil
+}
+
+// Grants lists grants, ordered by id. A grant that does not open does not hide the others: they are returned together
+// with an ErrTampered that names it. Any other error comes with no grants.
+func (v *Vault) Grants(ctx context.Context, q GrantQuery) ([]*Grant, error) {
+	ref, err := q.ref()
+	if err != nil {
+		return nil, err
+	}
+	rows, err := v.store.List(ctx, KindGrant, Query{Ref: ref, After: q.After, Limit: q.Limit})
+	if err != nil {
+		return nil, err
+	}
+	grants := make([]*Grant, 0, len(rows))
+	var faults error
+	for _, row := range rows {
+		g := new(Grant)
+		row.Kind = KindGrant
+		err := v.openRecord(row, g)
+		if err == nil && ref != "" && !slices.Contains(row.Refs, ref) {
+			err = fmt.Errorf("grant %s: %w: listed where it does not belong", row.ID, ErrTampered)
+		}
+		if err != nil {
+			faults = errors.Join(faults, err)
+			continue
+		}
+		grants = append(grants, g)
+	}
+	return grants, faults
+}

@@ -1,0 +1,87 @@
+package tokenstore
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Limits of a row, see Row.
+const (
+	maxID    = 128
+	maxRef   = 192
+	maxRefs  = 8
+	maxState = 32
+)
+
+// ErrInvalid says that a Change is outside the limits of Row, or of an Apply. It is the caller's mistake, not the storage's.
+var ErrInvalid = errors.New("invalid change")
+
+// Kinds lists every kind of rows, for stores that keep each in a place of its own.
+func Kinds() []Kind {
+	return []Kind{KindKeyring, KindSigningKeys, KindClient, KindLogin, KindCode, KindGrant, KindAccount}
+}
+
+// CheckChanges returns ErrInvalid when the changes break a rule of Row or of Store.Apply. Every
+// Store calls it first, so that all refuse the same.
+func CheckChanges(changes []Change) error {
+	for i, c := range changes {
+		if err := c.check(); err != nil {
+			return fmt.Errorf("%w: %s %s: %w", ErrInvalid, c.Row.Kind, clip(c.Row.ID), err)
+		}
+		for _, other := range changes[:i] {
+			if other.Row.Kind == c.Row.Kind && other.Row.ID == c.Row.ID {
+				return fmt.Errorf("%w: %s %s is changed twice at once", ErrInvalid, c.Row.Kind, c.Row.ID)
+			}
+		}
+	}
+	return nil
+}
+
+func (c Change) check() error {
+	r := c.Row
+	switch {
+	case c.Op < OpInsert || c.Op > OpDelete:
+		return fmt.Errorf("unknown operation %d", c.Op)
+	case !slices.Contains(Kinds(), r.Kind):
+		return errors.New("unknown kind")
+	case !plain(r.ID, maxID):
+		return fmt.Errorf("its id must be 1 to %d printable ASCII characters without spaces", maxID)
+	case c.Op == OpDelete:
+		return nil
+	case r.State != "" && !plain(r.State, maxState):
+		return fmt.Errorf("its state must be at most %d printable ASCII characters without spaces", maxState)
+	case len(r.Refs) > maxRefs:
+		return fmt.Errorf("it has more than %d references", maxRefs)
+	}
+	for i, ref := range r.Refs {
+		if !plain(ref, maxRef) {
+			return fmt.Errorf("its reference %q must be 1 to %d printable ASCII characters without spaces", clip(ref), maxRef)
+		}
+		if slices.Contains(r.Refs[:i], ref) {
+			return fmt.Errorf("its reference %q is there twice", ref)
+		}
+	}
+	return nil
+}
+
+// plain reports whether s is 1 to limit printable ASCII characters without spaces.
+func plain(s string, limit int) bool {
+	if s == "" || len(s) > limit {
+		return false
+	}
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] >= 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// clip keeps an error short that quotes something far too long.
+func clip(s string) string {
+	if len(s) <= 48 {
+		return s
+	}
+	return s[:48] + "…"
+}

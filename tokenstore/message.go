@@ -1,0 +1,45 @@
+package tokenstore
+
+import (
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// ErrExpired says that a message is genuine and too old.
+var ErrExpired = errors.New("message has expired")
+
+// Seal encrypts a message that a browser carries for the gateway, such as the request on a consent page, and gives it as
+// base64url. It opens until expires, and only for the same purpose.
+func (v *Vault) Seal(p Purpose, plaintext []byte, expires time.Time) string {
+	body := binary.BigEndian.AppendUint64(nil, uint64(expires.UnixMilli())) //nolint:gosec // read back the same way
+	sealed := v.ring.sealing[useTxn].seal(v.messageContext(p), append(body, plaintext...))
+	return base64.RawURLEncoding.EncodeToString(sealed)
+}
+
+// OpenSealed opens a message that Seal made. Errors: ErrTampered, ErrExpired.
+func (v *Vault) OpenSealed(p Purpose, message string) ([]byte, error) {
+	sealed, err := base64.RawURLEncoding.Strict().DecodeString(message)
+	if err != nil || strings.ContainsAny(message, "\r\n") { // which the decoder skips
+		return nil, fmt.Errorf("%w: not base64url", ErrTampered)
+	}
+	body, err := v.ring.open(useTxn, v.messageContext(p), sealed)
+	if err != nil {
+		return nil, err
+	}
+	if len(body) < 8 {
+		return nil, ErrTampered
+	}
+	expires := time.UnixMilli(int64(binary.BigEndian.Uint64(body))) //nolint:gosec // written the same way
+	if !v.now().Before(expires) {
+		return nil, ErrExpired
+	}
+	return body[8:], nil
+}
+
+func (v *Vault) messageContext(p Purpose) sealContext {
+	return sealContext{instance: v.ring.instance, purpose: "message", id: string(p)}
+}

@@ -1,0 +1,249 @@
+package tokenstore
+
+import "time"
+
+// Meta is the part that every record shares. Fill ID and DeleteAfter; the vault keeps Version.
+type Meta struct {
+	// ID is the row's key. Records found by a secret (login state, code) use the
+	// secret's keyed hash, so that the secret itself is nowhere in the store.
+	ID string `json:"-"`
+
+	// Version is zero for a record that was never saved; Commit sets it.
+	Version uint64 `json:"-"`
+
+	// DeleteAfter is when the clean-up may delete the record; zero keeps it for ever.
+	DeleteAfter time.Time `json:"-"`
+}
+
+// User is who logged in, as the provider told it.
+type User struct {
+	// Provider is the configured name of the provider that vouches for the user.
+	Provider string `json:"provider"`
+
+	// Issuer and Subject identify the user at the provider for ever. Nothing else does.
+	Issuer  string `json:"issuer"`
+	Subject string `json:"subject"`
+
+	// Email, Login and Name are for people to read. They may change and may repeat.
+	Email         string `json:"email,omitempty"`
+	EmailVerified bool   `json:"email_verified,omitempty"`
+	Login         string `json:"login,omitempty"`
+	Name          string `json:"name,omitempty"`
+}
+
+// Label is how the user is shown to people: e-mail, else login, else subject.
+func (u User) Label() string {
+	switch {
+	case u.Email != "":
+		return u.Email
+	case u.Login != "":
+		return u.Login
+	default:
+		return u.Subject
+	}
+}
+
+// Client is a chatbot that registered itself (RFC 7591).
+type Client struct {
+	Meta
+
+	// Proxy is the proxy at whose pinned endpoint the client registered, or empty.
+	Proxy string `json:"proxy,omitempty"`
+
+	Name            string   `json:"name,omitempty"`
+	URI             string   `json:"uri,omitempty"`
+	LogoURI         string   `json:"logo_uri,omitempty"`
+	ApplicationType string   `json:"application_type,omitempty"`
+	RedirectURIs    []string `json:"redirect_uris"`
+	GrantTypes      []string `json:"grant_types"`
+	ResponseTypes   []string `json:"response_types"`
+	Scope           string   `json:"scope,omitempty"`
+
+	// AuthMethod is the token endpoint authentication: none, client_secret_post or client_secret_basic.
+	AuthMethod string `json:"auth_method"`
+
+	// SecretHash is the keyed hash of the client secret, or empty for a public client.
+	SecretHash string `json:"secret_hash,omitempty"`
+
+	Created time.Time `json:"created"`
+}
+
+// AuthRequest is a checked authorization request. It is fixed when the consent
+// page is shown and carried unchanged through the login; nothing is read from a query again.
+type AuthRequest struct {
+	// TransactionID ties the consent page, its answer and the login together.
+	TransactionID string `json:"transaction_id"`
+
+	ClientID      string   `json:"client_id"`
+	RedirectURI   string   `json:"redirect_uri"`
+	State         string   `json:"state,omitempty"`
+	CodeChallenge string   `json:"code_challenge"`
+	Scopes        []string `json:"scopes,omitempty"`
+	Proxy         string   `json:"proxy"`
+	Resource      string   `json:"resource"`
+}
+
+// Login is a user's trip to the provider, from pressing Allow to the callback.
+// Its ID is the keyed hash of the state parameter.
+type Login struct {
+	Meta
+
+	Request  AuthRequest `json:"request"`
+	Provider string      `json:"provider"`
+
+	// Browser is the keyed hash of the cookie that only the browser which pressed Allow holds.
+	Browser string `json:"browser"`
+
+	// Nonce and Verifier are the OIDC nonce and PKCE verifier of the provider leg.
+	Nonce    string `json:"nonce"`
+	Verifier string `json:"verifier"`
+
+	Expires time.Time `json:"expires"`
+
+	// Claimed is when a callback began to redeem the provider's code; zero before. A
+	// login is claimed once, on one node.
+	Claimed time.Time `json:"claimed,omitzero"`
+
+	// Finished is when the callback ended the login; zero while it is open.
+	Finished time.Time `json:"finished,omitzero"`
+
+	// GrantID is the grant that the login made, and Error the OAuth error code that it ended with instead.
+	GrantID string `json:"grant_id,omitempty"`
+	Error   string `json:"error,omitempty"`
+}
+
+// Code is an authorization code. Its ID is the keyed hash of the code.
+type Code struct {
+	Meta
+
+	GrantID       string    `json:"grant_id"`
+	ClientID      string    `json:"client_id"`
+	RedirectURI   string    `json:"redirect_uri"`
+	CodeChallenge string    `json:"code_challenge"`
+	Resource      string    `json:"resource"`
+	Expires       time.Time `json:"expires"`
+
+	// Used is when the code was redeemed; zero before.
+	Used time.Time `json:"used,omitzero"`
+}
+
+// State is where a grant or an account stands.
+type State string
+
+// The states of grants and accounts.
+const (
+	StateActive State = "active"
+
+	// StateRefreshing says that a node holds the account's lease and talks to the provider.
+	StateRefreshing State = "refreshing"
+
+	// StateNeedsReauth says that the provider refused the refresh token for good: the user must log in again.
+	StateNeedsReauth State = "needs_reauth"
+
+	StateRevoked State = "revoked"
+)
+
+// Grant is what a user allowed a client to do on a proxy: the unit of listing and revocation.
+type Grant struct {
+	Meta
+
+	State     State     `json:"state"`
+	ClientID  string    `json:"client_id"`
+	Client    string    `json:"client"`
+	Proxy     string    `json:"proxy"`
+	Resource  string    `json:"resource"`
+	Scopes    []string  `json:"scopes,omitempty"`
+	UserID    string    `json:"user_id"`
+	User      User      `json:"user"`
+	AccountID string    `json:"account_id"`
+	Created   time.Time `json:"created"`
+
+	// Expires is when the grant ends unless it is refreshed before: the code's
+	// life at first, then the refresh token's idle time. Ends is when it ends in any case.
+	Expires time.Time `json:"expires"`
+	Ends    time.Time `json:"ends"`
+
+	Family RefreshFamily `json:"family"`
+
+	// Reason says in words why the grant is not active any more.
+	Reason string `json:"reason,omitempty"`
+}
+
+// RefreshFamily is the chain of refresh tokens of one grant. Only the newest
+// is valid; the one before it is answered again for a short grace, because
+// answers get lost. The tokens themselves are not stored.
+type RefreshFamily struct {
+	// Generation counts the tokens issued; zero means none yet.
+	Generation uint32 `json:"generation,omitempty"`
+
+	// Current and Previous are keyed hashes of the newest token and the one before it.
+	Current  string `json:"current,omitempty"`
+	Previous string `json:"previous,omitempty"`
+
+	// Rotated is when Current was issued.
+	Rotated time.Time `json:"rotated,omitzero"`
+
+	// JTI is the id of the access token issued together with Current.
+	JTI string `json:"jti,omitempty"`
+}
+
+// Account is one user's upstream tokens at one provider: the unit of refresh.
+type Account struct {
+	Meta
+
+	State    State  `json:"state"`
+	Provider string `json:"provider"`
+	UserID   string `json:"user_id"`
+
+	AccessToken  string   `json:"access_token"`
+	RefreshToken string   `json:"refresh_token,omitempty"`
+	IDToken      string   `json:"id_token,omitempty"`
+	TokenType    string   `json:"token_type,omitempty"`
+	Scopes       []string `json:"scopes,omitempty"`
+
+	// Obtained is when the provider issued the access token, by this machine's clock.
+	Obtained time.Time `json:"obtained"`
+
+	// Expires is when the access token ends; zero when the provider does not say,
+	// and then it is used until the upstream refuses it.
+	Expires time.Time `json:"expires,omitzero"`
+
+	// Forced is when the last refresh was forced by an upstream's 401.
+	Forced time.Time `json:"forced,omitzero"`
+
+	// Lease is set while the state is refreshing.
+	Lease Lease `json:"lease,omitzero"`
+
+	// Reason says in words why the account is not active any more.
+	Reason string `json:"reason,omitempty"`
+}
+
+// Lease marks an account whose refresh token is being spent. It is written
+// before the provider is asked, so that a crash in between is known afterwards.
+type Lease struct {
+	// Owner is a random id of the holder.
+	Owner string `json:"owner"`
+
+	// Until is when others may take the lease over.
+	Until time.Time `json:"until"`
+
+	// Replayed says that the holder before died and its refresh token is being tried
+	// a second and last time.
+	Replayed bool `json:"replayed,omitempty"`
+}
+
+// SigningKeys is the gateway's set of access-token signing keys. There is one
+// such record, so nodes that start together end up with the same keys.
+type SigningKeys struct {
+	Meta
+	Keys []SigningKey `json:"keys"`
+}
+
+// SigningKey is one private key as a JWK (RFC 7517).
+type SigningKey struct {
+	// ID is the key's RFC 7638 thumbprint, used as kid.
+	ID        string    `json:"id"`
+	Algorithm string    `json:"algorithm"`
+	JWK       []byte    `json:"jwk"`
+	Created   time.Time `json:"created"`
+}

@@ -1,0 +1,117 @@
+package tokenstore
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Record is one of this package's record types.
+type Record interface {
+	meta() *Meta
+	layout() layout
+}
+
+// layout says how a record becomes a row.
+type layout struct {
+	kind  Kind
+	use   string   // whose key seals it
+	state State    // in clear
+	refs  []string // in clear
+}
+
+func (m *Meta) meta() *Meta { return m }
+
+func (*Client) layout() layout      { return layout{kind: KindClient, use: useGrant} }
+func (*Login) layout() layout       { return layout{kind: KindLogin, use: useTxn} }
+func (*SigningKeys) layout() layout { return layout{kind: KindSigningKeys, use: useJWTKey} }
+
+func (c *Code) layout() layout {
+	return layout{kind: KindCode, use: useTxn, refs: []string{"grant:" + c.GrantID}}
+}
+
+func (g *Grant) layout() layout {
+	return layout{kind: KindGrant, use: useGrant, state: g.State,
+		refs: []string{"client:" + g.ClientID, "user:" + g.UserID, "account:" + g.AccountID, "proxy:" + g.Proxy}}
+}
+
+func (a *Account) layout() layout {
+	return layout{kind: KindAccount, use: useGrant, state: a.State, refs: []string{"user:" + a.UserID, "provider:" + a.Provider}}
+}
+
+// sealedRecord is what is encrypted: the record, and what stands beside it in clear, so that no
+// column can be changed behind the vault's back.
+type sealedRecord struct {
+	State       State           `json:"state,omitempty"`
+	Refs        []string        `json:"refs,omitempty"`
+	DeleteAfter int64           `json:"delete_after,omitempty"`
+	Record      json.RawMessage `json:"record"`
+}
+
+// sealRecord makes the row of a record in the given version.
+func (v *Vault) sealRecord(r Record, version uint64) (Row, error) {
+	l, m := r.layout(), r.meta()
+	body, err := json.Marshal(r)
+	if err != nil {
+		return Row{}, fmt.Errorf("%s %s: %w", l.kind, m.ID, err)
+	}
+	slices.Sort(l.refs)
+	plain, err := json.Marshal(sealedRecord{State: l.state, Refs: l.refs, DeleteAfter: millis(m.DeleteAfter), Record: body})
+	if err != nil {
+		return Row{}, fmt.Errorf("%s %s: %w", l.kind, m.ID, err)
+	}
+	row := Row{Kind: l.kind, ID: m.ID, Version: version, State: string(l.state), Refs: l.refs, DeleteAfter: fromMillis(millis(m.DeleteAfter))}
+	row.Sealed = v.ring.sealing[l.use].seal(v.rowContext(l, row), plain)
+	return row, nil
+}
+
+// openRecord reads a row into r.
+func (v *Vault) openRecord(row Row, r Record) error {
+	l := r.layout()
+	plain, err := v.ring.open(l.use, v.rowContext(l, row), row.Sealed)
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", row.Kind, row.ID, err)
+	}
+	var s sealedRecord
+	if err := decode(plain, &s); err != nil {
+		return fmt.Errorf("%s %s: %w: %w", row.Kind, row.ID, ErrTampered, err)
+	}
+	refs := slices.Sorted(slices.Values(row.Refs))
+	if string(s.State) != row.State || !slices.Equal(s.Refs, refs) || s.DeleteAfter != millis(row.DeleteAfter) {
+		return fmt.Errorf("%s %s: %w: a clear column was changed", row.Kind, row.ID, ErrTampered)
+	}
+	if err := decode(s.Record, r); err != nil {
+		return fmt.Errorf("%s %s: %w: %w", row.Kind, row.ID, ErrTampered, err)
+	}
+	*r.meta() = Meta{ID: row.ID, Version: row.Version, DeleteAfter: row.DeleteAfter}
+	return nil
+}
+
+// decode is strict about what follows the value, and lenient about members that a newer release may have added.
+func decode(data []byte, v any) error {
+	if err := json.Unmarshal(data, v); err != nil {
+		return errors.New("not a record") // the cause could quote the record
+	}
+	return nil
+}
+
+func (v *Vault) rowContext(l layout, row Row) sealContext {
+	return sealContext{instance: v.ring.instance, purpose: l.use, kind: row.Kind, id: row.ID, version: row.Version}
+}
+
+// millis is a time in clear columns. Zero stands for never, so no time becomes it.
+func millis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return max(t.UnixMilli(), 1)
+}
+
+func fromMillis(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}

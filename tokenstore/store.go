@@ -1,0 +1,140 @@
+package tokenstore
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Errors that a Store returns and callers decide on. Implementations wrap them
+// with what they know (kind, id), so test with errors.Is.
+var (
+	// ErrNotFound says that no row of that kind and id exists.
+	ErrNotFound = errors.New("not found")
+
+	// ErrConflict says that a Change lost the compare-and-swap: somebody else
+	// inserted, updated or deleted the row first. Nothing of the whole Apply was
+	// written. Callers re-read and decide again.
+	ErrConflict = errors.New("changed by somebody else")
+
+	// ErrClosed says that the Store was closed. A request that outlived its
+	// gateway answers 503 to it, never 401.
+	ErrClosed = errors.New("vault is closed")
+
+	// ErrUnavailable says that the storage behind the Store cannot be used at the
+	// moment (disk full, database gone). Callers answer 503 and keep what they have.
+	ErrUnavailable = errors.New("vault is unavailable")
+)
+
+// Kind names a family of rows. It is part of what every sealed value is bound
+// to, so a row of one kind can never be read as another.
+type Kind string
+
+// The kinds of rows in a vault.
+const (
+	KindKeyring     Kind = "keyring"
+	KindSigningKeys Kind = "signing_keys"
+	KindClient      Kind = "client"
+	KindLogin       Kind = "login"
+	KindCode        Kind = "code"
+	KindGrant       Kind = "grant"
+	KindAccount     Kind = "account"
+)
+
+// Row is one record as a Store sees it: a sealed value, and in clear only what
+// is needed to find it, to order writes, and to delete it in time.
+type Row struct {
+	Kind Kind
+
+	// ID is unique within the kind: printable ASCII without spaces, at most 128 bytes.
+	ID string
+
+	// Version is 1 after the insert and grows by one with every update.
+	Version uint64
+
+	// State is the record's state in clear ("active", "revoked", …) for listing,
+	// or empty where the kind has none: printable ASCII without spaces, at most 32 bytes.
+	State string
+
+	// Refs are further keys under which List finds the row, such as
+	// "client:gateway_0f…" or "user:<keyed hash>". At most 8, each printable ASCII
+	// without spaces of at most 192 bytes, without order or repetition.
+	Refs []string
+
+	// DeleteAfter is the time after which Sweep may delete the row. Zero keeps it
+	// for ever. Stored with millisecond precision.
+	DeleteAfter time.Time
+
+	// Sealed is the encrypted record. A Store never looks inside.
+	Sealed []byte
+}
+
+// Op is what a Change does.
+type Op uint8
+
+// The operations of a Change.
+const (
+	// OpInsert stores a new row with Version 1; it conflicts when the id exists.
+	OpInsert Op = iota + 1
+
+	// OpUpdate replaces the row whose stored version is Row.Version-1 with Row; it
+	// conflicts when the stored version is another or the row is gone.
+	OpUpdate
+
+	// OpDelete removes the row whose stored version is Row.Version; it conflicts when the
+	// stored version is another or the row is gone. Only Kind, ID and Version are read.
+	OpDelete
+)
+
+// Change is one step of an Apply.
+type Change struct {
+	Op  Op
+	Row Row
+}
+
+// Query selects rows of one kind.
+type Query struct {
+	// Ref keeps only rows that carry this reference. Empty selects every row of the kind.
+	Ref string
+
+	// After starts behind this id, for paging. Empty starts at the first row.
+	After string
+
+	// Limit is the most rows to return, 1 to 1000. Zero means 100.
+	Limit int
+}
+
+// Store keeps rows. It is the contract between the vault and a storage
+// technology: implementations know nothing of OAuth or cryptography, and never
+// see a secret in clear.
+//
+// Every method is safe for concurrent use, honours ctx while it waits, and
+// returns within a bounded time even when the storage is slow or gone
+// (ErrUnavailable). After Close every method returns ErrClosed. Returned rows
+// belong to the caller, and rows passed in are not kept or changed.
+//
+// A read sees every Apply that has returned before it began, on any node.
+//
+// The package storetest holds the suite that every implementation must pass.
+type Store interface {
+	// Get returns one row, or ErrNotFound.
+	Get(ctx context.Context, kind Kind, id string) (Row, error)
+
+	// Apply makes all changes or none. It returns nil only after the changes are
+	// durable: they survive a crash of the process and of the machine. A lost
+	// compare-and-swap is ErrConflict. Two changes of one Apply never name the same row;
+	// that, and what is outside the limits of Row, is ErrInvalid (see CheckChanges).
+	//
+	// When ctx ends while Apply waits, the changes may or may not have been made.
+	Apply(ctx context.Context, changes ...Change) error
+
+	// List returns the rows that q selects, ordered by id.
+	List(ctx context.Context, kind Kind, q Query) ([]Row, error)
+
+	// Sweep deletes at most limit rows of the kind whose DeleteAfter is set and lies before
+	// the given time, oldest first, and returns how many.
+	Sweep(ctx context.Context, kind Kind, before time.Time, limit int) (int, error)
+
+	// Close waits for running calls, then releases what the Store holds. Closing twice is nil.
+	Close() error
+}

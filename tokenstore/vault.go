@@ -1,0 +1,164 @@
+package tokenstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Vault reads and writes records on a Store. All methods are safe for concurrent use.
+type Vault struct {
+	store Store
+	ring  *keyring
+	now   func() time.Time
+}
+
+// Options configures a Vault.
+type Options struct {
+	// Keys are the root keys. The first encrypts, all open. At least one.
+	Keys []RootKey
+
+	// Now is the clock; time.Now when nil.
+	Now func() time.Time
+}
+
+// Open opens the vault in a store, and begins it where the store is empty. When the vault was encrypted with a
+// key that is not the first, it is moved to the first. Errors: ErrNoKey, ErrWrongKey, ErrTampered, and those of the store.
+func Open(ctx context.Context, s Store, o Options) (*Vault, error) {
+	if len(o.Keys) == 0 || slices.Contains(o.Keys, RootKey{}) {
+		return nil, ErrNoKey
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	ring, err := openKeyring(ctx, s, o.Keys, o.Now())
+	if err != nil {
+		return nil, err
+	}
+	return &Vault{store: s, ring: ring, now: o.Now}, nil
+}
+
+// Now is the vault's clock, by which records live and end.
+func (v *Vault) Now() time.Time { return v.now() }
+
+// Client returns the client of this id. Errors of this and the following: ErrNotFound, ErrTampered, and those of the store.
+func (v *Vault) Client(ctx context.Context, id string) (*Client, error) {
+	return load(ctx, v, new(Client), id)
+}
+
+// Login returns the login of this id, the keyed hash of its state.
+func (v *Vault) Login(ctx context.Context, id string) (*Login, error) {
+	return load(ctx, v, new(Login), id)
+}
+
+// Code returns the authorization code of this id, the code's keyed hash.
+func (v *Vault) Code(ctx context.Context, id string) (*Code, error) {
+	return load(ctx, v, new(Code), id)
+}
+
+// Grant returns the grant of this id.
+func (v *Vault) Grant(ctx context.Context, id string) (*Grant, error) {
+	return load(ctx, v, new(Grant), id)
+}
+
+// Account returns the account of this id.
+func (v *Vault) Account(ctx context.Context, id string) (*Account, error) {
+	return load(ctx, v, new(Account), id)
+}
+
+// signingKeysRow is the one row of signing keys.
+const signingKeysRow = "keys"
+
+// SigningKeys returns the signing keys.
+func (v *Vault) SigningKeys(ctx context.Context) (*SigningKeys, error) {
+	return load(ctx, v, new(SigningKeys), signingKeysRow)
+}
+
+func load[R Record](ctx context.Context, v *Vault, r R, id string) (R, error) {
+	var none R
+	kind := r.layout().kind
+	if !plain(id, maxID) { // ids come from requests, and stores differ in what they stand
+		return none, fmt.Errorf("%s %w", kind, ErrNotFound)
+	}
+	row, err := v.store.Get(ctx, kind, id)
+	if err != nil {
+		return none, err
+	}
+	row.Kind, row.ID = kind, id // it opens only as what was asked for
+	if err := v.openRecord(row, r); err != nil {
+		return none, err
+	}
+	return r, nil
+}
+
+// Write is one step of a Commit. Save and Delete make it.
+type Write struct {
+	op     Op
+	record Record
+}
+
+// Save stores a record: a new one when its Version is zero, else an update of exactly that version.
+func Save(r Record) Write {
+	if keys, ok := r.(*SigningKeys); ok {
+		keys.ID = signingKeysRow
+	}
+	if r.meta().Version == 0 {
+		return Write{OpInsert, r}
+	}
+	return Write{OpUpdate, r}
+}
+
+// Delete deletes a record in exactly its version.
+func Delete(r Record) Write { return Write{OpDelete, r} }
+
+// Commit makes all writes or none, durably. It returns ErrConflict when any of the records was
+// changed by somebody else since it was read, and ErrInvalid when one has an id, or names something by an id, that is
+// outside the limits of Row. On success the saved records have their new Version. When ctx ends while Commit waits, the
+// writes may or may not have been made.
+func (v *Vault) Commit(ctx context.Context, writes ...Write) error {
+	if len(writes) == 0 {
+		return nil
+	}
+	changes := make([]Change, 0, len(writes))
+	for _, w := range writes {
+		m := w.record.meta()
+		if w.op == OpDelete {
+			changes = append(changes, Change{OpDelete, Row{Kind: w.record.layout().kind, ID: m.ID, Version: m.Version}})
+			continue
+		}
+		row, err := v.sealRecord(w.record, m.Version+1)
+		if err != nil {
+			return err
+		}
+		changes = append(changes, Change{w.op, row})
+	}
+	if err := CheckChanges(changes); err != nil {
+		return err
+	}
+	if err := v.store.Apply(ctx, changes...); err != nil {
+		return err
+	}
+	for _, w := range writes {
+		if w.op != OpDelete {
+			w.record.meta().Version++
+		}
+	}
+	return nil
+}
+
+// Sweep deletes at most limit records whose DeleteAfter lies before the given time, and returns how many.
+func (v *Vault) Sweep(ctx context.Context, before time.Time, limit int) (int, error) {
+	total := 0
+	for _, kind := range []Kind{KindLogin, KindCode, KindGrant, KindAccount, KindClient} {
+		if total >= limit {
+			break
+		}
+		n, err := v.store.Sweep(ctx, kind, before, limit-total)
+		total += n
+		if err != nil {
+			return total, err
+		}
+	}
+	return total, nil
+}
