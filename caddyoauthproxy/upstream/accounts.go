@@ -1,0 +1,341 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// DefaultRefreshBefore is how long before its end a token is refreshed.
+const DefaultRefreshBefore = 5 * time.Minute
+
+const (
+	// waitTime bounds how long a request waits for a refresh that it needs.
+	waitTime = 20 * time.Second
+
+	// forcedEvery is how often at most an account is refreshed because the upstream refuses its token.
+	forcedEvery = time.Minute
+
+	// maxPauses is how many accounts' pauses are remembered before the old ones are forgotten.
+	maxPauses = 4096
+)
+
+// AccountsOptions are what Accounts works with.
+type AccountsOptions struct {
+	// Vault keeps the accounts, and is the clock.
+	Vault *tokenstore.Vault
+
+	// Providers are the configured providers by name.
+	Providers map[string]*Provider
+
+	// RefreshBefore is how long before its end a token is refreshed in the background, while it is
+	// still handed out. Never more than half of a token's life, so that tokens which live for seconds are not
+	// refreshed with every call. Default: DefaultRefreshBefore.
+	RefreshBefore time.Duration
+
+	// Logger gets refreshes and failures, never a token. Default: none.
+	Logger *zap.Logger
+
+	// Acquire, where given, is called before each refresh and keeps the vault open until release is
+	// called. Refreshes outlive the requests that began them.
+	Acquire func() (release func(), err error)
+}
+
+// Accounts hands out the access tokens of accounts and keeps them fresh. It is safe for
+// concurrent use, also of several Accounts, in this process and in others, on one vault:
+// a refresh token is spent under a lease that is written to the vault first.
+//
+// Leases are judged by the clock of each process. Clocks that disagree by more than ten seconds
+// can have two processes spend one refresh token.
+type Accounts struct {
+	vault     *tokenstore.Vault
+	providers map[string]*Provider
+	gates     map[string]*gate
+	before    time.Duration
+	log       *zap.Logger
+	acquire   func() (release func(), err error)
+
+	// ctx is that of all flights; it ends with Close's deadline.
+	ctx     context.Context
+	cancel  context.CancelFunc
+	closing chan struct{}
+	work    sync.WaitGroup
+
+	mu      sync.Mutex
+	closed  bool
+	flights map[string]*flight
+	unsaved map[string]*tokenstore.Account
+	pauses  map[string]*backoff
+}
+
+// NewAccounts makes an Accounts. It uses no network.
+func NewAccounts(o AccountsOptions) *Accounts {
+	a := &Accounts{
+		vault:     o.Vault,
+		providers: o.Providers,
+		gates:     make(map[string]*gate, len(o.Providers)),
+		before:    o.RefreshBefore,
+		log:       o.Logger,
+		acquire:   o.Acquire,
+		closing:   make(chan struct{}),
+		flights:   make(map[string]*flight),
+		unsaved:   make(map[string]*tokenstore.Account),
+		pauses:    make(map[string]*backoff),
+	}
+	a.ctx, a.cancel = context.WithCancel(context.Background())
+	if a.before <= 0 {
+		a.before = DefaultRefreshBefore
+	}
+	if a.log == nil {
+		a.log = zap.NewNop()
+	}
+	if a.acquire == nil {
+		a.acquire = func() (func(), error) { return func() {}, nil }
+	}
+	for name := range o.Providers {
+		a.gates[name] = newGate()
+	}
+	return a
+}
+
+// Token returns the account's access token. A token that ends soon is returned and refreshed in the
+// background; for one that has ended the call waits for the refresh, up to 20 s and ctx. Its
+// errors are ErrNeedsReauth and *UnavailableError.
+func (a *Accounts) Token(ctx context.Context, accountID string) (string, error) {
+	acc, kept, err := a.account(ctx, accountID)
+	if err != nil {
+		return "", err
+	}
+	now := a.vault.Now()
+	switch {
+	case over(acc):
+		return "", needsReauth(acc)
+	case valid(acc, now) && (kept || !a.due(acc, now) || a.pause(acc, now) > 0):
+		return acc.AccessToken, nil
+	case valid(acc, now):
+		a.begin(accountID, "")
+		return acc.AccessToken, nil
+	case kept:
+		return "", unavailable(time.Second, errNotSaved)
+	default:
+		return a.wait(ctx, a.begin(accountID, ""))
+	}
+}
+
+// Rejected says that the upstream answered 401 to a token of the account, and returns another one to try once. The
+// account is refreshed for that at most once a minute. Its errors are those of Token,
+// and ErrStillRejected when that refresh has been and did not help.
+func (a *Accounts) Rejected(ctx context.Context, accountID, token string) (string, error) {
+	for range 2 { // the first flight may be one that began before and does not know of the rejection
+		acc, kept, err := a.account(ctx, accountID)
+		if err != nil {
+			return "", err
+		}
+		now := a.vault.Now()
+		switch {
+		case over(acc):
+			return "", needsReauth(acc)
+		case valid(acc, now) && acc.AccessToken != token:
+			return acc.AccessToken, nil
+		case kept:
+			return "", unavailable(time.Second, errNotSaved)
+		case acc.RefreshToken == "":
+			return "", fmt.Errorf("upstream refused the token, and provider %q gave none to renew it with: %w", acc.Provider, ErrNeedsReauth)
+		case valid(acc, now) && acc.State != tokenstore.StateRefreshing && forcedLately(acc, now):
+			return "", ErrStillRejected
+		}
+		renewed, err := a.wait(ctx, a.begin(accountID, token))
+		if err != nil || renewed != token {
+			return renewed, err
+		}
+	}
+	return "", ErrStillRejected
+}
+
+// Revoke ends the account in the vault, at once and for all processes, and then its tokens at
+// the provider. An account that is gone or ended is fine. An error after which the
+// account is ended all the same is an *Error.
+func (a *Accounts) Revoke(ctx context.Context, accountID string) error {
+	for {
+		acc, err := a.vault.Account(ctx, accountID)
+		if errors.Is(err, tokenstore.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("revoke account: %w", err)
+		}
+		if acc.State == tokenstore.StateRevoked {
+			return nil
+		}
+		held := Tokens{AccessToken: acc.AccessToken, RefreshToken: acc.RefreshToken}
+		end(acc, tokenstore.StateRevoked, "revoked")
+		err = a.vault.Commit(ctx, tokenstore.Save(acc))
+		if errors.Is(err, tokenstore.ErrConflict) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("revoke account: %w", err)
+		}
+		a.mu.Lock()
+		delete(a.unsaved, accountID) // whoever is saving it finds the account ended, and revokes the renewed tokens
+		delete(a.pauses, accountID)
+		a.mu.Unlock()
+		return a.revokeTokens(ctx, acc.Provider, held)
+	}
+}
+
+// revokeTokens ends tokens at the provider.
+func (a *Accounts) revokeTokens(ctx context.Context, provider string, t Tokens) error {
+	p := a.providers[provider]
+	switch {
+	case t.AccessToken == "" && t.RefreshToken == "":
+		return nil
+	case p == nil:
+		return notConfigured(provider)
+	default:
+		return p.Revoke(ctx, t)
+	}
+}
+
+// Close begins no more refreshes and waits until those in flight are saved, until ctx ends.
+// Then it gives up, and says how many renewed tokens are lost.
+func (a *Accounts) Close(ctx context.Context) error {
+	a.mu.Lock()
+	if !a.closed {
+		a.closed = true
+		close(a.closing)
+	}
+	a.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		a.work.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	a.cancel()
+	<-done // what is still to be written has settleTime
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if n := len(a.unsaved); n > 0 {
+		return fmt.Errorf("renewed tokens of %d accounts could not be saved: their users must log in again", n)
+	}
+	return nil
+}
+
+// account returns the account as it is, and whether it is one that is kept in memory because it could not be saved.
+func (a *Accounts) account(ctx context.Context, id string) (acc *tokenstore.Account, kept bool, err error) {
+	a.mu.Lock()
+	acc, kept = a.unsaved[id]
+	a.mu.Unlock()
+	if kept {
+		return acc, true, nil
+	}
+	acc, err = a.vault.Account(ctx, id)
+	if err != nil {
+		return nil, false, a.vaultError(id, err)
+	}
+	return acc, false, nil
+}
+
+// vaultError says in this package's words why an account cannot be read or written.
+func (a *Accounts) vaultError(id string, err error) error {
+	switch {
+	case errors.Is(err, tokenstore.ErrNotFound):
+		return fmt.Errorf("account is gone: %w", ErrNeedsReauth)
+	case errors.Is(err, tokenstore.ErrTampered):
+		a.log.Error("account cannot be opened", zap.String("account", id), zap.Error(err))
+		return fmt.Errorf("account cannot be opened: %w", ErrNeedsReauth)
+	default:
+		return unavailable(time.Second, fmt.Errorf("account: %w", err))
+	}
+}
+
+// due reports whether the account's token should be refreshed although it may still be valid.
+func (a *Accounts) due(acc *tokenstore.Account, now time.Time) bool {
+	if acc.Expires.IsZero() || acc.RefreshToken == "" {
+		return false
+	}
+	before := min(a.before, acc.Expires.Sub(acc.Obtained)/2)
+	return !now.Before(acc.Expires.Add(-before))
+}
+
+// pause is how long neither the account nor its provider should be tried.
+func (a *Accounts) pause(acc *tokenstore.Account, now time.Time) time.Duration {
+	var wait time.Duration
+	if g := a.gates[acc.Provider]; g != nil {
+		wait = g.wait(now)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if b := a.pauses[acc.ID]; b != nil {
+		wait = max(wait, b.wait(now))
+	}
+	return wait
+}
+
+// failed makes the account pause after a failure, at least as long as given.
+func (a *Accounts) failed(id string, now time.Time, atLeast time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.pauses) >= maxPauses {
+		for other, b := range a.pauses {
+			if b.wait(now) == 0 {
+				delete(a.pauses, other)
+			}
+		}
+	}
+	b := a.pauses[id]
+	if b == nil {
+		b = &backoff{limit: pauseLimit}
+		a.pauses[id] = b
+	}
+	b.failed(now, atLeast)
+}
+
+// succeeded ends the account's pauses.
+func (a *Accounts) succeeded(id string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.pauses, id)
+}
+
+// over reports whether the account has ended.
+func over(acc *tokenstore.Account) bool {
+	return acc.State == tokenstore.StateNeedsReauth || acc.State == tokenstore.StateRevoked
+}
+
+func needsReauth(acc *tokenstore.Account) error {
+	return fmt.Errorf("account at provider %q: %s: %w", acc.Provider, acc.Reason, ErrNeedsReauth)
+}
+
+// valid reports whether the account's token may be used. One whose end is not known is used until the upstream refuses it.
+func valid(acc *tokenstore.Account, now time.Time) bool {
+	return acc.AccessToken != "" && (acc.Expires.IsZero() || now.Before(acc.Expires))
+}
+
+// forcedLately reports whether an upstream's refusal had the account refreshed a moment ago.
+func forcedLately(acc *tokenstore.Account, now time.Time) bool {
+	since := now.Sub(acc.Forced)
+	return since >= 0 && since < forcedEvery
+}
+
+// end wipes an account's tokens.
+func end(acc *tokenstore.Account, state tokenstore.State, reason string) {
+	acc.State, acc.Reason, acc.Lease = state, reason, tokenstore.Lease{}
+	acc.AccessToken, acc.RefreshToken, acc.IDToken = "", "", ""
+}
+
+var errNotSaved = errors.New("the renewed token is not saved yet")
+
+func notConfigured(provider string) error {
+	return &Error{Class: Misconfigured, Err: fmt.Errorf("provider %q is not configured any more: configure it, or revoke the accounts that it gave", provider)}
+}

@@ -1,0 +1,503 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// world is a provider, a vault, and Accounts between them. In a bubble the provider is reached in memory.
+type world struct {
+	t         *testing.T
+	idp       *fakeProvider
+	transport *inMemory // nil when the provider is on a real port
+	store     *memStore
+	clock     *clock
+	vault     *tokenstore.Vault
+	provider  *Provider
+	accounts  *Accounts
+	logs      *observer.ObservedLogs
+}
+
+// realWorld speaks HTTP.
+func realWorld(t *testing.T) *world {
+	t.Helper()
+	return newWorld(t, serve(t), nil)
+}
+
+// bubbleWorld has its own time. It is for synctest.
+func bubbleWorld(t *testing.T) *world {
+	t.Helper()
+	t.Cleanup(func() { time.Sleep(10 * time.Minute) }) // answers that nobody waits for any more end too
+	idp := newFakeProvider("https://idp.example")
+	return newWorld(t, idp, &inMemory{handler: idp})
+}
+
+func newWorld(t *testing.T, idp *fakeProvider, transport *inMemory) *world {
+	t.Helper()
+	w := &world{t: t, idp: idp, transport: transport, store: newMemStore(), clock: new(clock)}
+	var client *http.Client
+	if transport != nil {
+		client = &http.Client{Transport: transport}
+	}
+	w.vault = openVault(t, w.store, w.clock.now)
+	w.provider = idp.providerOver(t, client)
+	w.accounts = w.node()
+	return w
+}
+
+// node is one more process on the same vault.
+func (w *world) node(changes ...func(*AccountsOptions)) *Accounts {
+	w.t.Helper()
+	core, logs := observer.New(zapcore.DebugLevel)
+	w.logs = logs
+	o := AccountsOptions{Vault: w.vault, Providers: map[string]*Provider{"idp": w.provider}, Logger: zap.New(core)}
+	for _, change := range changes {
+		change(&o)
+	}
+	a := NewAccounts(o)
+	w.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		_ = a.Close(ctx)
+	})
+	return a
+}
+
+// add stores an account whose token was given age ago and lives for life; zero means that its end is unknown.
+func (w *world) add(id string, age, life time.Duration, changes ...func(*tokenstore.Account)) *tokenstore.Account {
+	w.t.Helper()
+	acc := &tokenstore.Account{
+		Meta: tokenstore.Meta{ID: id}, State: tokenstore.StateActive, Provider: "idp", UserID: "user",
+		AccessToken: "at." + id + ".0", RefreshToken: w.idp.login(id), Scopes: []string{"openid"},
+		Obtained: w.vault.Now().Add(-age),
+	}
+	if life > 0 {
+		acc.Expires = acc.Obtained.Add(life)
+	}
+	for _, change := range changes {
+		change(acc)
+	}
+	if err := w.vault.Commit(w.t.Context(), tokenstore.Save(acc)); err != nil {
+		w.t.Fatal(err)
+	}
+	return acc
+}
+
+func (w *world) stored(id string) *tokenstore.Account {
+	w.t.Helper()
+	acc, err := w.vault.Account(context.Background(), id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return acc
+}
+
+// token insists on a token.
+func (w *world) token(id string) string {
+	w.t.Helper()
+	token, err := w.accounts.Token(w.t.Context(), id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return token
+}
+
+// eventually polls until ok, for what happens in the background.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 10 s: %s", what)
+		}
+	}
+}
+
+func isUnavailable(err error) bool {
+	var e *UnavailableError
+	return errors.As(err, &e) && e.RetryAfter >= time.Second && !errors.Is(err, ErrNeedsReauth)
+}
+
+func TestFreshTokenIsHandedOutWithoutTheProvider(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	w.add("a", time.Minute, time.Hour)
+	for range 10 {
+		if got := w.token("a"); got != "at.a.0" {
+			t.Errorf("got %s", got)
+		}
+	}
+	if w.idp.tokenPosts() != 0 {
+		t.Error("the provider was asked")
+	}
+}
+
+func TestTokenThatEndsSoonIsHandedOutAndRefreshedBehind(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	w.add("a", 56*time.Minute, time.Hour)
+	if got := w.token("a"); got != "at.a.0" {
+		t.Errorf("got %s", got)
+	}
+	eventually(t, "refreshed", func() bool { return w.stored("a").AccessToken == "at.a.1" })
+	if got := w.token("a"); got != "at.a.1" || w.idp.tokenPosts() != 1 {
+		t.Errorf("got %s after %d refreshes", got, w.idp.tokenPosts())
+	}
+	acc := w.stored("a")
+	if acc.State != tokenstore.StateActive || acc.Lease != (tokenstore.Lease{}) || acc.RefreshToken != "rt.a.1" || acc.Expires.Sub(acc.Obtained) != time.Hour {
+		t.Errorf("stored %+v", acc)
+	}
+}
+
+// A token is refreshed in the second half of its life at the earliest, so that short-lived ones are
+// not refreshed with every call.
+func TestShortLivedTokensAreRefreshedInTheirSecondHalf(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		age, life time.Duration
+		due       bool
+	}{
+		"an hour, begun":       {time.Minute, time.Hour, false},
+		"an hour, 6 min left":  {54 * time.Minute, time.Hour, false},
+		"an hour, 5 min left":  {55 * time.Minute, time.Hour, true},
+		"5 seconds, 3 s left":  {2 * time.Second, 5 * time.Second, false},
+		"5 seconds, 2 s left":  {3 * time.Second, 5 * time.Second, true},
+		"6 minutes, just over": {3 * time.Minute, 6 * time.Minute, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := bubbleWorld(t)
+			w.add("a", tt.age, tt.life)
+			if got := w.token("a"); got != "at.a.0" {
+				t.Errorf("%s: got %s", name, got)
+			}
+			synctest.Wait()
+			if got := w.idp.tokenPosts() == 1; got != tt.due {
+				t.Errorf("%s: %d refreshes", name, w.idp.tokenPosts())
+			}
+		})
+	}
+}
+
+func TestT32TokenOfUnknownEndIsUsedUntilTheUpstreamRefusesIt(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	w.idp.lives = nil
+	w.add("a", 0, 0)
+	w.clock.turn(90 * 24 * time.Hour)
+	if got := w.token("a"); got != "at.a.0" || w.idp.tokenPosts() != 0 {
+		t.Errorf("got %s after %d refreshes", got, w.idp.tokenPosts())
+	}
+	got, err := w.accounts.Rejected(t.Context(), "a", "at.a.0")
+	if err != nil || got != "at.a.1" || !w.stored("a").Expires.IsZero() {
+		t.Errorf("got %s, %v", got, err)
+	}
+}
+
+func TestExpiredTokenWithoutRefreshTokenNeedsALogin(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	w.add("a", 2*time.Hour, time.Hour, func(a *tokenstore.Account) { a.RefreshToken = "" })
+	w.add("b", 59*time.Minute, time.Hour, func(a *tokenstore.Account) { a.RefreshToken = "" })
+	if _, err := w.accounts.Token(t.Context(), "a"); !errors.Is(err, ErrNeedsReauth) {
+		t.Errorf("got %v", err)
+	}
+	if acc := w.stored("a"); acc.State != tokenstore.StateNeedsReauth || acc.AccessToken != "" || acc.Reason == "" {
+		t.Errorf("stored %+v", acc)
+	}
+	if got := w.token("b"); got != "at.b.0" {
+		t.Errorf("got %s", got)
+	}
+}
+
+// The provider's final no ends the account, its tokens are wiped, and it is not asked again.
+func TestR09InvalidGrantEndsTheAccount(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]http.HandlerFunc{
+		"invalid_grant":    answerWith(400, jsonType, `{"error":"invalid_grant","error_description":"Token has been revoked"}`),
+		"GitHub, with 200": answerWith(200, jsonType, `{"error":"bad_refresh_token"}`),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := realWorld(t)
+			w.idp.answer = answer
+			w.add("a", 2*time.Hour, time.Hour)
+			for range 5 {
+				if _, err := w.accounts.Token(t.Context(), "a"); !errors.Is(err, ErrNeedsReauth) {
+					t.Errorf("got %v", err)
+				}
+				if _, err := w.accounts.Rejected(t.Context(), "a", "at.a.0"); !errors.Is(err, ErrNeedsReauth) {
+					t.Errorf("got %v", err)
+				}
+			}
+			acc := w.stored("a")
+			if acc.State != tokenstore.StateNeedsReauth || acc.AccessToken+acc.RefreshToken+acc.IDToken != "" || acc.Reason == "" || acc.Lease.Owner != "" {
+				t.Errorf("stored %+v", acc)
+			}
+			if n := w.idp.tokenPosts(); n != 1 {
+				t.Errorf("asked %d times", n)
+			}
+		})
+	}
+}
+
+func TestR11RefreshTokenIsTheNewTheSameOrTheOldOne(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		answer map[string]any
+		want   string
+	}{
+		"rotated": {map[string]any{"refresh_token": "new"}, "new"},
+		"same":    {map[string]any{"refresh_token": "rt.a.0"}, "rt.a.0"},
+		"absent":  {map[string]any{"refresh_token": nil}, "rt.a.0"},
+		"empty":   {map[string]any{"refresh_token": ""}, "rt.a.0"},
+	} {
+		w := realWorld(t)
+		w.idp.change = func(m map[string]any) { maps.Copy(m, tt.answer) }
+		w.add("a", 2*time.Hour, time.Hour, func(a *tokenstore.Account) { a.IDToken = "idt" })
+		w.token("a")
+		if acc := w.stored("a"); acc.RefreshToken != tt.want || acc.IDToken != "idt" || !slices.Equal(acc.Scopes, []string{"openid"}) {
+			t.Errorf("%s: stored %+v", name, acc)
+		}
+	}
+}
+
+// A mistake in the operator's configuration costs nobody the login.
+func TestR10RefusedGatewayKeepsTheAccount(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	w.idp.answer = answerWith(401, jsonType, `{"error":"invalid_client"}`)
+	w.add("a", 2*time.Hour, time.Hour)
+	w.add("b", 58*time.Minute, time.Hour)
+	if _, err := w.accounts.Token(t.Context(), "a"); !isUnavailable(err) {
+		t.Errorf("got %v", err)
+	}
+	if got := w.token("b"); got != "at.b.0" {
+		t.Errorf("got %s", got)
+	}
+	if acc := w.stored("a"); acc.State != tokenstore.StateActive || acc.RefreshToken != "rt.a.0" || acc.Lease != (tokenstore.Lease{}) {
+		t.Errorf("stored %+v", acc)
+	}
+	if w.logs.FilterMessageSnippet("check client id").Len() != 1 {
+		t.Error("the operator is not told")
+	}
+	w.idp.set(func(p *fakeProvider) { p.answer = nil })
+	w.accounts = w.node() // a reload with the right secret
+	if got := w.token("a"); got != "at.a.1" {
+		t.Errorf("got %s", got)
+	}
+}
+
+// An upstream that refuses a token has it renewed once a minute, however many requests it refuses.
+func TestR15RejectedTokenIsRenewedOnceAMinute(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	w.add("a", time.Minute, time.Hour)
+	results := make(chan string, 500)
+	for range cap(results) {
+		go func() {
+			token, err := w.accounts.Rejected(t.Context(), "a", "at.a.0")
+			if err != nil {
+				token = err.Error()
+			}
+			results <- token
+		}()
+	}
+	for range cap(results) {
+		if got := <-results; got != "at.a.1" {
+			t.Fatalf("got %s", got)
+		}
+	}
+	if n := w.idp.tokenPosts(); n != 1 {
+		t.Errorf("%d refreshes", n)
+	}
+	if _, err := w.accounts.Rejected(t.Context(), "a", "at.a.1"); !errors.Is(err, ErrStillRejected) {
+		t.Errorf("got %v", err)
+	}
+	if got := w.token("a"); got != "at.a.1" {
+		t.Errorf("got %s", got)
+	}
+	w.clock.turn(61 * time.Second)
+	if got, err := w.accounts.Rejected(t.Context(), "a", "at.a.1"); err != nil || got != "at.a.2" {
+		t.Errorf("got %s, %v", got, err)
+	}
+}
+
+// An upstream's 401 does not end an account that cannot be renewed: only this request needs a login.
+func TestT33RejectedTokenWithoutRefreshTokenNeedsALogin(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	w.add("a", time.Minute, 0, func(a *tokenstore.Account) { a.RefreshToken = "" })
+	if _, err := w.accounts.Rejected(t.Context(), "a", "at.a.0"); !errors.Is(err, ErrNeedsReauth) {
+		t.Errorf("got %v", err)
+	}
+	if w.stored("a").State != tokenstore.StateActive {
+		t.Error("the account has ended")
+	}
+}
+
+func TestRejectedTokenIsRenewedOnlyWhenTheProviderCan(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	w.idp.answer = answerWith(503, jsonType, `{}`)
+	w.add("a", time.Minute, time.Hour)
+	if _, err := w.accounts.Rejected(t.Context(), "a", "at.a.0"); !isUnavailable(err) {
+		t.Errorf("got %v", err)
+	}
+	if got := w.token("a"); got != "at.a.0" {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestGoneOrRevokedAccountNeedsALogin(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	w.add("a", time.Minute, time.Hour)
+	if err := w.accounts.Revoke(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"a", "nobody"} {
+		if _, err := w.accounts.Token(t.Context(), id); !errors.Is(err, ErrNeedsReauth) {
+			t.Errorf("%s: %v", id, err)
+		}
+		if _, err := w.accounts.Rejected(t.Context(), id, "at.a.0"); !errors.Is(err, ErrNeedsReauth) {
+			t.Errorf("%s: %v", id, err)
+		}
+		if err := w.accounts.Revoke(t.Context(), id); err != nil {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+	if acc := w.stored("a"); acc.State != tokenstore.StateRevoked || acc.AccessToken+acc.RefreshToken != "" {
+		t.Errorf("stored %+v", acc)
+	}
+	if len(w.idp.revoked) != 2 || w.idp.revoked[0].Get("token") != "rt.a.0" || w.idp.revoked[1].Get("token") != "at.a.0" {
+		t.Errorf("revoked at the provider: %v", w.idp.revoked)
+	}
+}
+
+// A vault that cannot be read is an outage of ours, never the user's fault.
+func TestVaultOutageIsNoReasonToLogInAgain(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	w.add("a", 2*time.Hour, time.Hour)
+	w.add("b", 58*time.Minute, time.Hour)
+	w.store.failWrites(tokenstore.ErrUnavailable)
+	if _, err := w.accounts.Token(t.Context(), "a"); !isUnavailable(err) {
+		t.Errorf("got %v", err)
+	}
+	if got := w.token("b"); got != "at.b.0" {
+		t.Errorf("got %s", got)
+	}
+	if w.idp.tokenPosts() != 0 {
+		t.Error("a refresh token was spent without a lease")
+	}
+	w.store.failWrites(nil)
+	if got := w.token("a"); got != "at.a.1" {
+		t.Errorf("got %s", got)
+	}
+}
+
+// Accounts keep the vault open while they need it, and refuse when it is closing.
+func TestR30RefreshHoldsTheVaultOpen(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	held, most := make(chan int, 1), 0
+	held <- 0
+	a := w.node(func(o *AccountsOptions) {
+		o.Acquire = func() (func(), error) {
+			n := <-held
+			most = max(most, n+1)
+			held <- n + 1
+			return func() { held <- <-held - 1 }, nil
+		}
+	})
+	w.add("a", 2*time.Hour, time.Hour)
+	if _, err := a.Token(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := <-held; n != 0 || most != 1 {
+		t.Errorf("held %d, at most %d", n, most)
+	}
+	closing := w.node(func(o *AccountsOptions) {
+		o.Acquire = func() (func(), error) { return nil, errors.New("vault is closing") }
+	})
+	w.add("b", 2*time.Hour, time.Hour)
+	if _, err := closing.Token(t.Context(), "b"); !isUnavailable(err) || !strings.Contains(err.Error(), "closing") {
+		t.Errorf("got %v", err)
+	}
+	if n := w.idp.tokenPosts(); n != 1 {
+		t.Errorf("%d refreshes", n)
+	}
+}
+
+func TestAccountOfAProviderThatIsNoLongerConfigured(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	w.add("a", 2*time.Hour, time.Hour, func(a *tokenstore.Account) { a.Provider = "former" })
+	w.add("b", time.Minute, time.Hour, func(a *tokenstore.Account) { a.Provider = "former" })
+	if _, err := w.accounts.Token(t.Context(), "a"); !isUnavailable(err) || !strings.Contains(err.Error(), "former") {
+		t.Errorf("got %v", err)
+	}
+	if got := w.token("b"); got != "at.b.0" {
+		t.Errorf("got %s", got)
+	}
+	if err := w.accounts.Revoke(t.Context(), "b"); err == nil || w.stored("b").State != tokenstore.StateRevoked {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Nothing that is written about refreshes, well or badly ended, holds a token or the client secret.
+func TestT78LogsAndErrorsHoldNoSecrets(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	var texts []string
+	for _, answer := range []http.HandlerFunc{
+		nil,
+		answerWith(400, jsonType, `{"error":"invalid_grant","error_description":"rt.c.0"}`),
+		answerWith(500, "text/html", `rt.c.0 at.c.0`),
+		answerWith(200, jsonType, `{"access_token":"at.c.1 x"}`),
+		func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+	} {
+		w.idp.set(func(p *fakeProvider) { p.answer = answer })
+		id := "c" + string(rune('a'+len(texts)))
+		w.add(id, 2*time.Hour, time.Hour)
+		w.accounts = w.node()
+		_, err := w.accounts.Token(t.Context(), id)
+		if err != nil {
+			texts = append(texts, err.Error())
+		} else {
+			texts = append(texts, "")
+		}
+		for _, entry := range w.logs.All() {
+			texts[len(texts)-1] += " " + entry.Message
+			for _, f := range entry.Context {
+				enc := zapcore.NewMapObjectEncoder()
+				f.AddTo(enc)
+				for _, v := range enc.Fields {
+					if s, ok := v.(string); ok {
+						texts[len(texts)-1] += " " + s
+					}
+				}
+			}
+		}
+	}
+	for _, text := range texts {
+		if len(text) < 10 || strings.Contains(text, "rt.c") || strings.Contains(text, "at.c") || strings.Contains(text, clientSecret) {
+			t.Errorf("written: %s", text)
+		}
+	}
+}

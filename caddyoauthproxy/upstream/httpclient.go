@@ -1,0 +1,147 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// maxBody is how much of an answer is read, decompressed.
+	maxBody = 1 << 20
+
+	// maxRetryAfter is the longest wait that a provider can ask for.
+	maxRetryAfter = time.Hour
+
+	userAgent = "caddy-oauth-proxy"
+)
+
+// NewHTTPClient returns a client for requests to providers. It follows no redirect, because
+// requests carry secrets, and has a connection pool of its own. timeout bounds a
+// whole request; zero means DefaultTimeout.
+func NewHTTPClient(timeout time.Duration) *http.Client {
+	if timeout <= 0 {
+		timeout = DefaultTimeout
+	}
+	dialer := &net.Dialer{Timeout: min(timeout, 10*time.Second)}
+	return &http.Client{
+		Timeout:       timeout,
+		CheckRedirect: followNone,
+		Transport: &http.Transport{
+			Proxy:               http.ProxyFromEnvironment,
+			DialContext:         dialer.DialContext,
+			ForceAttemptHTTP2:   true,
+			TLSHandshakeTimeout: min(timeout, 10*time.Second),
+			MaxIdleConns:        64,
+			MaxIdleConnsPerHost: maxParallel,
+			// Shorter than servers keep connections: a request on a connection that the server is just
+			// closing may or may not have been processed, which costs a refresh token.
+			IdleConnTimeout:        30 * time.Second,
+			MaxResponseHeaderBytes: 64 << 10,
+		},
+	}
+}
+
+func followNone(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+// answer is a complete answer of a provider.
+type answer struct {
+	status     int
+	mediaType  string
+	retryAfter time.Duration
+	body       []byte
+}
+
+// do makes one request and reads its answer. Its errors are of class Unreachable or Malformed.
+func (p *Provider) do(ctx context.Context, req *http.Request) (*answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	var connected atomic.Bool
+	req = req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
+	}))
+	req.Header.Set("User-Agent", userAgent)
+	resp, err := p.client.Do(req)
+	if err != nil {
+		return nil, &Error{Class: Unreachable, Unknown: connected.Load(), Err: withoutURL(err)}
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
+	switch {
+	case err != nil:
+		return nil, &Error{Class: Unreachable, Unknown: true, Status: resp.StatusCode, Err: fmt.Errorf("read answer: %w", withoutURL(err))}
+	case len(body) > maxBody:
+		return nil, &Error{Class: Malformed, Status: resp.StatusCode, Err: fmt.Errorf("answer is longer than %d bytes", maxBody)}
+	}
+	mediaType, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
+	return &answer{
+		status:     resp.StatusCode,
+		mediaType:  strings.ToLower(strings.TrimSpace(mediaType)),
+		retryAfter: parseRetryAfter(resp.Header.Get("Retry-After"), p.now()),
+		body:       body,
+	}, nil
+}
+
+// getJSON gets a document. Answers other than 200 are errors.
+func (p *Provider) getJSON(ctx context.Context, address, bearer string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return nil, &Error{Class: Misconfigured, Err: withoutURL(err)}
+	}
+	req.Header.Set("Accept", "application/json")
+	if bearer != "" {
+		req.Header.Set("Authorization", "Bearer "+bearer)
+	}
+	a, err := p.do(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if a.status != http.StatusOK {
+		return nil, &Error{Class: statusClass(a.status), Status: a.status, RetryAfter: a.retryAfter, Err: errors.New("answer is not 200")}
+	}
+	return a.body, nil
+}
+
+// statusClass is the class of an answer without an OAuth error code.
+func statusClass(status int) Class {
+	switch {
+	case status == http.StatusTooManyRequests:
+		return Throttled
+	case status < 400:
+		return Malformed
+	default:
+		return Unreachable
+	}
+}
+
+// withoutURL strips the address from an error of net/http.
+func withoutURL(err error) error {
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		return ue.Err
+	}
+	return err
+}
+
+// parseRetryAfter reads a Retry-After header (RFC 9110 §10.2.3): seconds or a date.
+func parseRetryAfter(value string, now time.Time) time.Duration {
+	if value == "" {
+		return 0
+	}
+	if n, err := strconv.ParseUint(value, 10, 32); err == nil {
+		return min(time.Duration(n)*time.Second, maxRetryAfter)
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return min(max(at.Sub(now), 0), maxRetryAfter)
+	}
+	return 0
+}

@@ -1,0 +1,175 @@
+package upstream
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// idTokenLeeway is by how much the provider's clock may be behind.
+const idTokenLeeway = 30 * time.Second
+
+// identify finds out whose the tokens are. Only tokens that came straight from the token endpoint get here.
+func (p *Provider) identify(ctx context.Context, m *metadata, t Tokens, nonce string) (tokenstore.User, error) {
+	if !p.template.oidc {
+		f, err := p.userinfo(ctx, m, t.AccessToken)
+		if err != nil {
+			return tokenstore.User{}, p.fail("userinfo", err)
+		}
+		user, err := p.user(f, p.userinfoIssuer(m))
+		if err != nil {
+			return tokenstore.User{}, p.fail("userinfo", err)
+		}
+		return user, nil
+	}
+	claims, issuer, err := p.verifyIDToken(ctx, m, t, nonce)
+	if err != nil {
+		return tokenstore.User{}, p.fail("ID token", err)
+	}
+	user, err := p.user(claims, issuer)
+	if err != nil {
+		return tokenstore.User{}, p.fail("ID token", err)
+	}
+	if user.Email == "" && m.UserinfoEndpoint != "" && !p.template.entra {
+		if err := p.addEmail(ctx, m, t.AccessToken, claims.text("sub"), &user); err != nil {
+			return tokenstore.User{}, p.fail("userinfo", err)
+		}
+	}
+	return user, nil
+}
+
+// verifyIDToken checks an ID token (OpenID Connect Core §3.1.3.7) and returns its claims and issuer.
+func (p *Provider) verifyIDToken(ctx context.Context, m *metadata, t Tokens, nonce string) (fields, string, error) {
+	malformed := func(format string, args ...any) (fields, string, error) {
+		return nil, "", &Error{Class: Malformed, Err: fmt.Errorf(format, args...)}
+	}
+	if t.IDToken == "" {
+		return malformed("there is none in the answer: does the provider grant the scope openid to the gateway's client?")
+	}
+	keys := &verifyingKeys{provider: p, algorithms: m.Algorithms}
+	verifier := oidc.NewVerifier(m.Issuer, keys, &oidc.Config{
+		ClientID:             p.config.ClientID,
+		SupportedSigningAlgs: m.Algorithms,
+		SkipIssuerCheck:      p.template.entra, // judged below: it may hold the user's directory
+		Now:                  func() time.Time { return p.now().Add(-idTokenLeeway) },
+	})
+	token, err := verifier.Verify(ctx, t.IDToken)
+	if keys.err != nil {
+		return nil, "", keys.err
+	}
+	if err != nil {
+		return malformed("does not verify: %w", err)
+	}
+	f, err := payload(token)
+	if err != nil {
+		return malformed("%w", err)
+	}
+	switch azp := f.text("azp"); {
+	case p.template.entra && (!p.isIssuer(m, token.Issuer) || !isGUID(f.text("tid")) || !strings.HasSuffix(token.Issuer, "/"+f.text("tid")+"/v2.0")):
+		return malformed("iss is not the provider's issuer for the directory in tid")
+	case azp != "" && azp != p.config.ClientID, azp == "" && len(token.Audience) > 1:
+		return malformed("it was issued to another client")
+	case nonce == "" || subtle.ConstantTimeCompare([]byte(token.Nonce), []byte(nonce)) != 1:
+		return malformed("nonce is not that of this login")
+	case token.AccessTokenHash != "" && token.VerifyAccessToken(t.AccessToken) != nil:
+		return malformed("it belongs to another access token")
+	}
+	if p.template.entra {
+		return f, token.Issuer, nil
+	}
+	return f, m.Issuer, nil
+}
+
+// payload returns the claims of a verified token, to the letter of their names.
+func payload(token *oidc.IDToken) (fields, error) {
+	var raw json.RawMessage
+	if err := token.Claims(&raw); err != nil {
+		return nil, errors.New("claims are not JSON")
+	}
+	return parseObject(raw)
+}
+
+// userinfo asks the provider who the access token's user is.
+func (p *Provider) userinfo(ctx context.Context, m *metadata, accessToken string) (fields, error) {
+	body, err := p.getJSON(ctx, m.UserinfoEndpoint, accessToken)
+	if err != nil {
+		return nil, err
+	}
+	f, err := parseObject(body)
+	if err != nil {
+		return nil, &Error{Class: Malformed, Err: err}
+	}
+	return f, nil
+}
+
+// addEmail asks userinfo for the e-mail address that a short ID token leaves out. A provider that will not
+// tell leaves the user without; one that cannot be reached is an error, because an allow list may depend on it.
+func (p *Provider) addEmail(ctx context.Context, m *metadata, accessToken, subject string, user *tokenstore.User) error {
+	f, err := p.userinfo(ctx, m, accessToken)
+	var e *Error
+	if errors.As(err, &e) && (e.Class == Throttled || e.Status == 0 || e.Status >= 500) {
+		return err
+	}
+	if err != nil || f.text("sub") != subject { // OpenID Connect Core §5.3.2: of another subject means not to be used
+		return nil
+	}
+	user.Email, user.EmailVerified = p.email(f)
+	return nil
+}
+
+// userinfoIssuer is the issuer of users of a provider without ID tokens: its issuer, or else where userinfo comes from.
+func (p *Provider) userinfoIssuer(m *metadata) string {
+	if m.Issuer != "" {
+		return m.Issuer
+	}
+	u, err := url.Parse(m.UserinfoEndpoint)
+	if err != nil {
+		return m.UserinfoEndpoint
+	}
+	return u.Scheme + "://" + u.Host
+}
+
+// user reads who it is. Only issuer and subject identify; the rest is for people and for allow lists.
+func (p *Provider) user(f fields, issuer string) (tokenstore.User, error) {
+	subject := "sub"
+	for _, s := range []string{p.template.subject, p.config.SubjectField} {
+		if s != "" {
+			subject = s
+		}
+	}
+	login := p.template.login
+	if login == "" {
+		login = "preferred_username"
+	}
+	u := tokenstore.User{
+		Provider: p.name,
+		Issuer:   issuer,
+		Subject:  f.id(subject),
+		Login:    f.text(login),
+		Name:     f.text("name"),
+	}
+	if u.Subject == "" {
+		return tokenstore.User{}, &Error{Class: Malformed, Err: fmt.Errorf("%s is missing, which identifies the user", subject)}
+	}
+	u.Email, u.EmailVerified = p.email(f)
+	return u, nil
+}
+
+// email returns the e-mail address, and whether the provider vouches for it. What is not one plain address is none.
+func (p *Provider) email(f fields) (string, bool) {
+	email := f.text("email")
+	local, domain, ok := strings.Cut(email, "@")
+	if !ok || local == "" || domain == "" || strings.Contains(domain, "@") || !isCredential(email) {
+		return "", false
+	}
+	return email, f.truth("email_verified") || p.template.entra && f.truth("xms_edov")
+}

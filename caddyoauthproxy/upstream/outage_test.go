@@ -1,0 +1,208 @@
+package upstream
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// A provider that is down or talks nonsense costs nobody the login: tokens that live are used, others answer
+// 503, the provider is asked seldom, and when it is back all goes on.
+func TestR07OutageCostsNoLogin(t *testing.T) {
+	t.Parallel()
+	tests := map[string]http.HandlerFunc{
+		"refused":            nil,
+		"500":                answerWith(500, jsonType, `{"error":"server_error"}`),
+		"502 page":           answerWith(502, "text/html", `<html>Bad gateway</html>`),
+		"firewall":           answerWith(403, "text/html", `<html>Blocked</html>`),
+		"200 page":           answerWith(200, "text/html", `<html>Maintenance</html>`),
+		"throttled":          answerWith(429, jsonType, `{}`, "Retry-After", "20"),
+		"refuses the client": answerWith(401, jsonType, `{"error":"invalid_client"}`),
+	}
+	for name, answer := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := bubbleWorld(t)
+				const users = 20
+				for i := range users {
+					w.add(fmt.Sprintf("u%d", i), 2*time.Hour, time.Hour)
+				}
+				w.add("valid", 30*time.Minute, time.Hour)
+				if _, err := w.provider.metadata.get(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				w.idp.set(func(p *fakeProvider) { p.answer = answer })
+				w.transport.setRefuse(answer == nil)
+				before := w.transport.dials()
+
+				for range 20 * 60 { // twenty minutes, one call of each user a second
+					for i := range users {
+						_, err := w.accounts.Token(t.Context(), fmt.Sprintf("u%d", i))
+						var e *UnavailableError
+						if !isUnavailable(err) || !errors.As(err, &e) || e.RetryAfter > time.Minute+time.Second {
+							t.Fatalf("got %v", err)
+						}
+					}
+					if got := w.token("valid"); got != "at.valid.0" {
+						t.Fatalf("got %s", got)
+					}
+					time.Sleep(time.Second)
+				}
+				if n := w.transport.dials() - before; n < 15 || n > 60 {
+					t.Errorf("asked %d times in 20 minutes", n)
+				}
+
+				w.idp.set(func(p *fakeProvider) { p.answer = nil })
+				w.transport.setRefuse(false)
+				time.Sleep(time.Minute)
+				for i := range users {
+					id := fmt.Sprintf("u%d", i)
+					for range 70 { // those that failed by themselves pause by themselves
+						if _, err := w.accounts.Token(t.Context(), id); err == nil {
+							break
+						}
+						time.Sleep(time.Second)
+					}
+					if acc := w.stored(id); acc.State != tokenstore.StateActive || acc.AccessToken != "at."+id+".1" {
+						t.Errorf("stored %+v", acc)
+					}
+				}
+				if w.idp.reused() != 0 {
+					t.Errorf("%d refresh tokens came twice", w.idp.reused())
+				}
+			})
+		})
+	}
+}
+
+// The first requests after an outage do not all go to the provider: one sees whether it is back.
+func TestR07OneProbeAfterAFailure(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := bubbleWorld(t)
+		if _, err := w.provider.metadata.get(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 10 {
+			w.add(fmt.Sprintf("u%d", i), 2*time.Hour, time.Hour)
+		}
+		w.transport.setRefuse(true)
+		if _, err := w.accounts.Token(t.Context(), "u0"); !isUnavailable(err) {
+			t.Fatalf("got %v", err)
+		}
+		w.transport.setRefuse(false)
+		slowly(w.idp, 500*time.Millisecond)
+		time.Sleep(2 * time.Second)
+		refused := make(chan error, 10)
+		for i := range 10 {
+			go func() {
+				_, err := w.accounts.Token(t.Context(), fmt.Sprintf("u%d", i))
+				refused <- err
+			}()
+		}
+		synctest.Wait()
+		if n := w.idp.tokenPosts(); n != 1 {
+			t.Errorf("%d probes", n)
+		}
+		served := 0
+		for range 10 {
+			if err := <-refused; err == nil {
+				served++
+			} else if !isUnavailable(err) {
+				t.Errorf("got %v", err)
+			}
+		}
+		if served != 1 {
+			t.Errorf("%d served", served)
+		}
+		for i := range 10 {
+			w.token(fmt.Sprintf("u%d", i))
+		}
+	})
+}
+
+// An account that the provider trips over does not keep the others from theirs.
+func TestOneBadAccountDoesNotBlockTheProvider(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]http.HandlerFunc{
+		"500":           answerWith(500, jsonType, `{}`),
+		"invalid_scope": answerWith(400, jsonType, `{"error":"invalid_scope"}`),
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := bubbleWorld(t)
+			w.idp.answer = func(rw http.ResponseWriter, r *http.Request) {
+				if r.PostForm.Get("refresh_token") == "rt.bad.0" {
+					answer(rw, r)
+					return
+				}
+				w.idp.mu.Lock()
+				status, m := w.idp.issue(r.PostForm)
+				w.idp.mu.Unlock()
+				writeJSON(rw, status, m)
+			}
+			w.add("bad", 2*time.Hour, time.Hour)
+			waits := 0
+			for i := range 100 {
+				_, _ = w.accounts.Token(t.Context(), "bad") // it is the first to ask, each time
+				id := fmt.Sprintf("u%d", i)
+				w.add(id, 2*time.Hour, time.Hour)
+				for ; ; waits++ {
+					if _, err := w.accounts.Token(t.Context(), id); err == nil {
+						break
+					} else if !isUnavailable(err) {
+						t.Fatal(err)
+					}
+					time.Sleep(time.Second)
+				}
+				time.Sleep(2 * time.Second)
+			}
+			if waits > 15 {
+				t.Errorf("%s: others waited %d s in all", name, waits)
+			}
+			if w.stored("bad").State != tokenstore.StateActive {
+				t.Errorf("%s: the bad account was given up", name)
+			}
+		})
+	}
+}
+
+func TestBackoffDoublesToItsLimitAndCountsABurstOnce(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(0, 0)
+	b := backoff{limit: time.Minute}
+	for i, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60, 60} {
+		want *= time.Second
+		for range 32 { // a burst of attempts that ran side by side
+			b.failed(now, 0)
+		}
+		if got := b.wait(now); got > want || got < want*3/4 {
+			t.Errorf("failure %d: waits %v, want up to %v", i+1, got, want)
+		}
+		now = now.Add(want)
+	}
+	b.failed(now, 10*time.Minute)
+	if got := b.wait(now); got != 10*time.Minute {
+		t.Errorf("waits %v though asked for 10 min", got)
+	}
+	if got := b.wait(now.Add(-48 * time.Hour)); got > maxRetryAfter {
+		t.Errorf("waits %v after the clock was set back", got)
+	}
+}
+
+func TestR25PausesOfManyAccountsAreForgotten(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	now := time.Now()
+	for i := range 3 * maxPauses {
+		w.accounts.failed(fmt.Sprintf("u%d", i), now.Add(time.Duration(i)*time.Second), 0)
+	}
+	if n := len(w.accounts.pauses); n > maxPauses {
+		t.Errorf("%d are remembered", n)
+	}
+}

@@ -1,0 +1,231 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// Provider is one configured provider. It is safe for concurrent use.
+type Provider struct {
+	name       string
+	config     Config
+	template   *template
+	issuer     string
+	authMethod string
+	scopes     []string
+	timeout    time.Duration
+	retries    int
+	client     *http.Client
+	now        func() time.Time
+
+	metadata document[*metadata]
+	keys     document[*keySet]
+}
+
+// New makes a provider. It uses no network. A nil client means one of NewHTTPClient; of any
+// other the redirect policy is replaced. Errors name the provider, the field and the fix.
+func New(name string, c Config, client *http.Client) (*Provider, error) {
+	t := templateFor(c.Type)
+	if t == nil {
+		return nil, fmt.Errorf("provider %q: type %q is unknown: write one of %s", name, c.Type, strings.Join(Types(), ", "))
+	}
+	if err := c.check(t); err != nil {
+		return nil, fmt.Errorf("provider %q: %w", name, err)
+	}
+	p := &Provider{name: name, config: c, template: t, authMethod: c.AuthMethod, timeout: c.Timeout, retries: c.Retries, now: c.Now}
+	if p.authMethod == "" {
+		p.authMethod = t.authMethod
+	}
+	if p.timeout == 0 {
+		p.timeout = DefaultTimeout
+	}
+	if p.retries == 0 {
+		p.retries = DefaultRetries
+	}
+	if p.now == nil {
+		p.now = time.Now
+	}
+	if client == nil {
+		client = NewHTTPClient(p.timeout)
+	}
+	own := *client
+	own.CheckRedirect = followNone
+	p.client = &own
+	p.issuer = strings.NewReplacer("{issuer}", c.Issuer, "{domain}", c.Domain, "{tenant}", strings.ToLower(c.Tenant)).Replace(t.issuer)
+	if c.AuthorizationServer != "" {
+		p.issuer += "/oauth2/" + c.AuthorizationServer
+	}
+	for _, s := range slices.Concat(t.scopes, c.Scopes) {
+		if !slices.Contains(p.scopes, s) {
+			p.scopes = append(p.scopes, s)
+		}
+	}
+	p.metadata.init(p.timeout, p.now, p.discover)
+	p.keys.init(p.timeout, p.now, p.fetchKeys)
+	return p, nil
+}
+
+// Name is the name under which the provider is configured.
+func (p *Provider) Name() string { return p.name }
+
+// Scopes returns the scopes that every login asks the provider for.
+func (p *Provider) Scopes() []string { return slices.Clone(p.scopes) }
+
+// AuthRequest is what is special about one authorization request.
+type AuthRequest struct {
+	// State is returned by the provider to the redirect URI.
+	State string
+
+	// Nonce comes back in the ID token. It is ignored where the provider is not OpenID Connect.
+	Nonce string
+
+	// Verifier is the PKCE code verifier (RFC 7636 §4.1).
+	Verifier string
+
+	// RedirectURI is the gateway's callback.
+	RedirectURI string
+}
+
+// AuthorizationURL is where to send the user's browser (RFC 6749 §4.1.1), always with PKCE S256. It
+// may need the provider's discovery document.
+func (p *Provider) AuthorizationURL(ctx context.Context, r AuthRequest) (string, error) {
+	if r.State == "" || r.Verifier == "" || r.RedirectURI == "" || p.template.oidc && r.Nonce == "" {
+		return "", p.fail("authorization request", &Error{Class: Misconfigured, Err: errors.New("state, nonce, verifier or redirect URI is missing")})
+	}
+	m, err := p.metadata.get(ctx)
+	if err != nil {
+		return "", p.fail("authorization request", err)
+	}
+	u, err := url.Parse(m.AuthorizationEndpoint)
+	if err != nil {
+		return "", p.fail("authorization request", &Error{Class: Misconfigured, Err: withoutURL(err)})
+	}
+	q := u.Query()
+	params := maps.Clone(p.template.params)
+	if params == nil {
+		params = map[string]string{}
+	}
+	maps.Copy(params, p.config.AuthorizeParams)
+	for name, value := range params {
+		q.Set(name, value)
+	}
+	q.Set("response_type", "code")
+	q.Set("client_id", p.config.ClientID)
+	q.Set("redirect_uri", r.RedirectURI)
+	q.Set("state", r.State)
+	q.Set("code_challenge", oauth2.S256ChallengeFromVerifier(r.Verifier))
+	q.Set("code_challenge_method", "S256")
+	if p.template.oidc {
+		q.Set("nonce", r.Nonce)
+	}
+	if len(p.scopes) > 0 {
+		q.Set("scope", strings.Join(p.scopes, " "))
+	}
+	u.RawQuery = q.Encode()
+	return u.String(), nil
+}
+
+// CodeResponse is the provider's answer at the callback, with what the gateway kept of its request.
+type CodeResponse struct {
+	// Code is the authorization code.
+	Code string
+
+	// Issuer is the iss parameter of the answer (RFC 9207), empty where there was none.
+	Issuer string
+
+	// Nonce, Verifier and RedirectURI are those of the AuthRequest.
+	Nonce       string
+	Verifier    string
+	RedirectURI string
+}
+
+// Tokens are what a provider issues.
+type Tokens struct {
+	AccessToken  string
+	RefreshToken string
+	IDToken      string
+	TokenType    string
+
+	// Scopes are those that the provider granted. After an exchange for which the provider does
+	// not say, those that were asked for; after a refresh, none.
+	Scopes []string
+
+	// Lifetime is how long the access token lives from its receipt on, and Expires when it
+	// ends by the provider's clock function. Zero: the provider does not say.
+	Lifetime time.Duration
+	Expires  time.Time
+}
+
+// Exchange redeems an authorization code, once, and finds out who the user is. Its errors are
+// of type *Error.
+func (p *Provider) Exchange(ctx context.Context, r CodeResponse) (Tokens, tokenstore.User, error) {
+	if r.Code == "" || r.Verifier == "" {
+		return Tokens{}, tokenstore.User{}, p.fail("authorization response", &Error{Class: Malformed, Err: errors.New("code or verifier is missing")})
+	}
+	m, err := p.metadata.get(ctx)
+	if err != nil {
+		return Tokens{}, tokenstore.User{}, p.fail("token endpoint", err)
+	}
+	if err := p.checkResponseIssuer(m, r.Issuer); err != nil {
+		return Tokens{}, tokenstore.User{}, p.fail("authorization response", err)
+	}
+	t, err := p.requestToken(ctx, m, url.Values{
+		"grant_type":    {"authorization_code"},
+		"code":          {r.Code},
+		"redirect_uri":  {r.RedirectURI},
+		"code_verifier": {r.Verifier},
+	})
+	if err != nil {
+		return Tokens{}, tokenstore.User{}, p.fail("token endpoint", err)
+	}
+	if len(t.Scopes) == 0 {
+		t.Scopes = slices.Clone(p.scopes) // RFC 6749 §5.1: not said means as asked for
+	}
+	user, err := p.identify(ctx, m, t, r.Nonce)
+	if err != nil {
+		return Tokens{}, tokenstore.User{}, err
+	}
+	return t, user, nil
+}
+
+// checkResponseIssuer is the defence against mix-up: a code of another provider must not be
+// sent to this one (RFC 9207 §2.4).
+func (p *Provider) checkResponseIssuer(m *metadata, iss string) error {
+	switch {
+	case iss == "" && m.IssuerInResponse:
+		return &Error{Class: Malformed, Err: errors.New("iss is missing, though the provider announces it")}
+	case iss == "" || p.isIssuer(m, iss):
+		return nil
+	case m.Issuer == "":
+		return &Error{Class: Misconfigured, Err: errors.New("iss is given, but the provider's issuer is not configured: write issuer")}
+	default:
+		return &Error{Class: Malformed, Err: errors.New("iss is not the provider's issuer")}
+	}
+}
+
+// isIssuer reports whether iss is the provider's. That of Entra for many directories names the user's directory.
+func (p *Provider) isIssuer(m *metadata, iss string) bool {
+	if p.isManyTenants(m.Issuer) {
+		before, after, _ := strings.Cut(m.Issuer, "{tenantid}")
+		tenant, begins := strings.CutPrefix(iss, before)
+		tenant, ends := strings.CutSuffix(tenant, after)
+		return begins && ends && isGUID(tenant)
+	}
+	return iss == m.Issuer && iss != ""
+}
+
+// fail puts the provider's name and what was asked of it in front of an error.
+func (p *Provider) fail(what string, err error) error {
+	return in(fmt.Sprintf("provider %q: %s", p.name, what), err)
+}

@@ -1,0 +1,244 @@
+package upstream
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+const (
+	// leaseTime is how long a process may take to spend a refresh token and to save what it got.
+	leaseTime = 45 * time.Second
+
+	// saveTime is the part of the lease that is kept for saving.
+	saveTime = 10 * time.Second
+
+	// firstPoll and lastPoll space the looks at an account whose lease another process holds.
+	firstPoll = 50 * time.Millisecond
+	lastPoll  = 500 * time.Millisecond
+)
+
+// errTakenOver says that another process took the account's lease while the provider was asked.
+var errTakenOver = errors.New("lease was taken over")
+
+// refresh sees to it that the account has a token that is neither due nor the rejected one. What it returns
+// besides is renewed but not saved.
+//
+// The order of writes makes a crash safe: lease in the vault, then the provider, then the tokens in the
+// vault and the lease given up. A lease that ran out says that the refresh token may be spent. It is then tried
+// once more: providers with a grace for lost answers accept it, others refuse it, and the user logs in again.
+func (a *Accounts) refresh(id, rejected string) (string, *outcome, error) {
+	ctx, cancel := context.WithTimeout(a.ctx, waitTime)
+	defer cancel()
+	for poll := firstPoll; ; poll = min(2*poll, lastPoll) {
+		acc, err := a.vault.Account(ctx, id)
+		if err != nil {
+			return "", nil, a.vaultError(id, err)
+		}
+		now := a.vault.Now()
+		if token, done, err := a.settled(ctx, acc, rejected, now); done {
+			return token, nil, err
+		}
+		if acc.State == tokenstore.StateRefreshing && now.Before(acc.Lease.Until) {
+			if !sleep(ctx, poll) {
+				return "", nil, unavailable(acc.Lease.Until.Sub(now), errors.New("another process is refreshing the token"))
+			}
+			continue
+		}
+		token, left, err := a.renew(ctx, acc, rejected)
+		if errors.Is(err, tokenstore.ErrConflict) || errors.Is(err, errTakenOver) {
+			continue // somebody else was faster: look again
+		}
+		return token, left, err
+	}
+}
+
+// settled reports whether the account as it is needs or allows no refresh, and what to answer then.
+func (a *Accounts) settled(ctx context.Context, acc *tokenstore.Account, rejected string, now time.Time) (string, bool, error) {
+	usable := valid(acc, now) && acc.AccessToken != rejected
+	leased := acc.State == tokenstore.StateRefreshing && now.Before(acc.Lease.Until)
+	switch {
+	case over(acc):
+		return "", true, needsReauth(acc)
+	case usable && (rejected != "" || leased || !a.due(acc, now)):
+		return acc.AccessToken, true, nil
+	case acc.RefreshToken == "" && rejected != "":
+		return "", true, fmt.Errorf("upstream refused the token: %w", ErrNeedsReauth)
+	case acc.RefreshToken == "":
+		return "", true, a.giveUp(ctx, acc, "the token has ended, and the provider gave none to renew it with")
+	case !leased && valid(acc, now) && acc.AccessToken == rejected && forcedLately(acc, now):
+		return "", true, ErrStillRejected
+	}
+	if wait := a.pause(acc, now); wait > 0 {
+		return "", true, unavailable(wait, errors.New("the last refresh failed a moment ago"))
+	}
+	return "", false, nil
+}
+
+// renew takes the account's lease, spends its refresh token and saves the outcome.
+func (a *Accounts) renew(ctx context.Context, acc *tokenstore.Account, rejected string) (string, *outcome, error) {
+	p, g := a.providers[acc.Provider], a.gates[acc.Provider]
+	if p == nil {
+		return "", nil, unavailable(pauseLimit, notConfigured(acc.Provider))
+	}
+	if acc.State == tokenstore.StateRefreshing && acc.Lease.Replayed {
+		return "", nil, a.giveUp(ctx, acc, "refresh lost: the answer to a refresh never arrived, twice")
+	}
+	if err := g.enter(ctx, a.vault.Now); err != nil {
+		return "", nil, err
+	}
+	lease := max(leaseTime, p.timeout+saveTime+5*time.Second)
+	if err := a.claim(acc, rejected, lease); err != nil {
+		g.leave(a.vault.Now(), false, nil)
+		return "", nil, err
+	}
+	asked, cancel := context.WithTimeout(a.ctx, lease-saveTime)
+	defer cancel()
+	t, err := p.Refresh(asked, acc.RefreshToken, acc.Scopes)
+	var failure *Error
+	errors.As(err, &failure)
+	g.leave(a.vault.Now(), true, failure)
+	if err != nil {
+		return "", nil, a.refused(acc, failure)
+	}
+	return a.renewed(acc, t)
+}
+
+// claim writes the lease. It returns ErrConflict when somebody else changed the account.
+func (a *Accounts) claim(acc *tokenstore.Account, rejected string, lease time.Duration) error {
+	ctx, cancel := context.WithTimeout(a.ctx, settleTime)
+	defer cancel()
+	now := a.vault.Now()
+	open := acc.State == tokenstore.StateRefreshing
+	if open {
+		a.log.Warn("a refresh was never finished: trying its refresh token a last time", accountFields(acc)...)
+	}
+	acc.State = tokenstore.StateRefreshing
+	acc.Lease = tokenstore.Lease{Owner: rand.Text(), Until: now.Add(lease), Replayed: open}
+	if rejected != "" {
+		acc.Forced = now
+	}
+	err := a.vault.Commit(ctx, tokenstore.Save(acc))
+	if err != nil && !errors.Is(err, tokenstore.ErrConflict) {
+		return a.vaultError(acc.ID, err)
+	}
+	return err
+}
+
+// renewed is what happens after the provider gave new tokens.
+func (a *Accounts) renewed(acc *tokenstore.Account, t Tokens) (string, *outcome, error) {
+	a.succeeded(acc.ID)
+	now := a.vault.Now()
+	o := &outcome{id: acc.ID, owner: acc.Lease.Owner, renewed: &t, write: func(acc *tokenstore.Account) {
+		acc.State, acc.Lease, acc.Reason = tokenstore.StateActive, tokenstore.Lease{}, ""
+		acc.AccessToken, acc.TokenType, acc.Obtained = t.AccessToken, t.TokenType, now
+		acc.Expires = time.Time{}
+		if t.Lifetime > 0 {
+			acc.Expires = now.Add(t.Lifetime)
+		}
+		if t.RefreshToken != "" { // RFC 6749 §6: absent means the old one stays good
+			acc.RefreshToken = t.RefreshToken
+		}
+		if t.IDToken != "" {
+			acc.IDToken = t.IDToken
+		}
+		if len(t.Scopes) > 0 {
+			acc.Scopes = t.Scopes
+		}
+	}}
+	err := a.save(acc, o)
+	switch {
+	case err == nil:
+		a.log.Info("upstream token refreshed", accountFields(acc)...)
+		return t.AccessToken, nil, nil
+	case errors.Is(err, errTakenOver):
+		a.log.Warn("renewed token dropped: another process took over", accountFields(acc)...)
+		return "", nil, err
+	case errors.Is(err, ErrNeedsReauth):
+		a.discard(acc, t)
+		return "", nil, err
+	}
+	a.log.Error("renewed token cannot be saved: it is kept in memory and used, and saving is tried again",
+		append(accountFields(acc), zap.Error(err))...)
+	a.keep(acc, o)
+	return t.AccessToken, o, nil
+}
+
+// refused is what happens after the provider gave no tokens.
+func (a *Accounts) refused(acc *tokenstore.Account, e *Error) error {
+	now := a.vault.Now()
+	fields := append(accountFields(acc), zap.String("class", string(e.Class)), zap.String("code", e.Code), zap.Int("status", e.Status), zap.Error(e))
+	o := &outcome{id: acc.ID, owner: acc.Lease.Owner}
+	atLeast := e.RetryAfter
+	switch {
+	case e.Class == Rejected:
+		reason := "the provider refused the refresh token"
+		if acc.Lease.Replayed {
+			reason = "refresh lost: the answer to a refresh never arrived, and the provider refuses its refresh token since"
+		}
+		o.write = func(acc *tokenstore.Account) { end(acc, tokenstore.StateNeedsReauth, reason) }
+		a.log.Warn("account must log in again", append(fields, zap.String("reason", reason))...)
+	case e.Unknown:
+		// The refresh token may be spent, so the lease stays: who finds it run out knows that he makes the last try.
+		// If this was the last try, it was not answered, and the next is one again.
+		atLeast = max(atLeast, acc.Lease.Until.Sub(now))
+		o.write = func(acc *tokenstore.Account) { acc.Lease.Replayed = false }
+		a.log.Warn("refresh was not answered", fields...)
+	case acc.Lease.Replayed:
+		// Not the answer that the last try is for: the next is one again.
+		o.write = func(acc *tokenstore.Account) { acc.Lease.Until, acc.Lease.Replayed = now, false }
+		a.log.Warn("refresh failed", fields...)
+	case e.Class == Misconfigured:
+		o.write = release
+		a.log.Error("provider refuses the gateway: check client id, client secret and scopes", fields...)
+	default:
+		o.write = release
+		a.log.Warn("refresh failed", fields...)
+	}
+	// Without this write the lease runs out by itself.
+	if err := a.save(acc, o); err != nil && !errors.Is(err, errTakenOver) && !errors.Is(err, ErrNeedsReauth) {
+		a.log.Error("outcome of a refresh cannot be saved", append(accountFields(acc), zap.Error(err))...)
+	}
+	if e.Class == Rejected {
+		a.succeeded(acc.ID)
+		return fmt.Errorf("%w: %w", ErrNeedsReauth, e)
+	}
+	a.failed(acc.ID, now, atLeast)
+	return unavailable(a.pause(acc, now), e)
+}
+
+// release gives the lease back, and leaves the account as it was.
+func release(acc *tokenstore.Account) {
+	acc.State, acc.Lease = tokenstore.StateActive, tokenstore.Lease{}
+}
+
+// giveUp marks an account for which there is nothing left to try.
+func (a *Accounts) giveUp(ctx context.Context, acc *tokenstore.Account, reason string) error {
+	end(acc, tokenstore.StateNeedsReauth, reason)
+	if err := a.vault.Commit(ctx, tokenstore.Save(acc)); err != nil && !errors.Is(err, tokenstore.ErrConflict) {
+		return a.vaultError(acc.ID, err)
+	} else if err != nil {
+		return unavailable(time.Second, err) // changed meanwhile: the next call sees how
+	}
+	a.log.Warn("account must log in again", append(accountFields(acc), zap.String("reason", reason))...)
+	return needsReauth(acc)
+}
+
+// discard revokes tokens that came for an account which had ended meanwhile.
+func (a *Accounts) discard(acc *tokenstore.Account, t Tokens) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), settleTime)
+	defer cancel()
+	if err := a.revokeTokens(ctx, acc.Provider, t); err != nil {
+		a.log.Warn("tokens of an ended account cannot be revoked", append(accountFields(acc), zap.Error(err))...)
+	}
+}
+
+func accountFields(acc *tokenstore.Account) []zap.Field {
+	return []zap.Field{zap.String("provider", acc.Provider), zap.String("account", acc.ID)}
+}

@@ -1,0 +1,127 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+const (
+	// settleTime bounds one attempt to save, also after Close's deadline.
+	settleTime = 5 * time.Second
+
+	// firstRetry and lastRetry space the attempts to save.
+	firstRetry = 100 * time.Millisecond
+	lastRetry  = 5 * time.Second
+)
+
+// outcome is what a refresh brought, to be written to the account while the lease is the owner's.
+type outcome struct {
+	id    string
+	owner string
+	write func(*tokenstore.Account)
+
+	// renewed are the new tokens, nil where there are none.
+	renewed *Tokens
+}
+
+// save writes an outcome. When the account was changed meanwhile, it is written to the changed one
+// as long as the lease is still the same; otherwise newer tokens would be overwritten. It
+// returns errTakenOver, ErrNeedsReauth when the account has ended, or why the vault could not write.
+func (a *Accounts) save(acc *tokenstore.Account, o *outcome) error {
+	// Also when Close has given up: what the provider sent must not be lost for want of a moment.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), settleTime)
+	defer cancel()
+	for {
+		o.write(acc)
+		err := a.vault.Commit(ctx, tokenstore.Save(acc))
+		if !errors.Is(err, tokenstore.ErrConflict) {
+			return err
+		}
+		stored, err := a.vault.Account(ctx, o.id)
+		switch {
+		case errors.Is(err, tokenstore.ErrNotFound):
+			return fmt.Errorf("account is gone: %w", ErrNeedsReauth)
+		case err != nil:
+			return err
+		case stored.AccessToken == acc.AccessToken && stored.State == acc.State && stored.Lease == acc.Lease && !over(stored):
+			return nil // an attempt that seemed to fail had been made
+		case over(stored):
+			return needsReauth(stored)
+		case stored.State != tokenstore.StateRefreshing || stored.Lease.Owner != o.owner:
+			return errTakenOver
+		}
+		acc = stored
+	}
+}
+
+// keep holds renewed tokens in memory until they are saved. No other refresh of the account
+// begins here before, because the stored refresh token is spent.
+func (a *Accounts) keep(acc *tokenstore.Account, o *outcome) {
+	renewed := *acc
+	o.write(&renewed)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.unsaved[o.id] = &renewed
+}
+
+// saveLater tries to save what is kept, until it is saved or nobody wants it any more, or Close gives up.
+func (a *Accounts) saveLater(o *outcome) {
+	closing := a.closing
+	for delay := firstRetry; ; delay = min(2*delay, lastRetry) {
+		select {
+		case <-time.After(delay):
+		case <-closing: // no time to lose
+			closing, delay = nil, firstRetry
+		case <-a.ctx.Done():
+			return
+		}
+		if a.trySave(o) {
+			return
+		}
+	}
+}
+
+// trySave makes one attempt, and reports whether no other is needed.
+func (a *Accounts) trySave(o *outcome) bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), settleTime)
+	defer cancel()
+	acc, err := a.vault.Account(ctx, o.id)
+	switch {
+	case err == nil && over(acc):
+		err = needsReauth(acc)
+	case err == nil && acc.AccessToken == o.renewed.AccessToken:
+		// an attempt that seemed to fail had been made
+	case err == nil && (acc.State != tokenstore.StateRefreshing || acc.Lease.Owner != o.owner):
+		err = errTakenOver
+	case err == nil:
+		err = a.save(acc, o)
+	default:
+		err = a.vaultError(o.id, err)
+	}
+	var wait *UnavailableError
+	switch {
+	case err == nil:
+		a.log.Info("renewed token is saved now", zap.String("account", o.id))
+	case errors.Is(err, errTakenOver):
+		a.log.Warn("renewed token dropped: another process took over", accountFields(acc)...)
+	case errors.Is(err, ErrNeedsReauth):
+		a.log.Warn("renewed token dropped: the account has ended", zap.String("account", o.id))
+		if acc != nil {
+			a.discard(acc, *o.renewed)
+		}
+	case errors.As(err, &wait):
+		return false
+	default:
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.unsaved, o.id)
+	return true
+}

@@ -1,0 +1,142 @@
+package upstream
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// memStore is a Store in memory whose writes can be made to fail.
+type memStore struct {
+	mu   sync.Mutex
+	rows map[string]tokenstore.Row
+
+	// failApply, where set, judges every Apply first.
+	failApply func(changes []tokenstore.Change) error
+
+	// failAfter, where set, judges every Apply after it was made: the write is there, but the writer does not know.
+	failAfter func(changes []tokenstore.Change) error
+}
+
+func newMemStore() *memStore { return &memStore{rows: map[string]tokenstore.Row{}} }
+
+func rowKey(kind tokenstore.Kind, id string) string { return string(kind) + "/" + id }
+
+func (s *memStore) Get(ctx context.Context, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
+	if err := ctx.Err(); err != nil {
+		return tokenstore.Row{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	row, ok := s.rows[rowKey(kind, id)]
+	if !ok {
+		return tokenstore.Row{}, fmt.Errorf("%s %s: %w", kind, id, tokenstore.ErrNotFound)
+	}
+	return row, nil
+}
+
+func (s *memStore) Apply(ctx context.Context, changes ...tokenstore.Change) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failApply != nil {
+		if err := s.failApply(changes); err != nil {
+			return err
+		}
+	}
+	for _, c := range changes {
+		old, exists := s.rows[rowKey(c.Row.Kind, c.Row.ID)]
+		want := c.Row.Version
+		if c.Op == tokenstore.OpUpdate {
+			want--
+		}
+		if (c.Op == tokenstore.OpInsert) == exists || c.Op != tokenstore.OpInsert && old.Version != want {
+			return fmt.Errorf("%s %s: %w", c.Row.Kind, c.Row.ID, tokenstore.ErrConflict)
+		}
+	}
+	for _, c := range changes {
+		key := rowKey(c.Row.Kind, c.Row.ID)
+		if c.Op == tokenstore.OpDelete {
+			delete(s.rows, key)
+			continue
+		}
+		s.rows[key] = c.Row
+	}
+	if s.failAfter != nil {
+		return s.failAfter(changes)
+	}
+	return nil
+}
+
+func (s *memStore) List(_ context.Context, kind tokenstore.Kind, q tokenstore.Query) ([]tokenstore.Row, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rows := slices.SortedFunc(maps.Values(s.rows), func(a, b tokenstore.Row) int { return cmp.Compare(a.ID, b.ID) })
+	rows = slices.DeleteFunc(rows, func(r tokenstore.Row) bool {
+		return r.Kind != kind || q.Ref != "" && !slices.Contains(r.Refs, q.Ref) || r.ID <= q.After
+	})
+	return rows[:min(len(rows), cmp.Or(q.Limit, 100))], nil
+}
+
+func (s *memStore) Sweep(context.Context, tokenstore.Kind, time.Time, int) (int, error) {
+	return 0, nil
+}
+
+func (s *memStore) Close() error { return nil }
+
+// failWrites makes every Apply fail with err, or none when err is nil.
+func (s *memStore) failWrites(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failApply = func([]tokenstore.Change) error { return err }
+}
+
+// failOutcomes makes the writes fail that end a refresh, while leases can be taken; nil heals.
+func (s *memStore) failOutcomes(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failApply = func(changes []tokenstore.Change) error { return outcomeError(changes, err) }
+}
+
+func outcomeError(changes []tokenstore.Change, err error) error {
+	if changes[0].Row.Kind == tokenstore.KindAccount && changes[0].Row.State != string(tokenstore.StateRefreshing) {
+		return err
+	}
+	return nil
+}
+
+// clock is a clock that tests can turn.
+type clock struct {
+	mu     sync.Mutex
+	offset time.Duration
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Now().Add(c.offset)
+}
+
+func (c *clock) turn(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.offset += d
+}
+
+func openVault(t *testing.T, store tokenstore.Store, now func() time.Time) *tokenstore.Vault {
+	t.Helper()
+	v, err := tokenstore.Open(t.Context(), store, tokenstore.Options{Keys: []tokenstore.RootKey{tokenstore.NewRootKey()}, Now: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
