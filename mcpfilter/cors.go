@@ -1,0 +1,60 @@
+package mcpfilter
+
+import (
+	"net/http"
+	"strings"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// corsRequestHeaders are what MCP clients in browsers send (MCP transports, SPEC of both eras).
+const corsRequestHeaders = "Authorization, Content-Type, Accept, MCP-Protocol-Version, Mcp-Method, Mcp-Name, Mcp-Session-Id, Last-Event-ID, X-Session-Token, Traceparent, Tracestate"
+
+// corsExposedHeaders are what scripts may read of a response.
+const corsExposedHeaders = "WWW-Authenticate, Mcp-Session-Id, MCP-Protocol-Version, Retry-After"
+
+// maxCORSParams is how many Mcp-Param-* headers a preflight may ask for.
+const maxCORSParams = 64
+
+// isPreflight says whether r is a CORS preflight. It carries no token, so it is answered before authentication.
+func isPreflight(r *http.Request) bool {
+	return r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != ""
+}
+
+// answerPreflight allows scripts of any origin: the credential is a header that a
+// script must hold itself, and cookies are neither allowed nor read.
+func answerPreflight(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	allowed := corsRequestHeaders
+	var params int
+	for name := range strings.SplitSeq(strings.Join(r.Header["Access-Control-Request-Headers"], ","), ",") {
+		name = strings.TrimSpace(name)
+		if hasPrefixFold(name, "Mcp-Param-") && httpguts.ValidHeaderFieldName(name) && params < maxCORSParams {
+			allowed += ", " + name
+			params++
+		}
+	}
+	h.Set("Access-Control-Allow-Origin", "*")
+	h.Set("Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS")
+	h.Set("Access-Control-Allow-Headers", allowed)
+	h.Set("Access-Control-Max-Age", "7200")
+	h.Add("Vary", "Access-Control-Request-Headers")
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// protectResponse sets what every answer of the filter carries: readable by
+// scripts that hold the token, kept by no cache, sniffed by no browser.
+func protectResponse(h http.Header) {
+	setCORS(h)
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+}
+
+func setCORS(h http.Header) {
+	h.Set("Access-Control-Allow-Origin", "*")
+	h.Set("Access-Control-Expose-Headers", corsExposedHeaders)
+}
+
+func hasPrefixFold(s, prefix string) bool {
+	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
+}

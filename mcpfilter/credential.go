@@ -1,0 +1,72 @@
+package mcpfilter
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// maxToken is the longest gateway token that is looked at, in bytes.
+const maxToken = 4 << 10
+
+// credential returns the one gateway token of a request (RFC 6750 section 2). It
+// may stand in Authorization, or in X-Session-Token as scripts send it; two of
+// them are refused, because every reader might choose another.
+func credential(r *http.Request) (token string, no *refusal) {
+	if queryToken(r.URL.RawQuery) {
+		return "", malformedCredential("send the access token in the Authorization header, never in the URL")
+	}
+	authorization, session := r.Header["Authorization"], r.Header["X-Session-Token"]
+	switch len(authorization) + len(session) {
+	case 0:
+		return "", noCredential()
+	case 1:
+	default:
+		return "", malformedCredential("send exactly one credential")
+	}
+	if len(session) == 1 {
+		token = strings.TrimSpace(session[0])
+	} else {
+		scheme, rest, _ := strings.Cut(authorization[0], " ")
+		if !strings.EqualFold(scheme, "Bearer") {
+			return "", noCredential()
+		}
+		token = strings.TrimSpace(rest)
+	}
+	switch {
+	case token == "":
+		return "", noCredential()
+	case len(token) > maxToken:
+		return "", invalidToken("the access token is too long", nil)
+	case !isToken68(token):
+		return "", malformedCredential("the credential is malformed")
+	}
+	return token, nil
+}
+
+// isToken68 checks the b64token syntax of RFC 6750 section 2.1.
+func isToken68(s string) bool {
+	s = strings.TrimRight(s, "=")
+	for i := range len(s) {
+		c := s[i]
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-._~+/", c) >= 0) {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// queryToken says whether a query has an access_token parameter (RFC 6750 section 2.3), in any
+// spelling that some server might read as one.
+func queryToken(query string) bool {
+	for pair := range strings.FieldsFuncSeq(query, func(c rune) bool { return c == '&' || c == ';' }) {
+		name, _, _ := strings.Cut(pair, "=")
+		if decoded, err := url.QueryUnescape(name); err == nil {
+			name = decoded
+		}
+		if strings.EqualFold(strings.TrimSpace(name), "access_token") {
+			return true
+		}
+	}
+	return false
+}

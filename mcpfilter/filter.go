@@ -1,0 +1,228 @@
+package mcpfilter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+)
+
+func init() {
+	caddy.RegisterModule(Filter{})
+}
+
+// Filter stands in front of an MCP server: gateway token in, upstream token out.
+//
+// It answers the gateway's well-known documents and CORS preflights itself, refuses
+// paths that two readers could understand differently, authenticates every other
+// request, and hands it on with the user's upstream token. What comes back is
+// cleaned of everything that would speak for the gateway's origin, and an upstream's 401
+// becomes the gateway's own challenge.
+//
+// Deleted from every request, whatever the case and with `_` or `.` for `-`:
+//
+//   - credentials: Authorization, X-Session-Token, X-API-Key, Proxy-Authorization, DPoP, Cookie;
+//   - identity: X-Forwarded-User, -Email, -Groups, -Preferred-Username, -Access-Token and -Id-Token,
+//     Remote-User, -Email, -Groups and -Name, X-Remote-*, X-Auth-Request-*, X-Authenticated-*, X-User,
+//     X-User-Id, -Email, -Name, -Login, -Groups and -Roles, X-Gateway-*, X-Gw-*, X-WebAuth-*, X-MS-Client-Principal*,
+//     X-Goog-Authenticated-User-*, X-Goog-Iap-*, X-Amzn-Oidc-*, Cf-Access-*, Tailscale-User-*, X-Pomerium-*, X-Authentik-*;
+//   - path and method overrides: X-Original-URL, X-Rewrite-URL, X-HTTP-Method-Override and its kin;
+//   - Forwarded, odd spellings of X-Forwarded-*, and whatever Connection names.
+//
+// These placeholders are set for handlers behind the filter:
+//
+// Placeholder | Description
+// ------------|-------------
+// `{http.auth.user.id}` | The user's id in the gateway
+// `{http.auth.user.email}` | The user's e-mail address, or empty
+// `{http.auth.user.login}` | The user's login name, or empty
+// `{http.auth.user.name}` | The user's full name, or empty
+// `{http.auth.user.provider}` | The provider that vouches for the user
+// `{mcp.proxy}` | The proxy's id
+// `{mcp.client_id}` | The client (chatbot) that sent the request
+// `{mcp.client_name}` | The client's name as it registered
+// `{mcp.grant}` | The grant's id
+// `{mcp.method}` | The JSON-RPC method of a POST, `batch`, `response`, or `unknown`; empty for other HTTP methods
+// `{mcp.protocol_version}` | The MCP-Protocol-Version header
+// `{mcp.session}` | The Mcp-Session-Id header
+//
+// The access log gets the fields `user`, `client_id`, `grant`, `jti`, `proxy` and `mcp_method`. Caddy redacts
+// Authorization there, but not X-Session-Token: where clients use that one, delete
+// `request>headers>X-Session-Token` with the log's `filter` encoder.
+type Filter struct {
+	// The id of the proxy, as the `oauth_proxy` app knows it. Required.
+	Proxy string `json:"proxy,omitempty"`
+
+	// Refuses (404) every path but the resource's own and those below it. Implied by
+	// `upstream_path`. Without it the filter protects whatever its route lets through.
+	ResourceOnly bool `json:"resource_only,omitempty"`
+
+	// The path of the MCP server that takes the place of the resource's path: with
+	// the resource `https://gateway.example.com/jira/mcp` and `/v1/mcp` here, `/jira/mcp/x` goes
+	// upstream as `/v1/mcp/x`. Without it paths are not changed.
+	UpstreamPath *string `json:"upstream_path,omitempty"`
+
+	// How the upstream token travels: `header` (default) puts it on the request, for any
+	// handler behind; `transport` leaves it to the `mcp` transport of `reverse_proxy`, so that
+	// no handler or log between sees it, and a request that the upstream refuses with 401
+	// is repeated once with a renewed token.
+	Credential string `json:"credential,omitempty"`
+
+	// How often an open event stream is checked against its grant, so that a revoked
+	// one ends. Default: 30s. Negative turns the check off.
+	StreamRecheck caddy.Duration `json:"stream_recheck,omitempty"`
+
+	// How long an event stream may outlive the gateway token that began it. Within this time only
+	// the end of the stream or of the process ends it. Default: 15m. Negative sets no limit.
+	StreamPastExpiry caddy.Duration `json:"stream_past_expiry,omitempty"`
+
+	gateway Gateway
+	proxy   Proxy
+	paths   pathMap
+	log     *zap.Logger
+}
+
+// The values of Filter.Credential.
+const (
+	credentialHeader    = "header"
+	credentialTransport = "transport"
+)
+
+// CaddyModule returns the Caddy module information.
+func (Filter) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.mcp_filter",
+		New: func() caddy.Module { return new(Filter) },
+	}
+}
+
+// Provision sets defaults and finds the filter's gateway.
+func (f *Filter) Provision(ctx caddy.Context) error {
+	f.log = ctx.Logger()
+	if f.Credential == "" {
+		f.Credential = credentialHeader
+	}
+	if f.StreamRecheck == 0 {
+		f.StreamRecheck = caddy.Duration(30 * time.Second)
+	}
+	if f.StreamPastExpiry == 0 {
+		f.StreamPastExpiry = caddy.Duration(15 * time.Minute)
+	}
+	if f.Proxy == "" {
+		return errors.New("mcp_filter needs the id of a proxy")
+	}
+
+	mod, err := ctx.AppIfConfigured(AppName)
+	if errors.Is(err, caddy.ErrNotConfigured) {
+		return fmt.Errorf("mcp_filter %q: no oauth_proxy app is configured: add a global oauth_proxy block that declares this proxy", f.Proxy)
+	}
+	if err != nil {
+		return fmt.Errorf("mcp_filter %q: %w", f.Proxy, err)
+	}
+	app, ok := mod.(App)
+	if !ok {
+		return fmt.Errorf("mcp_filter %q: the oauth_proxy app (%T) offers no gateways", f.Proxy, mod)
+	}
+	if f.gateway, err = app.Gateway(f.Proxy); err != nil {
+		return fmt.Errorf("mcp_filter %q: %w", f.Proxy, err)
+	}
+	f.proxy = f.gateway.Proxy()
+	f.paths, err = newPathMap(f.proxy.ResourcePath, f.ResourceOnly, f.UpstreamPath)
+	if err != nil {
+		return fmt.Errorf("mcp_filter %q: upstream_path: %w", f.Proxy, err)
+	}
+	return nil
+}
+
+// Validate refuses unknown settings.
+func (f *Filter) Validate() error {
+	if f.Credential != credentialHeader && f.Credential != credentialTransport {
+		return fmt.Errorf("mcp_filter %q: credential %q: use %q or %q", f.Proxy, f.Credential, credentialHeader, credentialTransport)
+	}
+	return nil
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (f *Filter) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if f.gateway.ServeMetadata(w, r) {
+		return nil
+	}
+	if no := f.paths.apply(r); no != nil {
+		return f.refuse(w, no)
+	}
+	if isPreflight(r) {
+		answerPreflight(w, r)
+		return nil
+	}
+	if r.Method == http.MethodTrace || r.Method == "TRACK" {
+		return f.refuse(w, badRequest("this method would show what the MCP server is sent"))
+	}
+
+	leave, err := f.gateway.Enter()
+	if err != nil {
+		return f.refuse(w, unavailable(err))
+	}
+	defer leave()
+
+	token, no := credential(r)
+	if no != nil {
+		return f.refuse(w, no)
+	}
+	session, err := f.gateway.Authenticate(r.Context(), token)
+	if err != nil {
+		return f.refuse(w, gatewayRefusal(err))
+	}
+	return f.forward(w, r, next, &exchange{gateway: f.gateway, session: session, gatewayToken: token})
+}
+
+// forward hands an authenticated request on and guards the response.
+func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, x *exchange) error {
+	ctx, end := context.WithCancel(context.WithValue(r.Context(), exchangeKey{}, x))
+	var watching sync.WaitGroup
+	defer func() {
+		end()
+		watching.Wait()
+	}()
+	r = r.WithContext(ctx)
+
+	err := x.captureBody(r)
+	f.identify(r, x)
+	cleanRequest(r)
+	if err != nil {
+		protectResponse(w.Header())
+		return err
+	}
+	if x.token, err = f.gateway.UpstreamToken(ctx, x.session); err != nil {
+		return f.refuse(w, gatewayRefusal(err))
+	}
+	if f.Credential == credentialHeader {
+		r.Header.Set("Authorization", "Bearer "+x.token)
+		// Error routes and log_append run after us and see the same headers.
+		defer r.Header.Del("Authorization")
+	}
+
+	g := newGuard(w, r, f, x)
+	g.streaming = func() {
+		watching.Go(func() { f.watch(ctx, x, end) })
+	}
+	if err := next.ServeHTTP(g, r); err != nil {
+		protectResponse(w.Header())
+		return err
+	}
+	return nil
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Filter)(nil)
+	_ caddy.Validator             = (*Filter)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Filter)(nil)
+	_ caddyfile.Unmarshaler       = (*Filter)(nil)
+)

@@ -1,0 +1,126 @@
+package mcpfilter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// AppName is the name of the Caddy app that offers gateways to the filter.
+const AppName = "oauth_proxy"
+
+// App is what the oauth_proxy app offers to handlers.
+type App interface {
+	// Gateway returns the gateway as one proxy sees it. It is called while a config is
+	// provisioned, so it opens nothing; it fails when no such proxy is configured.
+	Gateway(proxy string) (Gateway, error)
+}
+
+// Gateway is what the filter needs to know about one proxy and its users.
+// Every method is safe for concurrent use and may be called before the app is
+// started and after its config was replaced, because streams outlive reloads.
+type Gateway interface {
+	// Proxy returns the proxy's fixed settings.
+	Proxy() Proxy
+
+	// Enter holds the vault open for one request until leave is called. An error says
+	// that the gateway is shutting down or cannot open its vault: the request is answered 503.
+	Enter() (leave func(), err error)
+
+	// Authenticate checks a gateway token for this proxy: signature, type, issuer,
+	// lifetime, audience, and that its grant is alive. The error is ErrInvalidToken
+	// when the token is no good, and anything else (usually *UnavailableError) when that
+	// could not be found out.
+	Authenticate(ctx context.Context, token string) (*Session, error)
+
+	// UpstreamToken returns the bearer token to send upstream, refreshed if need be.
+	// The error is ErrNeedsReauth when the user must log in again, and anything
+	// else (usually *UnavailableError) when the token cannot be had at the moment.
+	UpstreamToken(ctx context.Context, s *Session) (string, error)
+
+	// UpstreamRejected reports that the upstream answered 401 to token, and returns another
+	// token to try once. Its errors are those of UpstreamToken, and ErrStillRejected.
+	UpstreamRejected(ctx context.Context, s *Session, token string) (string, error)
+
+	// ServeMetadata answers the well-known documents of the gateway and its proxies. It
+	// returns false, and has written nothing, when the request's path is none of them.
+	ServeMetadata(w http.ResponseWriter, r *http.Request) bool
+
+	// Stopping is closed when the process is on its way out: streams end then, so
+	// that the server can leave within its grace period.
+	Stopping() <-chan struct{}
+}
+
+// Proxy is what the filter needs to know of one protected MCP server.
+type Proxy struct {
+	// ID is the proxy's configured id.
+	ID string
+
+	// Resource is the resource URL (RFC 8707), byte for byte as clients are given it.
+	Resource string
+
+	// ResourcePath is the path of Resource with percent-encoding undone: "/" when it has
+	// none, without a trailing slash otherwise.
+	ResourcePath string
+
+	// MetadataURL is the absolute URL of the protected resource metadata (RFC 9728
+	// section 5.1), named in challenges.
+	MetadataURL string
+
+	// Scopes are what a challenge asks for. Empty leaves the parameter out.
+	Scopes []string
+}
+
+// Session is one authenticated request's standing: the grant behind its gateway token.
+// It is only read.
+type Session struct {
+	// Grant is what the user allowed the client to do on this proxy.
+	Grant *tokenstore.Grant
+
+	// JTI is the id of the gateway token, for the audit trail.
+	JTI string
+
+	// Expires is when the gateway token ends.
+	Expires time.Time
+
+	// Scopes are the gateway token's scopes.
+	Scopes []string
+}
+
+// Errors of a Gateway that the filter decides on. Every other error is answered 503,
+// because a good client must not throw its tokens away over somebody else's outage.
+var (
+	// ErrInvalidToken says that the gateway token is malformed, expired, revoked or meant
+	// for another resource. It is answered 401 invalid_token (RFC 6750 section 3.1).
+	ErrInvalidToken = errors.New("invalid gateway token")
+
+	// ErrNeedsReauth says that the account's upstream tokens cannot be renewed: the
+	// user must log in again. It is answered 401 invalid_token.
+	ErrNeedsReauth = errors.New("the user must log in again")
+
+	// ErrStillRejected says that the upstream refuses a token that was renewed just
+	// now, so another renewal would not help. It is answered 401 invalid_token.
+	ErrStillRejected = errors.New("the upstream rejects the renewed token")
+)
+
+// UnavailableError says that the gateway or the provider cannot answer at the moment. It
+// is answered 503 with Retry-After.
+type UnavailableError struct {
+	// RetryAfter is when to try again; zero lets the filter choose.
+	RetryAfter time.Duration
+
+	// Err is the cause. It is logged, never shown to the client.
+	Err error
+}
+
+// Error names the cause.
+func (e *UnavailableError) Error() string {
+	return fmt.Sprintf("temporarily unavailable: %v", e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *UnavailableError) Unwrap() error { return e.Err }

@@ -1,0 +1,185 @@
+package mcpfilter_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+func init() {
+	caddy.RegisterModule(new(testApp))
+	httpcaddyfile.RegisterGlobalOption(mcpfilter.AppName, parseTestApp)
+}
+
+// gateways finds a test's gateway by its proxy id, from within a Caddy config.
+var gateways sync.Map
+
+// testApp stands for the oauth_proxy app.
+type testApp struct {
+	Proxies map[string]testProxy `json:"proxies,omitempty"`
+}
+
+type testProxy struct {
+	Resource string `json:"resource,omitempty"`
+}
+
+func (*testApp) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: mcpfilter.AppName, New: func() caddy.Module { return new(testApp) }}
+}
+
+func (*testApp) Start() error { return nil }
+func (*testApp) Stop() error  { return nil }
+
+// Gateway implements mcpfilter.App.
+func (a *testApp) Gateway(id string) (mcpfilter.Gateway, error) {
+	proxy, ok := a.Proxies[id]
+	if !ok {
+		return nil, fmt.Errorf("no proxy %q is configured", id)
+	}
+	g, ok := gateways.Load(id)
+	if !ok {
+		return nil, fmt.Errorf("the test has no gateway %q", id)
+	}
+	gw := g.(*testGateway)
+	gw.resource = proxy.Resource
+	return gw, nil
+}
+
+// parseTestApp parses `oauth_proxy { proxy <id> <resource> ... }`.
+func parseTestApp(d *caddyfile.Dispenser, _ any) (any, error) {
+	app := testApp{Proxies: make(map[string]testProxy)}
+	d.Next()
+	for d.NextBlock(0) {
+		var id, resource string
+		if !d.AllArgs(&id, &resource) {
+			return nil, d.ArgErr()
+		}
+		app.Proxies[id] = testProxy{Resource: resource}
+	}
+	return httpcaddyfile.App{Name: mcpfilter.AppName, Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+// testGateway is a gateway with one user, ada, whose gateway token is "good-token" and whose
+// upstream token is "upstream-1" until it is rejected; then "upstream-2", and so on.
+type testGateway struct {
+	id       string
+	resource string
+	stopping chan struct{}
+
+	mu       sync.Mutex
+	scopes   []string
+	enterErr error
+	authErr  error
+	tokenErr error
+	// rejectErr is what a rejection answers; nil renews.
+	rejectErr error
+	expires   time.Time
+	renewals  int
+	rejected  []string
+
+	entered atomic.Int64
+}
+
+// newGateway makes a gateway that a Caddy config reaches under the returned proxy id.
+func newGateway(t *testing.T) *testGateway {
+	t.Helper()
+	id := strings.ToLower(strings.NewReplacer("/", "-", "_", "-", "#", "-").Replace(t.Name()))
+	g := &testGateway{id: id, stopping: make(chan struct{}), scopes: []string{"read:jira", "write:jira"}, expires: time.Now().Add(time.Hour)}
+	gateways.Store(id, g)
+	t.Cleanup(func() { gateways.Delete(id) })
+	return g
+}
+
+// set changes the gateway while it may be in use.
+func (g *testGateway) set(change func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	change()
+}
+
+func (g *testGateway) rejections() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return append([]string(nil), g.rejected...)
+}
+
+func (g *testGateway) Proxy() mcpfilter.Proxy {
+	u, _ := url.Parse(g.resource)
+	return mcpfilter.Proxy{
+		ID: g.id, Resource: g.resource, ResourcePath: "/" + strings.Trim(u.Path, "/"),
+		MetadataURL: "https://gw.test/.well-known/oauth-protected-resource" + u.Path,
+		Scopes:      g.scopes,
+	}
+}
+
+func (g *testGateway) Enter() (func(), error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.enterErr != nil {
+		return nil, g.enterErr
+	}
+	g.entered.Add(1)
+	return func() { g.entered.Add(-1) }, nil
+}
+
+func (g *testGateway) Authenticate(_ context.Context, token string) (*mcpfilter.Session, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.authErr != nil {
+		return nil, g.authErr
+	}
+	if token != "good-token" {
+		return nil, fmt.Errorf("%w: unknown", mcpfilter.ErrInvalidToken)
+	}
+	return &mcpfilter.Session{
+		Grant: &tokenstore.Grant{
+			Meta: tokenstore.Meta{ID: "grant-1"}, State: tokenstore.StateActive,
+			ClientID: "gateway_0f", Client: "Chatbot", UserID: "user-1", AccountID: "account-1",
+			User: tokenstore.User{Provider: "okta", Subject: "00u1", Email: "ada@example.com", Login: "ada", Name: "Ada L"},
+		},
+		JTI: "jti-1", Expires: g.expires,
+	}, nil
+}
+
+func (g *testGateway) UpstreamToken(context.Context, *mcpfilter.Session) (string, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return fmt.Sprintf("upstream-%d", g.renewals+1), g.tokenErr
+}
+
+func (g *testGateway) UpstreamRejected(_ context.Context, _ *mcpfilter.Session, token string) (string, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.rejected = append(g.rejected, token)
+	if g.rejectErr != nil {
+		return "", g.rejectErr
+	}
+	g.renewals++
+	return fmt.Sprintf("upstream-%d", g.renewals+1), nil
+}
+
+func (g *testGateway) ServeMetadata(w http.ResponseWriter, r *http.Request) bool {
+	if !strings.HasPrefix(r.URL.Path, "/.well-known/oauth-protected-resource") {
+		return false
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(map[string]string{"resource": g.resource})
+	return true
+}
+
+func (g *testGateway) Stopping() <-chan struct{} { return g.stopping }

@@ -1,0 +1,185 @@
+package mcpfilter
+
+import (
+	"io"
+	"maps"
+	"net/http"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"golang.org/x/net/http/httpguts"
+)
+
+// withheldHeaders are the response headers by which an MCP server would speak for
+// the gateway's origin: set its cookies, its policies and its reporting, or send the
+// client elsewhere. Access-Control-* is withheld too. What handlers in front of the filter had set stays.
+var withheldHeaders = []string{
+	"Www-Authenticate", "Authentication-Info", "Dpop-Nonce",
+	"Set-Cookie", "Set-Cookie2", "Clear-Site-Data",
+	"Strict-Transport-Security", "Public-Key-Pins", "Alt-Svc", "Nel", "Report-To", "Reporting-Endpoints",
+	"Service-Worker-Allowed", "Refresh",
+	// these would overrule Cache-Control in caches in front of us
+	"Cdn-Cache-Control", "Surrogate-Control",
+}
+
+// guard is the way back: it turns the MCP server's response into one of this gateway.
+// Bodies pass through as they come.
+type guard struct {
+	*caddyhttp.ResponseWriterWrapper
+	filter *Filter
+	r      *http.Request
+	x      *exchange
+
+	// streaming is called when the response begins to be an event stream.
+	streaming func()
+
+	// before is the header as handlers in front of the filter left it.
+	before http.Header
+
+	// wroteHeader says that the header is out, and discard that the answer is our own
+	// and the MCP server's body goes nowhere.
+	wroteHeader, discard bool
+}
+
+func newGuard(w http.ResponseWriter, r *http.Request, f *Filter, x *exchange) *guard {
+	return &guard{
+		ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
+		filter:                f, r: r, x: x,
+		before: w.Header().Clone(),
+	}
+}
+
+// WriteHeader judges the response and sends its header, or a refusal in its place.
+func (g *guard) WriteHeader(status int) {
+	if g.wroteHeader {
+		return
+	}
+	h := g.Header()
+	if 100 <= status && status < 200 && status != http.StatusSwitchingProtocols {
+		g.withhold(h)
+		g.ResponseWriter.WriteHeader(status)
+		return
+	}
+	g.wroteHeader = true
+	if no := g.judge(status, h); no != nil {
+		g.replace(no)
+		return
+	}
+	g.withhold(h)
+	if status != http.StatusSwitchingProtocols {
+		stream := isEventStream(h)
+		setCORS(h)
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Add("Vary", "Authorization")
+		setCaching(h, stream)
+		if !stream && !isJSON(h) {
+			// Whatever else it is, it must not run on the origin of the consent page.
+			h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
+		}
+		if stream {
+			g.streaming()
+		}
+	}
+	g.ResponseWriter.WriteHeader(status)
+}
+
+// judge returns what to answer instead of the MCP server's response, if anything.
+func (g *guard) judge(status int, h http.Header) *refusal {
+	switch {
+	case status == http.StatusUnauthorized:
+		if err := g.x.report(g.r.Context()); err != nil {
+			return gatewayRefusal(err)
+		}
+		return invalidToken("the MCP server did not accept this user's authorization; try again", nil)
+	case 300 <= status && status < 400:
+		return g.redirect(h)
+	}
+	return nil
+}
+
+// replace answers with a refusal; of the MCP server's response nothing remains.
+func (g *guard) replace(no *refusal) {
+	g.discard = true
+	h := g.Header()
+	clear(h)
+	maps.Copy(h, g.before)
+	// A client that left is told nothing, and the handler finds that out itself.
+	_ = g.filter.refuse(g.ResponseWriter, no)
+}
+
+// withhold takes back the headers that are not the MCP server's to set.
+func (g *guard) withhold(h http.Header) {
+	for name := range h {
+		if strings.HasPrefix(name, "Access-Control-") {
+			g.restore(h, name)
+		}
+	}
+	for _, name := range withheldHeaders {
+		g.restore(h, name)
+	}
+}
+
+func (g *guard) restore(h http.Header, name string) {
+	if values, ok := g.before[name]; ok {
+		h[name] = values
+	} else {
+		delete(h, name)
+	}
+}
+
+// Write sends a piece of the body.
+func (g *guard) Write(p []byte) (int, error) {
+	g.begin()
+	if g.discard {
+		return len(p), nil
+	}
+	return g.ResponseWriter.Write(p)
+}
+
+// ReadFrom sends a body that the handler has not read itself.
+func (g *guard) ReadFrom(r io.Reader) (int64, error) {
+	g.begin()
+	if g.discard {
+		return io.Copy(io.Discard, r)
+	}
+	return g.ResponseWriterWrapper.ReadFrom(r)
+}
+
+// FlushError sends what is buffered, the header at least. http.ResponseController looks for it.
+func (g *guard) FlushError() error {
+	g.begin()
+	return http.NewResponseController(g.ResponseWriter).Flush()
+}
+
+func (g *guard) begin() {
+	if !g.wroteHeader {
+		g.WriteHeader(http.StatusOK)
+	}
+}
+
+// setCaching keeps responses out of shared caches, and tells `encode` and proxies to leave event streams as they are.
+func setCaching(h http.Header, stream bool) {
+	value := strings.Join(h["Cache-Control"], ", ")
+	switch {
+	case strings.TrimSpace(value) == "" || strings.Contains(value, `"`):
+		// Qualified forms such as private="field" leave the rest to shared caches.
+		value = "no-store"
+	default:
+		var kept []string
+		for directive := range strings.SplitSeq(value, ",") {
+			directive = strings.TrimSpace(directive)
+			name, _, _ := strings.Cut(strings.ToLower(directive), "=")
+			if name != "" && name != "public" && name != "s-maxage" && name != "private" {
+				kept = append(kept, directive)
+			}
+		}
+		value = strings.Join(append(kept, "private"), ", ")
+	}
+	if stream && !httpguts.HeaderValuesContainsToken([]string{value}, "no-transform") {
+		value += ", no-transform"
+	}
+	h.Set("Cache-Control", value)
+}
+
+// Interface guards
+var _ http.ResponseWriter = (*guard)(nil)

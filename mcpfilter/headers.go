@@ -1,0 +1,110 @@
+package mcpfilter
+
+import (
+	"net/http"
+	"strings"
+)
+
+// deletedHeaders are the request headers that never go upstream, folded as foldName does.
+// A trailing star stands for any ending. They are named on [Filter].
+var deletedHeaders = compileNames(
+	// credentials
+	"authorization", "x-session-token", "x-api-key", "proxy-authorization", "dpop", "cookie", "cookie2",
+	// identity
+	"x-forwarded-user", "x-forwarded-email", "x-forwarded-groups", "x-forwarded-preferred-username",
+	"x-forwarded-access-token", "x-forwarded-id-token",
+	"remote-user", "remote-email", "remote-groups", "remote-name", "x-remote-*",
+	"x-auth-request-*", "x-authenticated-*", "x-gateway-*", "x-gw-*",
+	"x-user", "x-user-id", "x-user-email", "x-user-name", "x-user-login", "x-user-groups", "x-user-roles",
+	"x-webauth-*", "x-ms-client-principal*", "x-goog-authenticated-user-*", "x-goog-iap-*", "x-amzn-oidc-*",
+	"cf-access-*", "tailscale-user-*", "x-pomerium-*", "x-authentik-*",
+	// path and method overrides
+	"x-original-url", "x-original-uri", "x-rewrite-url", "x-http-method-override", "x-http-method", "x-method-override",
+	// unlike X-Forwarded-*, reverse_proxy neither checks nor replaces this one
+	"forwarded",
+)
+
+type nameSet struct {
+	exact    map[string]bool
+	prefixes []string
+}
+
+func compileNames(names ...string) nameSet {
+	s := nameSet{exact: make(map[string]bool)}
+	for _, name := range names {
+		if prefix, ok := strings.CutSuffix(name, "*"); ok {
+			s.prefixes = append(s.prefixes, prefix)
+		} else {
+			s.exact[name] = true
+		}
+	}
+	return s
+}
+
+func (s nameSet) has(folded string) bool {
+	if s.exact[folded] {
+		return true
+	}
+	for _, prefix := range s.prefixes {
+		if strings.HasPrefix(folded, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// foldName brings a header name to the form in which servers that make variables of
+// headers (CGI, WSGI, Rack) cannot tell it from others.
+func foldName(name string) string {
+	return strings.Map(func(c rune) rune {
+		switch {
+		case c == '_' || c == '.':
+			return '-'
+		case 'A' <= c && c <= 'Z':
+			return c + ('a' - 'A')
+		default:
+			return c
+		}
+	}, name)
+}
+
+// cleanRequest deletes from a client's request what must not go upstream.
+func cleanRequest(r *http.Request) {
+	h := r.Header
+	cleanConnection(h)
+	for name := range h {
+		folded := foldName(name)
+		odd := strings.HasPrefix(folded, "x-forwarded-") && http.CanonicalHeaderKey(folded) != name
+		if odd || deletedHeaders.has(folded) {
+			delete(h, name)
+		}
+	}
+	// Some servers merge trailers into headers, behind every check of them.
+	r.Trailer = nil
+	h.Del("Trailer")
+}
+
+// cleanConnection deletes the headers that Connection names (RFC 9110 section
+// 7.6.1), and keeps of Connection only the upgrade. reverse_proxy would do the same
+// later, and delete with them what we and its own options set meanwhile.
+func cleanConnection(h http.Header) {
+	values := h["Connection"]
+	if values == nil {
+		return
+	}
+	delete(h, "Connection")
+	var upgrade bool
+	for _, value := range values {
+		for name := range strings.SplitSeq(value, ",") {
+			name = strings.TrimSpace(name)
+			if strings.EqualFold(name, "upgrade") {
+				upgrade = true
+				continue
+			}
+			h.Del(name)
+		}
+	}
+	if upgrade {
+		h.Set("Connection", "Upgrade")
+	}
+}

@@ -1,0 +1,58 @@
+package mcpfilter
+
+import (
+	"net/http"
+	"testing"
+)
+
+func TestT59T61T63CredentialsAndIdentityNeverGoUpstream(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{
+		"Authorization", "X-Session-Token", "X-Api-Key", "Proxy-Authorization", "Dpop", "Cookie",
+		"X-Forwarded-User", "X_forwarded_user", "X.forwarded.user", "x-forwarded-user", "X-FORWARDED-USER", "X-Forwarded_User",
+		"X-Forwarded-Email", "X-Forwarded-Groups", "X-Forwarded-Preferred-Username", "X-Forwarded-Access-Token",
+		"X-Auth-Request-User", "X_Auth.Request-Email", "Remote-User", "Remote_User", "X-Remote-User", "X-User", "X-User-Email",
+		"X-Gateway-User", "X-Gw-User", "x_gw_user", "X.Gw.User", "Cf-Access-Jwt-Assertion", "Authorization_", "X-Original-Url", "X-Http-Method-Override",
+		"Forwarded", "X_Forwarded_For", "X.Forwarded.Host",
+	} {
+		r := &http.Request{Header: http.Header{name: {"mallory", "mallory"}}}
+		cleanRequest(r)
+		if name == "Authorization_" { // another name altogether
+			if len(r.Header) != 1 {
+				t.Errorf("%s was deleted", name)
+			}
+			continue
+		}
+		if len(r.Header) != 0 {
+			t.Errorf("%s goes upstream", name)
+		}
+	}
+	for _, name := range []string{
+		"Mcp-Session-Id", "Mcp-Method", "Mcp-Name", "Mcp-Param-Tenant_id", "Mcp-Protocol-Version", "Last-Event-Id",
+		"Accept", "Content-Type", "Traceparent", "Tracestate", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "User-Agent", "X-User-Agent",
+	} {
+		r := &http.Request{Header: http.Header{name: {"1"}}}
+		cleanRequest(r)
+		if len(r.Header) != 1 {
+			t.Errorf("%s was deleted", name)
+		}
+	}
+}
+
+func TestT60ConnectionNamesAreDeletedBeforeInjection(t *testing.T) {
+	t.Parallel()
+	r := &http.Request{Header: http.Header{
+		"Connection": {"close, Authorization, x-named ,Upgrade", "X-Second,"}, "Upgrade": {"websocket"},
+		"Authorization": {"Bearer gateway"}, "X-Named": {"1"}, "X-Second": {"2"}, "X-Kept": {"3"},
+	}, Trailer: http.Header{"X-Late": nil}}
+	cleanRequest(r)
+	if got := r.Header.Values("Connection"); len(got) != 1 || got[0] != "Upgrade" {
+		t.Errorf("Connection: %q", got)
+	}
+	if r.Header.Get("X-Named") != "" || r.Header.Get("X-Second") != "" || r.Header.Get("X-Kept") != "3" || r.Header.Get("Upgrade") != "websocket" {
+		t.Errorf("header: %v", r.Header)
+	}
+	if r.Trailer != nil {
+		t.Error("trailers go upstream")
+	}
+}

@@ -1,0 +1,102 @@
+package mcpfilter
+
+import (
+	"errors"
+	"io"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+)
+
+func init() {
+	caddy.RegisterModule(Transport{})
+}
+
+// Transport is Caddy's HTTP transport with an upstream token. It takes every option of
+// the `http` transport, and adds to each request the token that the `mcp_filter`
+// in front of its `reverse_proxy` obtained:
+//
+//   - The token is put on a copy of the request, so no handler and no log sees it.
+//   - A request that the MCP server refuses with 401 is repeated once with a renewed token, if it
+//     has no body or a JSON body of at most 1 MiB. Other bodies are not repeated: the token is
+//     renewed, and the client gets a challenge and tries again.
+//   - An event stream that the filter ends, ends cleanly for the client.
+//
+// A request that did not come through an `mcp_filter` is not sent (502). Active health checks are
+// sent without a token.
+type Transport struct {
+	reverseproxy.HTTPTransport
+}
+
+// errNoFilter is what a request gets that nobody authenticated.
+var errNoFilter = errors.New("transport mcp: the request did not pass an mcp_filter: put one in front of this reverse_proxy, or use mcp_proxy")
+
+// maxDrain is how much of a refused response is read so that its connection can be used again.
+const maxDrain = 64 << 10
+
+// CaddyModule returns the Caddy module information.
+func (Transport) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.reverse_proxy.transport.mcp",
+		New: func() caddy.Module { return new(Transport) },
+	}
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	x, ok := req.Context().Value(exchangeKey{}).(*exchange)
+	if !ok {
+		if served := req.Context().Value(caddyhttp.VarsCtxKey) != nil; served {
+			return nil, errNoFilter
+		}
+		return t.HTTPTransport.RoundTrip(req) // no client's request but an active health check
+	}
+	x.upstreamHost = req.Host
+
+	res, err := t.HTTPTransport.RoundTrip(x.authorized(req))
+	if err != nil {
+		return nil, err
+	}
+	if res.StatusCode == http.StatusUnauthorized && !x.reported {
+		// A 401 says that the request was not processed, so repeating it is safe. What the
+		// gateway could not renew, the guard tells the client.
+		if err := x.report(req.Context()); err == nil && x.repeatable(req) {
+			discard(res)
+			if res, err = t.HTTPTransport.RoundTrip(x.authorized(req)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	switch {
+	case res.StatusCode == http.StatusUnauthorized:
+		discard(res)
+	case res.StatusCode != http.StatusSwitchingProtocols && isEventStream(res.Header):
+		res.Body = &streamBody{ReadCloser: res.Body, x: x}
+	}
+	return res, nil
+}
+
+// discard drops the body of a response that the client will not see.
+func discard(res *http.Response) {
+	_, _ = io.CopyN(io.Discard, res.Body, maxDrain) // for the connection's sake; an error costs just that
+	_ = res.Body.Close()
+	res.Body = http.NoBody
+	res.ContentLength = 0
+	res.Header.Del("Content-Length")
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner                                = (*Transport)(nil)
+	_ caddy.CleanerUpper                               = (*Transport)(nil)
+	_ http.RoundTripper                                = (*Transport)(nil)
+	_ caddyfile.Unmarshaler                            = (*Transport)(nil)
+	_ reverseproxy.TLSTransport                        = (*Transport)(nil)
+	_ reverseproxy.H2CTransport                        = (*Transport)(nil)
+	_ reverseproxy.RequestHeaderOpsTransport           = (*Transport)(nil)
+	_ reverseproxy.HealthCheckSchemeOverriderTransport = (*Transport)(nil)
+	_ reverseproxy.ProxyProtocolTransport              = (*Transport)(nil)
+)
