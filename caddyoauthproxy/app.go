@@ -1,0 +1,230 @@
+package caddyoauthproxy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
+)
+
+func init() {
+	caddy.RegisterModule(new(App))
+}
+
+// App is an OAuth gateway for MCP servers. It is an OAuth 2.1 authorization server for chatbots, logs
+// their users in at a provider, and keeps the upstream tokens it gets there in an encrypted vault. The
+// `oauth_proxy` handler serves its endpoints, and the `mcp_filter` handler swaps its
+// access tokens for upstream tokens in front of `reverse_proxy`.
+type App struct {
+	// The gateway's issuer identifier (RFC 8414): its public URL, without query and fragment. Every URL that
+	// the gateway tells anybody begins with it. Required. Must be https, except on localhost, 127.0.0.1 and [::1].
+	Issuer string `json:"issuer,omitempty"`
+
+	// Where tokens are kept. Default: `bbolt`, one file in Caddy's data directory.
+	VaultRaw json.RawMessage `json:"vault,omitempty" caddy:"namespace=oauth_proxy.vaults inline_key=module"`
+
+	// Keys that the vault is encrypted with: 32 random bytes each, base64 or hex, as placeholders
+	// (`{file./run/secrets/vault.key}` or `{env.VAULT_KEY}`). The first encrypts, all decrypt. Default: a
+	// key file beside the vault file, made at the first start.
+	EncryptionKeys []string `json:"encryption_keys,omitempty"`
+
+	// The providers that users log in at, by name. At least one.
+	Providers map[string]*Provider `json:"providers,omitempty"`
+
+	// The protected MCP servers, by id. At least one. An id is letters, digits, `-` and `_`; it stands in endpoint paths.
+	Proxies map[string]*Proxy `json:"proxies,omitempty"`
+
+	// How long an access token lives. Default: 1h.
+	AccessTokenTTL caddy.Duration `json:"access_token_ttl,omitempty"`
+
+	// How long a grant lives without being refreshed. Default: 30d.
+	RefreshTokenIdle caddy.Duration `json:"refresh_token_idle,omitempty"`
+
+	// How long a grant lives in any case; then the user logs in again. Default: 90d.
+	RefreshTokenTTL caddy.Duration `json:"refresh_token_ttl,omitempty"`
+
+	// How long a refresh token that was just replaced is answered again with the same successor, for clients that
+	// lost the answer. Using it later ends the grant. Default: 60s, at most 1h; negative for none.
+	RefreshGrace caddy.Duration `json:"refresh_grace,omitempty"`
+
+	// How long an authorization code lives. Default: 60s, at most 10m.
+	CodeTTL caddy.Duration `json:"code_ttl,omitempty"`
+
+	// How long a user may take for the consent page, and again for the provider's login. Default: 5m, at most 1h.
+	LoginTTL caddy.Duration `json:"login_ttl,omitempty"`
+
+	// How long before its end an upstream token is refreshed in the background; never more than half of the
+	// token's life. Default: 5m.
+	RefreshBefore caddy.Duration `json:"refresh_before,omitempty"`
+
+	// How often ended and expired records are cleaned out. Default: 1h; negative for never.
+	CleanupInterval caddy.Duration `json:"cleanup_interval,omitempty"`
+
+	// How long ended grants are kept. Default: 90d.
+	Retention caddy.Duration `json:"retention,omitempty"`
+
+	ctx    caddy.Context
+	log    *zap.Logger
+	vault  Vault
+	config *resolved
+
+	gateway  atomic.Pointer[gateway]
+	opening  sync.Mutex
+	openErr  error
+	stopping chan struct{}
+	stopOnce sync.Once
+	done     chan struct{}
+	jobs     sync.WaitGroup
+}
+
+// CaddyModule returns the Caddy module information.
+func (*App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: mcpfilter.AppName, New: func() caddy.Module { return new(App) }}
+}
+
+const (
+	// openTimeout bounds how long a config load waits for the vault.
+	openTimeout = 10 * time.Second
+
+	// drainTimeout bounds how long the process waits for refreshes to be saved when it ends.
+	drainTimeout = 15 * time.Second
+)
+
+// Provision checks and resolves the configuration. It opens nothing and touches no file but those
+// that placeholders name, so that `caddy validate` is free of side effects.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.ctx, a.log = ctx, ctx.Logger()
+	a.stopping, a.done = make(chan struct{}), make(chan struct{})
+	if a.VaultRaw == nil {
+		a.VaultRaw = json.RawMessage(`{"module":"bbolt"}`)
+	}
+	mod, err := ctx.LoadModule(a, "VaultRaw")
+	if err != nil {
+		return fmt.Errorf("vault: %w", err)
+	}
+	vault, ok := mod.(Vault)
+	if !ok {
+		return fmt.Errorf("vault: module %T is not a vault", mod)
+	}
+	a.vault = vault
+	a.config, err = a.resolve()
+	return err
+}
+
+// Start opens the vault, within a time limit. An error keeps the previous config running.
+func (a *App) Start() error {
+	g, err := a.open()
+	if err != nil {
+		return err
+	}
+	a.jobs.Go(a.watchExit)
+	if interval := a.cleanupInterval(); interval > 0 {
+		a.jobs.Go(func() { a.cleanup(g, interval) })
+	}
+	return nil
+}
+
+// Stop only marks the end: requests of this config may go on for as long as their streams do, and
+// need the vault. On the way out of the process it waits for refreshes in flight to be saved.
+func (a *App) Stop() error {
+	if !caddy.Exiting() {
+		return nil
+	}
+	a.endStreams()
+	g := a.gateway.Load()
+	if g == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	return g.drain(ctx)
+}
+
+// Cleanup gives up this config's hold on the vault. The vault itself closes when nobody holds it
+// any more: not a later config, not a request, not a refresh.
+func (a *App) Cleanup() error {
+	if a.done != nil {
+		close(a.done)
+	}
+	a.jobs.Wait()
+	a.opening.Lock()
+	defer a.opening.Unlock()
+	a.openErr = errClosed
+	if g := a.gateway.Load(); g != nil {
+		g.hold.leave()
+	}
+	return nil
+}
+
+var errClosed = errors.New("this configuration is no longer in use")
+
+// open returns the gateway, opening it the first time. Caddy starts apps in no particular
+// order, so a request may come before Start and then opens it.
+func (a *App) open() (*gateway, error) {
+	if g := a.gateway.Load(); g != nil {
+		return g, nil
+	}
+	a.opening.Lock()
+	defer a.opening.Unlock()
+	if g := a.gateway.Load(); g != nil {
+		return g, nil
+	}
+	if a.openErr != nil {
+		return nil, a.openErr
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), openTimeout)
+	defer cancel()
+	g, err := openGateway(ctx, a)
+	if err != nil {
+		a.openErr = err
+		return nil, err
+	}
+	a.gateway.Store(g)
+	return g, nil
+}
+
+// endStreams tells open event streams to end.
+func (a *App) endStreams() { a.stopOnce.Do(func() { close(a.stopping) }) }
+
+// watchExit ends the streams as soon as the process is on its way out. Stop cannot do it: the HTTP app's own
+// Stop may come first, and it waits for the streams.
+func (a *App) watchExit() {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-a.done:
+			return
+		case <-tick.C:
+			if caddy.Exiting() {
+				a.endStreams()
+				return
+			}
+		}
+	}
+}
+
+// Gateway returns the gateway as one proxy sees it, for the MCP filter.
+func (a *App) Gateway(proxy string) (mcpfilter.Gateway, error) {
+	p := a.config.proxy(proxy)
+	if p == nil {
+		return nil, fmt.Errorf("oauth_proxy: no proxy %q; declared are: %s", proxy, listed(a.Proxies))
+	}
+	return &proxyGateway{app: a, proxy: p}, nil
+}
+
+// Interface guards
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+	_ mcpfilter.App      = (*App)(nil)
+)

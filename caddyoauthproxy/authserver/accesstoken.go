@@ -1,0 +1,138 @@
+package authserver
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	josejson "github.com/go-jose/go-jose/v4/json"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// Claims are the claims of a gateway access token (RFC 9068 §2.2).
+type Claims struct {
+	Issuer   string `json:"iss"`
+	Audience string `json:"aud"` // one resource, as a string
+	Subject  string `json:"sub"` // pseudonymous, the same for a user at all proxies of a provider
+	ClientID string `json:"client_id"`
+	Scope    string `json:"scope,omitempty"`
+	JTI      string `json:"jti"`
+	GrantID  string `json:"sid"` // names the grant, which is looked up on every request
+	IssuedAt int64  `json:"iat"`
+	Expires  int64  `json:"exp"`
+}
+
+const (
+	// maxAccessToken bounds what is looked at at all, in bytes.
+	maxAccessToken = 4 << 10
+
+	// clockLeeway is how far the clocks of two gateway nodes may differ.
+	clockLeeway = 30 * time.Second
+)
+
+// ErrInvalidToken says that an access token is not one to act on: not ours, expired, for another
+// resource, or of a grant that was ended. The wrapped text says which, for the log.
+var ErrInvalidToken = errors.New("invalid access token")
+
+// Authenticate judges the access token of an MCP request to a proxy (RFC 9068 §4): signature, type, issuer,
+// audience, time, and that the grant is alive now. Errors are ErrInvalidToken, or what the vault says.
+func (s *Server) Authenticate(ctx context.Context, token, proxyID string) (*tokenstore.Grant, *Claims, error) {
+	invalid := func(why string) error { return fmt.Errorf("%w: %s", ErrInvalidToken, why) }
+	p := s.proxies[proxyID]
+	if p == nil {
+		return nil, nil, invalid("no such proxy")
+	}
+	c, err := s.keys.verify(token)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrInvalidToken, err)
+	}
+	now := s.vault.Now()
+	switch {
+	case c.Issuer != s.issuer:
+		return nil, nil, invalid("issued by another gateway")
+	case c.Audience != p.Resource:
+		return nil, nil, invalid("for another resource")
+	case !now.Before(time.Unix(c.Expires, 0)):
+		return nil, nil, invalid("expired")
+	case time.Unix(c.IssuedAt, 0).After(now.Add(clockLeeway)):
+		return nil, nil, invalid("issued in the future")
+	}
+	g, err := s.vault.Grant(ctx, c.GrantID)
+	switch {
+	case errors.Is(err, tokenstore.ErrNotFound):
+		return nil, nil, invalid("its grant is gone")
+	case err != nil:
+		return nil, nil, fmt.Errorf("grant: %w", err)
+	case g.State != tokenstore.StateActive:
+		return nil, nil, invalid("its grant was ended")
+	case g.Proxy != p.ID || g.ClientID != c.ClientID || g.UserID != c.Subject:
+		return nil, nil, invalid("its grant is another")
+	case !now.Before(g.Ends):
+		return nil, nil, invalid("its grant has expired")
+	}
+	return g, c, nil
+}
+
+// sign makes a compact JWS of the claims with the newest key.
+func (k *keyring) sign(c Claims) (string, error) {
+	payload, err := josejson.Marshal(c)
+	if err != nil {
+		return "", err
+	}
+	jws, err := k.signer.Sign(payload)
+	if err != nil {
+		return "", err
+	}
+	return jws.CompactSerialize()
+}
+
+// verify checks that the token is one that this gateway signed, in the one spelling in which it did, and
+// decodes its claims. It judges no claim but that all required ones are there.
+//
+// The header of our tokens is a constant per key. Comparing it as text, before anything is parsed,
+// settles type, algorithm and key at once, and leaves nothing for jwk, jku, x5u, crit or a forged kid to do.
+func (k *keyring) verify(token string) (*Claims, error) {
+	if len(token) > maxAccessToken {
+		return nil, errors.New("too long")
+	}
+	head, rest, _ := strings.Cut(token, ".")
+	key, ok := k.byHeader[head]
+	if !ok {
+		return nil, errors.New("not signed by a key of this gateway")
+	}
+	payload, signature, ok := strings.Cut(rest, ".")
+	if !ok || !canonicalSegment(payload) || !canonicalSegment(signature) {
+		return nil, errors.New("not in canonical form")
+	}
+	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{signingAlgorithm})
+	if err != nil {
+		return nil, errors.New("malformed")
+	}
+	verified, err := jws.Verify(key)
+	if err != nil {
+		return nil, errors.New("wrong signature")
+	}
+	var c Claims
+	if err := josejson.Unmarshal(verified, &c); err != nil {
+		return nil, errors.New("malformed claims")
+	}
+	if c.Issuer == "" || c.Audience == "" || c.Subject == "" || c.ClientID == "" || c.JTI == "" || !plausibleID(c.GrantID) || c.IssuedAt <= 0 || c.Expires <= 0 {
+		return nil, errors.New("a required claim is missing")
+	}
+	return &c, nil
+}
+
+// canonicalSegment reports whether the segment is base64url in its only spelling: no padding, no line
+// breaks, no spare bits. Otherwise one token would have many texts.
+func canonicalSegment(v string) bool {
+	if v == "" || !isBase64URL(v) {
+		return false
+	}
+	_, err := base64.RawURLEncoding.Strict().DecodeString(v)
+	return err == nil
+}

@@ -1,0 +1,208 @@
+package authserver
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/console"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// serveAuthorize is GET authorize (RFC 6749 §4.1.1): response_type=code, client_id, redirect_uri,
+// code_challenge with S256 (RFC 7636), state, scope, resource (RFC 8707). It answers with the consent
+// page. Errors about the client or the redirect URI are a page, because nobody
+// may be redirected then; all others go back to the client with error, state and iss.
+//
+// Nothing is stored: the checked request travels in the page, sealed, until Allow is pressed.
+func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	client, redirectURI, err := s.authorizeTarget(r, q)
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	req, err := s.authorizeRequest(r, q, client, redirectURI)
+	if err != nil {
+		s.redirectError(w, r, redirectURI, q.Get("state"), err)
+		return
+	}
+	page, err := s.consentPage(w, r, client, req)
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	s.pages.Consent(w, page)
+}
+
+// authorizeTarget establishes who asks and where the answer goes, before anything else is looked at.
+func (s *Server) authorizeTarget(r *http.Request, q url.Values) (*tokenstore.Client, string, error) {
+	pinned, err := s.proxyOf(r)
+	if err != nil {
+		return nil, "", err
+	}
+	if len(q["client_id"]) > 1 || len(q["redirect_uri"]) > 1 {
+		return nil, "", refuse("invalid_request", "client_id or redirect_uri is sent more than once")
+	}
+	client, err := s.client(r.Context(), q.Get("client_id"))
+	if errors.Is(err, tokenstore.ErrNotFound) {
+		return nil, "", refuse("invalid_client", "This application is not known here. Remove the connection in the application and add it again, so that it registers anew.")
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("client: %w", err)
+	}
+	redirectURI := q.Get("redirect_uri")
+	if redirectURI == "" && len(client.RedirectURIs) == 1 {
+		redirectURI = client.RedirectURIs[0]
+	}
+	// The proxy may still be open here (it comes from resource, which has its own errors);
+	// then any proxy's rule has to hold, and the final one is asked below.
+	for _, p := range s.order {
+		if pinned != nil && p != pinned {
+			continue
+		}
+		if registeredRedirect(client.RedirectURIs, p, redirectURI) {
+			return client, redirectURI, nil
+		}
+	}
+	return nil, "", refuse("invalid_redirect_uri", "The address that the application wants you sent back to is not one that it registered, or not one that is allowed here.")
+}
+
+// authorizeRequest checks the rest of the request.
+func (s *Server) authorizeRequest(r *http.Request, q url.Values, client *tokenstore.Client, redirectURI string) (*tokenstore.AuthRequest, error) {
+	if err := noRepeats(q); err != nil {
+		return nil, err
+	}
+	if q.Get("response_type") != "code" {
+		return nil, refuse("unsupported_response_type", "response_type must be code")
+	}
+	if q.Has("request") || q.Has("request_uri") {
+		return nil, refuse("request_not_supported", "send the parameters in the query")
+	}
+	if mode := q.Get("response_mode"); mode != "" && mode != "query" {
+		return nil, refuse("invalid_request", "response_mode must be query")
+	}
+	if len(q.Get("state")) > maxMetadataString {
+		return nil, refuse("invalid_request", "state is longer than 1024 bytes")
+	}
+	// RFC 7636 §4.3: a missing method means plain, which is as good as nothing here.
+	if q.Get("code_challenge") == "" || q.Get("code_challenge_method") != "S256" {
+		return nil, refuse("invalid_request", "PKCE is required: send code_challenge with code_challenge_method=S256")
+	}
+	if len(q.Get("code_challenge")) != 43 || !isBase64URL(q.Get("code_challenge")) {
+		return nil, refuse("invalid_request", "code_challenge must be 43 base64url characters")
+	}
+	pinned, err := s.proxyOf(r)
+	if err != nil {
+		return nil, err
+	}
+	p, refusal := s.selectProxy(pinned, q.Get("resource"), client)
+	if refusal != nil {
+		return nil, refusal
+	}
+	if !p.allowsRedirect(redirectURI) {
+		return nil, refuse("access_denied", "this redirect URI is not allowed for this MCP server")
+	}
+	return &tokenstore.AuthRequest{
+		TransactionID: rand.Text(),
+		ClientID:      client.ID,
+		RedirectURI:   redirectURI,
+		State:         q.Get("state"),
+		CodeChallenge: q.Get("code_challenge"),
+		Scopes:        grantScopes(p, q.Get("scope")),
+		Proxy:         p.ID,
+		Resource:      p.Resource,
+	}, nil
+}
+
+func isBase64URL(v string) bool {
+	return strings.IndexFunc(v, func(c rune) bool {
+		return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-')
+	}) < 0
+}
+
+// sealRequest packs a checked request into the text that the consent page carries.
+func (s *Server) sealRequest(req *tokenstore.AuthRequest) (string, error) {
+	plain, err := json.Marshal(req)
+	if err != nil {
+		return "", fmt.Errorf("authorization request: %w", err)
+	}
+	return s.vault.Seal(purposeConsent, plain, s.vault.Now().Add(s.life.Login)), nil
+}
+
+func (s *Server) openRequest(sealed string) (*tokenstore.AuthRequest, error) {
+	plain, err := s.vault.OpenSealed(purposeConsent, sealed)
+	if err != nil {
+		return nil, err
+	}
+	var req tokenstore.AuthRequest
+	if err := json.Unmarshal(plain, &req); err != nil {
+		return nil, fmt.Errorf("authorization request: %w", err)
+	}
+	return &req, nil
+}
+
+// redirectError sends the browser back to the client with an error (RFC 6749 §4.1.2.1).
+func (s *Server) redirectError(w http.ResponseWriter, r *http.Request, redirectURI, state string, err error) {
+	e := asError(err)
+	code := e.Code
+	if e.Status == http.StatusNotFound {
+		code = "invalid_request"
+	}
+	s.logRefusal(r, e, http.StatusSeeOther)
+	s.redirectClient(w, r, redirectURI, state, url.Values{"error": {code}, "error_description": {e.Description}})
+}
+
+// redirectClient sends the browser back to the client. 303, so that a form is never posted on (RFC 9700 §2.1).
+func (s *Server) redirectClient(w http.ResponseWriter, r *http.Request, redirectURI, state string, params url.Values) {
+	target, err := s.clientRedirect(redirectURI, state, params)
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	w.Header().Set("Location", target)
+	w.WriteHeader(http.StatusSeeOther)
+}
+
+// problem shows a person what went wrong.
+func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
+	e := asError(err)
+	status := e.Status
+	switch {
+	case status == 0, e.Code == "invalid_client":
+		status = http.StatusBadRequest
+	case status == http.StatusServiceUnavailable:
+		w.Header().Set("Retry-After", "2")
+	}
+	s.logRefusal(r, e, status)
+	p := console.Problem{Title: "This sign-in cannot go on", Text: e.Description, Code: e.Code,
+		Advice: "Go back to the application and start the connection again."}
+	if status >= 500 {
+		p.Title = "The gateway is in trouble"
+		p.Advice = "Nothing is lost. Try again in a minute; if it stays, tell the people who run this gateway."
+	}
+	s.pages.Problem(w, status, p)
+}
+
+// loadClient is client for code that already knows the client to exist: its absence is a refusal.
+func (s *Server) loadClient(ctx context.Context, id string) (*tokenstore.Client, error) {
+	c, err := s.client(ctx, id)
+	if errors.Is(err, tokenstore.ErrNotFound) {
+		return nil, refuse("invalid_client", "This application is no longer registered here.").because(err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("client: %w", err)
+	}
+	return c, nil
+}
+
+func (s *Server) logDecision(msg string, req *tokenstore.AuthRequest, fields ...zap.Field) {
+	s.log.Info(msg, append([]zap.Field{zap.String("client_id", req.ClientID), zap.String("proxy", req.Proxy)}, fields...)...)
+}

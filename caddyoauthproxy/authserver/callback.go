@@ -1,0 +1,226 @@
+package authserver
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+const (
+	// callbackRepeat is how long the same browser may repeat a finished callback and get the same answer.
+	callbackRepeat = time.Minute
+
+	// callbackTimeout bounds the exchange with the provider; it goes on when the browser leaves.
+	callbackTimeout = 90 * time.Second
+
+	// tidyAfter is how long expired logins, codes and unused grants stay before the clean-up may take
+	// them: clocks differ, and a replay should still be recognised.
+	tidyAfter = time.Hour
+)
+
+// serveCallback is GET callback: the provider sends the user back with code and state, or with an error.
+// The browser must be the one that pressed Allow. The provider's code is redeemed, the
+// user is asked for at the door, account and grant are stored, and the browser goes on to
+// the client with the gateway's own code, state and iss.
+func (s *Server) serveCallback(w http.ResponseWriter, r *http.Request) {
+	if strings.Contains(r.Header.Get("Sec-Purpose"), "prefetch") {
+		w.WriteHeader(http.StatusNoContent) // a guess of the browser must not use up the login
+		return
+	}
+	q := r.URL.Query()
+	login, err := s.findLogin(r, q)
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	// Two deliveries of one callback share one exchange, which outlives both connections.
+	work := context.WithoutCancel(r.Context())
+	outcome, err, _ := s.callbacks.Do(login.ID, func() (any, error) {
+		ctx, cancel := context.WithTimeout(work, callbackTimeout)
+		defer cancel()
+		return s.finishLogin(ctx, login.ID, q)
+	})
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	done := outcome.(*tokenstore.Login)
+	params := url.Values{"code": {s.vault.Derive(purposeCode, q.Get("state"))}}
+	if done.Error != "" {
+		params = url.Values{"error": {done.Error}, "error_description": {loginErrors[done.Error]}}
+	}
+	s.redirectClient(w, r, done.Request.RedirectURI, done.Request.State, params)
+}
+
+// loginErrors are the error codes with which a login can end, and what the client is told.
+var loginErrors = map[string]string{
+	"access_denied":           "the user, the login service or this gateway's policy refused the login",
+	"temporarily_unavailable": "the login service cannot be reached at the moment; try again",
+	"server_error":            "the login service gave an answer that this gateway does not accept",
+}
+
+// findLogin finds the login of the callback and insists on its browser.
+func (s *Server) findLogin(r *http.Request, q url.Values) (*tokenstore.Login, error) {
+	unknown := func(cause error) error {
+		return refuse("invalid_request", "This sign-in is not known here, was finished before, or took too long.").because(cause)
+	}
+	if err := noRepeats(q); err != nil {
+		return nil, err
+	}
+	state := q.Get("state")
+	if len(state) != 43 || !isBase64URL(state) {
+		return nil, unknown(errors.New("malformed state"))
+	}
+	login, err := s.vault.Login(r.Context(), s.vault.Hash(purposeState, state))
+	switch {
+	case errors.Is(err, tokenstore.ErrNotFound):
+		return nil, unknown(err)
+	case err != nil:
+		return nil, fmt.Errorf("login: %w", err)
+	}
+	cookie := s.loginCookie(r, login.ID)
+	if subtle.ConstantTimeCompare([]byte(s.vault.Hash(purposeBrowser, cookie)), []byte(login.Browser)) != 1 {
+		return nil, s.burnLogin(r.Context(), login)
+	}
+	now := s.vault.Now()
+	if login.Finished.IsZero() && now.After(login.Expires) || !login.Finished.IsZero() && now.After(login.Finished.Add(callbackRepeat)) {
+		return nil, unknown(errors.New("expired"))
+	}
+	return login, nil
+}
+
+// burnLogin ends a login that turned up in another browser: somebody may be trying to
+// have the victim finish the attacker's login, or the other way round.
+func (s *Server) burnLogin(ctx context.Context, login *tokenstore.Login) error {
+	s.logDecision("callback in another browser: login ended", &login.Request)
+	if login.Finished.IsZero() {
+		if err := s.vault.Commit(ctx, tokenstore.Delete(login)); err != nil && !errors.Is(err, tokenstore.ErrConflict) {
+			return fmt.Errorf("end login: %w", err)
+		}
+	}
+	return &Error{Status: http.StatusForbidden, Code: "access_denied",
+		Description: "This sign-in was started in another browser, or your browser is blocking cookies for this site."}
+}
+
+// finishLogin takes the login to its end, once, and returns it finished.
+func (s *Server) finishLogin(ctx context.Context, loginID string, q url.Values) (*tokenstore.Login, error) {
+	login, err := s.vault.Login(ctx, loginID)
+	if err != nil {
+		return nil, fmt.Errorf("login: %w", err)
+	}
+	if !login.Finished.IsZero() {
+		return login, nil
+	}
+	if !login.Claimed.IsZero() {
+		return nil, refuse("invalid_request", "This sign-in was interrupted.").because(errors.New("claimed before"))
+	}
+	p := s.proxies[login.Request.Proxy]
+	if p == nil || p.Provider.Name() != login.Provider {
+		return nil, refuse("invalid_request", "This gateway's configuration has changed meanwhile.")
+	}
+	// The claim is durable before the provider's code is used, so that no other node uses it too.
+	login.Claimed = s.vault.Now()
+	if err := s.vault.Commit(ctx, tokenstore.Save(login)); err != nil {
+		return nil, fmt.Errorf("claim login: %w", err)
+	}
+	tokens, user, code := s.redeem(ctx, p, login, q)
+	login.Finished, login.Error = s.vault.Now(), code
+	login.DeleteAfter = login.Finished.Add(tidyAfter)
+	login.Nonce, login.Verifier = "", ""
+	if code != "" {
+		if err := s.vault.Commit(ctx, tokenstore.Save(login)); err != nil {
+			return nil, fmt.Errorf("finish login: %w", err)
+		}
+		return login, nil
+	}
+	return login, s.storeGrant(ctx, p, login, tokens, user, q.Get("state"))
+}
+
+// redeem turns the provider's answer into tokens and a user who may come in, or into an OAuth error code.
+func (s *Server) redeem(ctx context.Context, p *Proxy, login *tokenstore.Login, q url.Values) (upstream.Tokens, tokenstore.User, string) {
+	fail := func(code string, err error, fields ...zap.Field) (upstream.Tokens, tokenstore.User, string) {
+		s.logDecision("login failed", &login.Request, append(fields, zap.String("provider", login.Provider),
+			zap.String("error", code), zap.NamedError("cause", withoutURL(err)))...)
+		return upstream.Tokens{}, tokenstore.User{}, code
+	}
+	client, err := s.client(ctx, login.Request.ClientID)
+	if err != nil || !registeredRedirect(client.RedirectURIs, p, login.Request.RedirectURI) {
+		return fail("access_denied", errors.New("client or redirect URI no longer registered"))
+	}
+	if q.Get("code") == "" {
+		// RFC 9207 §2.4: an error of another issuer is not acted on either; what the provider
+		// says about it is its own text and goes nowhere.
+		return fail("access_denied", errors.New("no code from the provider"), zap.String("provider_error", errorCode(q.Get("error"))))
+	}
+	tokens, user, err := p.Provider.Exchange(ctx, upstream.CodeResponse{
+		Code: q.Get("code"), Issuer: q.Get("iss"), Nonce: login.Nonce, Verifier: login.Verifier, RedirectURI: s.RedirectURI(),
+	})
+	if err != nil {
+		var ue *upstream.Error
+		if errors.As(err, &ue) && (ue.Class == upstream.Unreachable || ue.Class == upstream.Throttled) {
+			return fail("temporarily_unavailable", err)
+		}
+		return fail("server_error", err)
+	}
+	if !p.Allow.Permits(user) {
+		return fail("access_denied", errors.New("the proxy's allow list does not name the user"), zap.String("user", user.Label()))
+	}
+	return tokens, user, ""
+}
+
+// errorCode keeps a provider's error code for the log, and nothing that is not one.
+func errorCode(v string) string {
+	if len(v) > 64 || !isBase64URL(v) {
+		return "unreadable"
+	}
+	return v
+}
+
+// storeGrant makes account, grant and code durable together with the end of the login. Until the
+// code is redeemed the grant lives as long as the code.
+func (s *Server) storeGrant(ctx context.Context, p *Proxy, login *tokenstore.Login, t upstream.Tokens, u tokenstore.User, state string) error {
+	now := s.vault.Now()
+	client, err := s.loadClient(ctx, login.Request.ClientID)
+	if err != nil {
+		return err
+	}
+	userID := s.vault.Derive(purposeUser, u.Provider, u.Issuer, u.Subject)
+	codeEnd := now.Add(s.life.Code)
+	account := &tokenstore.Account{
+		Meta:  tokenstore.Meta{ID: rand.Text(), DeleteAfter: codeEnd.Add(tidyAfter)},
+		State: tokenstore.StateActive, Provider: p.Provider.Name(), UserID: userID,
+		AccessToken: t.AccessToken, RefreshToken: t.RefreshToken, IDToken: t.IDToken, TokenType: t.TokenType,
+		Scopes: t.Scopes, Obtained: now, Expires: t.Expires,
+	}
+	grant := &tokenstore.Grant{
+		Meta:  tokenstore.Meta{ID: rand.Text(), DeleteAfter: codeEnd.Add(tidyAfter)},
+		State: tokenstore.StateActive, ClientID: client.ID, Client: client.Name,
+		Proxy: p.ID, Resource: p.Resource, Scopes: login.Request.Scopes,
+		UserID: userID, User: u, AccountID: account.ID,
+		Created: now, Expires: codeEnd, Ends: now.Add(s.life.RefreshTotal),
+	}
+	login.GrantID = grant.ID
+	code := &tokenstore.Code{
+		Meta:    tokenstore.Meta{ID: s.vault.Hash(purposeCode, s.vault.Derive(purposeCode, state)), DeleteAfter: codeEnd.Add(tidyAfter)},
+		GrantID: grant.ID, ClientID: client.ID, RedirectURI: login.Request.RedirectURI,
+		CodeChallenge: login.Request.CodeChallenge, Resource: p.Resource, Expires: codeEnd,
+	}
+	err = s.vault.Commit(ctx, tokenstore.Save(account), tokenstore.Save(grant), tokenstore.Save(code), tokenstore.Save(login))
+	if err != nil {
+		return fmt.Errorf("store grant: %w", err)
+	}
+	s.logDecision("login finished", &login.Request, zap.String("provider", login.Provider),
+		zap.String("grant", grant.ID), zap.String("user", u.Label()))
+	return nil
+}

@@ -1,0 +1,80 @@
+package authserver
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// introspection is the answer of RFC 7662 §2.2. For anything that is not alive it is {"active":false} alone.
+type introspection struct {
+	Active    bool   `json:"active"`
+	Scope     string `json:"scope,omitempty"`
+	ClientID  string `json:"client_id,omitempty"`
+	Username  string `json:"username,omitempty"`
+	TokenType string `json:"token_type,omitempty"`
+	Expires   int64  `json:"exp,omitempty"`
+	IssuedAt  int64  `json:"iat,omitempty"`
+	Subject   string `json:"sub,omitempty"`
+	Audience  string `json:"aud,omitempty"`
+	Issuer    string `json:"iss,omitempty"`
+	JTI       string `json:"jti,omitempty"`
+}
+
+// serveIntrospect is POST introspect (RFC 7662): a form with token, from a confidential client about its own tokens.
+func (s *Server) serveIntrospect(w http.ResponseWriter, r *http.Request) {
+	answer, err := s.introspect(w, r)
+	if err != nil {
+		s.writeError(w, r, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, answer)
+}
+
+func (s *Server) introspect(w http.ResponseWriter, r *http.Request) (*introspection, error) {
+	if _, err := s.proxyOf(r); err != nil {
+		return nil, err
+	}
+	form, err := readForm(w, r)
+	if err != nil {
+		return nil, err
+	}
+	client, err := s.authenticateClient(r.Context(), r, form)
+	if err != nil {
+		return nil, err
+	}
+	if client.SecretHash == "" {
+		return nil, errInvalidClient("introspection by a public client")
+	}
+	token := form.Get("token")
+	if token == "" {
+		return nil, refuse("invalid_request", "token is missing")
+	}
+	grant, claims, err := s.grantOfToken(r.Context(), token)
+	if err != nil {
+		return nil, err
+	}
+	now := s.vault.Now()
+	if grant == nil || grant.ClientID != client.ID || grant.State != tokenstore.StateActive || !now.Before(grant.Expires) {
+		return &introspection{}, nil
+	}
+	a := &introspection{
+		Active: true, Scope: strings.Join(grant.Scopes, " "), ClientID: grant.ClientID, Username: grant.User.Label(),
+		Subject: grant.UserID, Audience: grant.Resource, Issuer: s.issuer,
+	}
+	if claims == nil {
+		t, _ := parseRefreshToken(token)
+		if s.standingOf(t, grant.Family) != newest {
+			return &introspection{}, nil
+		}
+		a.Expires = grant.Expires.Unix()
+		return a, nil
+	}
+	if now.Unix() >= claims.Expires {
+		return &introspection{}, nil
+	}
+	a.TokenType, a.Scope, a.JTI = "Bearer", claims.Scope, claims.JTI
+	a.Expires, a.IssuedAt = claims.Expires, claims.IssuedAt
+	return a, nil
+}

@@ -1,0 +1,41 @@
+package authserver
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// Policy says which users of a provider may use a proxy. A user comes in when any
+// list names them; with all lists empty every user of the provider may.
+type Policy struct {
+	// EmailDomains are domains of verified e-mail addresses, such as example.com. Subdomains do not count.
+	EmailDomains []string `json:"email_domains,omitempty"`
+
+	// Emails are verified e-mail addresses.
+	Emails []string `json:"emails,omitempty"`
+
+	// Users are the provider's subject identifiers, or its login names where it has unique ones (GitHub).
+	Users []string `json:"users,omitempty"`
+}
+
+// Permits reports whether the user may come in. An e-mail address that the
+// provider does not call verified, or that is not one address, matches nothing.
+func (p Policy) Permits(u tokenstore.User) bool {
+	if len(p.EmailDomains)+len(p.Emails)+len(p.Users) == 0 {
+		return true
+	}
+	if slices.Contains(p.Users, u.Subject) || u.Login != "" && slices.Contains(p.Users, u.Login) {
+		return true
+	}
+	email := strings.ToLower(u.Email)
+	local, domain, ok := strings.Cut(email, "@")
+	if !ok || local == "" || domain == "" || strings.Contains(domain, "@") || !u.EmailVerified {
+		return false
+	}
+	same := func(want string) func(string) bool {
+		return func(have string) bool { return strings.ToLower(have) == want }
+	}
+	return slices.ContainsFunc(p.EmailDomains, same(domain)) || slices.ContainsFunc(p.Emails, same(email))
+}

@@ -1,0 +1,38 @@
+package authserver
+
+import (
+	"testing"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+func TestT29PolicyTrustsOnlyVerifiedEmail(t *testing.T) {
+	t.Parallel()
+	corp := Policy{EmailDomains: []string{"Corp.test"}, Emails: []string{"guest@else.test"}, Users: []string{"12345", "octocat"}}
+	for _, c := range []struct {
+		name string
+		user tokenstore.User
+		want bool
+	}{
+		{"domain", tokenstore.User{Subject: "1", Email: "A@corp.TEST", EmailVerified: true}, true},
+		{"not verified", tokenstore.User{Subject: "1", Email: "a@corp.test"}, false},
+		{"two at signs", tokenstore.User{Subject: "1", Email: "a@evil.test@corp.test", EmailVerified: true}, false},
+		{"subdomain", tokenstore.User{Subject: "1", Email: "a@sub.corp.test", EmailVerified: true}, false},
+		{"suffix", tokenstore.User{Subject: "1", Email: "a@notcorp.test", EmailVerified: true}, false},
+		{"no local part", tokenstore.User{Subject: "1", Email: "@corp.test", EmailVerified: true}, false},
+		{"address", tokenstore.User{Subject: "1", Email: "guest@else.test", EmailVerified: true}, true},
+		{"subject", tokenstore.User{Subject: "12345"}, true},
+		{"login", tokenstore.User{Subject: "1", Login: "octocat"}, true},
+		{"nobody", tokenstore.User{Subject: "1"}, false},
+	} {
+		if got := corp.Permits(c.user); got != c.want {
+			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
+		}
+	}
+	if !(Policy{}).Permits(tokenstore.User{Subject: "anybody"}) {
+		t.Error("an empty policy must let every user of the provider in")
+	}
+	if (Policy{Users: []string{""}}).Permits(tokenstore.User{Subject: "1"}) {
+		t.Error("an empty entry must not match a user without login name")
+	}
+}

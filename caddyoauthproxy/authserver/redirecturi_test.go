@@ -1,0 +1,151 @@
+package authserver
+
+import (
+	"net/url"
+	"strings"
+	"testing"
+)
+
+func TestT14T15RedirectURIMatchesOnlyItselfAndOtherLoopbackPorts(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		registered, requested string
+		want                  bool
+	}{
+		{"https://c.test/cb", "https://c.test/cb", true},
+		{"https://c.test/cb", "https://c.test/CB", false},
+		{"https://c.test/cb", "https://c.test/cb/", false},
+		{"https://c.test/cb", "https://c.test/cb?x=1", false},
+		{"https://c.test/cb", "https://c.test/cb#f", false},
+		{"https://c.test/cb", "https://c.test/x/../cb", false},
+		{"https://c.test/cb", "https://c.test/%63b", false},
+		{"https://c.test/cb", "https://c.test/cb%2f..%2fsteal", false},
+		{"https://c.test/cb", "https://c.test@evil.test/cb", false},
+		{"https://c.test/cb", `https://c.test\@evil.test/cb`, false},
+		{"https://c.test/cb", "https://c.test:443/cb", false},
+		{"https://c.test/cb", "https://c.test.evil.test/cb", false},
+		{"https://c.test/cb", "HTTPS://c.test/cb", false},
+		{"https://c.test/cb", "", false},
+		{"http://localhost/cb", "http://localhost:49152/cb", true},
+		{"http://localhost:1/cb", "http://localhost:2/cb", true},
+		{"http://localhost:1/cb", "http://localhost/cb", true},
+		{"http://127.0.0.1/cb", "http://127.0.0.1:49152/cb", true},
+		{"http://[::1]/cb", "http://[::1]:49152/cb", true},
+		{"http://[::1]:3/cb", "http://[::1]/cb", true},
+		{"http://localhost/cb", "http://127.0.0.1:49152/cb", false},
+		{"http://localhost/cb", "http://localhost.evil.test:1/cb", false},
+		{"http://localhost/cb", "http://localhost:1/other", false},
+		{"http://localhost/cb", "http://localhost:1/cb?x=1", false},
+		{"http://localhost/cb?x=1", "http://localhost:1/cb?x=1", true},
+		{"http://localhost/cb", "https://localhost:1/cb", false},
+		{"http://localhost/cb", "http://localhost:1@evil.test/cb", false},
+		{"http://LOCALHOST/cb", "http://localhost:1/cb", false},
+		{"https://localhost/cb", "https://localhost:1/cb", false},
+		{"http://c.test/cb", "http://c.test:1/cb", false},
+		{"http://127.0.0.2/cb", "http://127.0.0.2:1/cb", false},
+	} {
+		if got := sameRedirectURI(c.registered, c.requested); got != c.want {
+			t.Errorf("registered %q, requested %q: got %v, want %v", c.registered, c.requested, got, c.want)
+		}
+	}
+}
+
+func TestT16OnlySafeRedirectURIsCanBeRegistered(t *testing.T) {
+	t.Parallel()
+	listed := []string{"cursor://anysphere.cursor-mcp/oauth/callback", "javascript:alert(1)"}
+	for uri, ok := range map[string]bool{
+		"https://c.test/cb":                               true,
+		"https://c.test":                                  true,
+		"https://c.test:8443/cb?a=b":                      true,
+		"http://localhost:8888/callback":                  true,
+		"http://127.0.0.1:6276/oauth/callback":            true,
+		"http://[::1]/cb":                                 true,
+		"com.example.app:/cb":                             true,
+		"cursor://anysphere.cursor-mcp/oauth/callback":    true, // listed
+		"cursor://anysphere.cursor-mcp/oauth/callback/2":  false,
+		"vscode://x/cb":                                   false,
+		"javascript:alert(1)":                             false, // never, even listed
+		"JaVaScRiPt:alert(1)":                             false,
+		"\tjavascript:alert(1)":                           false,
+		"data:text/html,x":                                false,
+		"vbscript:x":                                      false,
+		"file:///etc/passwd":                              false,
+		"blob:https://c.test/x":                           false,
+		"about:blank":                                     false,
+		"http://evil.test/cb":                             false,
+		"http://localhost.evil.test/cb":                   false,
+		"https://c.test/cb#frag":                          false,
+		"https://c.test/cb#":                              false,
+		"https://user@c.test/cb":                          false,
+		`https://c.test\@evil.test/cb`:                    false,
+		"https://c.test/a/../cb":                          false,
+		"https://c.test/a/%2e%2e/cb":                      false,
+		"https://c.test/a%2fcb":                           false,
+		"https://c.test/*":                                false,
+		"https://c.test/ä":                                false,
+		"https://c.test/a b":                              false,
+		"https:///cb":                                     false,
+		"//c.test/cb":                                     false,
+		"/cb":                                             false,
+		"":                                                false,
+		"https://c.test/" + strings.Repeat("a", 2048):     false,
+		"https://c.test/cb\nLocation: https://evil.test/": false,
+	} {
+		if err := validRedirectURI(uri, listed); (err == nil) != ok {
+			t.Errorf("%q: got %v, want allowed %v", uri, err, ok)
+		}
+	}
+}
+
+func TestT17ClientRedirectKeepsTheQueryAndSetsEachParameterOnce(t *testing.T) {
+	t.Parallel()
+	s := &Server{issuer: "https://gw.test"}
+	got, err := s.clientRedirect("https://c.test/cb?a=1&state=x&iss=evil", "y&z", url.Values{"code": {"c d"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "https://c.test/cb?a=1&code=c+d&iss=https%3A%2F%2Fgw.test&state=y%26z"
+	if got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+func FuzzSameRedirectURI(f *testing.F) {
+	f.Add("https://c.test/cb", "https://c.test/cb")
+	f.Add("http://localhost/cb", "http://localhost:1/cb")
+	f.Add("http://[::1]/cb", "http://[::1]:1/cb")
+	f.Add("http://localhost/cb", "http://localhost:1@evil/cb")
+	f.Fuzz(func(t *testing.T, registered, requested string) {
+		if !sameRedirectURI(registered, requested) || registered == requested {
+			return
+		}
+		// Whatever matches without being equal is http on the same loopback name with the same path and query.
+		a, errA := url.Parse(registered)
+		b, errB := url.Parse(requested)
+		if errA != nil || errB != nil {
+			t.Fatalf("%q matched %q, and one is no URL", registered, requested)
+		}
+		if a.Scheme != "http" || b.Scheme != "http" || !IsLoopback(b) || a.Hostname() != b.Hostname() ||
+			a.EscapedPath() != b.EscapedPath() || a.RawQuery != b.RawQuery || a.Fragment != b.Fragment || a.User.String() != b.User.String() {
+			t.Fatalf("%q matched %q", registered, requested)
+		}
+	})
+}
+
+func FuzzValidRedirectURI(f *testing.F) {
+	for _, s := range []string{"https://c.test/cb", "javascript:alert(1)", "com.example:/x", "http://127.0.0.1:1/", "https://a\\b"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, uri string) {
+		if validRedirectURI(uri, nil) != nil {
+			return
+		}
+		u, err := url.Parse(uri)
+		if err != nil || u.User != nil || u.Fragment != "" || strings.ContainsAny(uri, "\r\n\t \\") {
+			t.Fatalf("accepted %q", uri)
+		}
+		if u.Scheme != "https" && (u.Scheme != "http" || !IsLoopback(u)) && !strings.Contains(u.Scheme, ".") {
+			t.Fatalf("accepted %q", uri)
+		}
+	})
+}

@@ -1,0 +1,220 @@
+package authserver
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// Refresh tokens rotate with every use, and using a replaced one ends the grant (RFC 9700 §4.14.2). Honest
+// clients present a replaced token too: answers get lost and processes share a token file. So for
+// a short grace the token before the newest is answered again, with the same successor.
+//
+// The successor is not stored for that. It is derived, by a key in the vault, from
+// its predecessor: who presents the old token again gets the very same new one, on any node,
+// and the vault holds nothing but the keyed hashes of the last two. Deriving forward also proves that a much
+// older token really was one of the family, so that guessing cannot end anybody's grant.
+
+// refreshPrefix tells people and secret scanners what the string is.
+const refreshPrefix = "gwr_"
+
+// maxGenerations bounds how far back a replaced token is recognised, in rotations.
+const maxGenerations = 10_000
+
+// refreshToken is a parsed refresh token: the grant's id and the generation in clear, and a secret.
+type refreshToken struct {
+	grantID    string
+	generation uint32
+	secret     string // 43 base64url characters
+}
+
+func (t refreshToken) String() string {
+	var gen [4]byte
+	binary.BigEndian.PutUint32(gen[:], t.generation)
+	return refreshPrefix + base64.RawURLEncoding.EncodeToString(append(gen[:], t.grantID...)) + "." + t.secret
+}
+
+func parseRefreshToken(raw string) (refreshToken, bool) {
+	body, ok := strings.CutPrefix(raw, refreshPrefix)
+	if !ok || len(raw) > 256 {
+		return refreshToken{}, false
+	}
+	head, secret, ok := strings.Cut(body, ".")
+	if !ok || len(secret) != 43 || !isBase64URL(secret) || !isBase64URL(head) {
+		return refreshToken{}, false
+	}
+	decoded, err := base64.RawURLEncoding.Strict().DecodeString(head)
+	if err != nil || len(decoded) < 5 || !plausibleID(string(decoded[4:])) {
+		return refreshToken{}, false
+	}
+	return refreshToken{string(decoded[4:]), binary.BigEndian.Uint32(decoded), secret}, true
+}
+
+// successor derives the token that replaces t.
+func (s *Server) successor(t refreshToken) refreshToken {
+	return refreshToken{t.grantID, t.generation + 1, s.vault.Derive(purposeRefresh, t.grantID, t.secret)}
+}
+
+// startFamily issues a grant's first refresh token.
+func (s *Server) startFamily(g *tokenstore.Grant, now time.Time) string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails, see crypto/rand
+	t := refreshToken{g.ID, 1, base64.RawURLEncoding.EncodeToString(b[:])}
+	g.Family = tokenstore.RefreshFamily{}
+	s.advance(g, t, now)
+	return t.String()
+}
+
+// advance makes t the newest token of the grant and renews the grant's life.
+func (s *Server) advance(g *tokenstore.Grant, t refreshToken, now time.Time) {
+	g.Family = tokenstore.RefreshFamily{
+		Generation: t.generation,
+		Current:    s.vault.Hash(purposeRefresh, t.String()),
+		Previous:   g.Family.Current,
+		Rotated:    now,
+		JTI:        rand.Text(),
+	}
+	g.Expires = now.Add(s.life.RefreshIdle)
+	if g.Expires.After(g.Ends) {
+		g.Expires = g.Ends
+	}
+	g.DeleteAfter = g.Expires.Add(s.life.Retention)
+}
+
+// standing is what a refresh token is to its grant.
+type standing int
+
+const (
+	foreign  standing = iota // never was one of this grant's
+	newest                   // the valid one
+	replaced                 // the one before it
+	reused                   // an older one
+)
+
+func (s *Server) standingOf(t refreshToken, f tokenstore.RefreshFamily) standing {
+	same := func(t refreshToken, hash string) bool {
+		return hash != "" && subtle.ConstantTimeCompare([]byte(s.vault.Hash(purposeRefresh, t.String())), []byte(hash)) == 1
+	}
+	switch {
+	case same(t, f.Current):
+		return newest
+	case same(t, f.Previous):
+		return replaced
+	case t.generation >= f.Generation || f.Generation-t.generation > maxGenerations:
+		return foreign
+	}
+	for t.generation < f.Generation {
+		t = s.successor(t)
+	}
+	if same(t, f.Current) {
+		return reused
+	}
+	return foreign
+}
+
+// redeemRefresh rotates a refresh token (RFC 6749 §6).
+func (s *Server) redeemRefresh(ctx context.Context, client *tokenstore.Client, pinned *Proxy, form url.Values) (*tokenResponse, error) {
+	t, ok := parseRefreshToken(form.Get("refresh_token"))
+	if !ok {
+		return nil, refuse("invalid_grant", "this is not a refresh token of this gateway")
+	}
+	// A lost race against another request with the same token is read again: its answer
+	// is then repeated. Twice is enough for a race; the rest is for unrelated writes to the grant.
+	for range 5 {
+		answer, err := s.tryRefresh(ctx, client, pinned, form, t)
+		if !errors.Is(err, tokenstore.ErrConflict) {
+			return answer, err
+		}
+	}
+	return nil, fmt.Errorf("rotate refresh token: %w", tokenstore.ErrConflict)
+}
+
+func (s *Server) tryRefresh(ctx context.Context, client *tokenstore.Client, pinned *Proxy, form url.Values, t refreshToken) (*tokenResponse, error) {
+	invalid := func(cause string) error {
+		return refuse("invalid_grant", "the refresh token is unknown, expired, replaced or was issued to another client").because(errors.New(cause))
+	}
+	grant, err := s.vault.Grant(ctx, t.grantID)
+	switch {
+	case errors.Is(err, tokenstore.ErrNotFound):
+		return nil, invalid("no such grant")
+	case err != nil:
+		return nil, fmt.Errorf("grant: %w", err)
+	case grant.ClientID != client.ID:
+		return nil, invalid("token of another client")
+	}
+	stands := s.standingOf(t, grant.Family)
+	if stands == foreign {
+		return nil, invalid("not a token of this grant")
+	}
+	if err := s.checkGrant(grant, pinned, form); err != nil {
+		return nil, err
+	}
+	scopes, refusal := narrow(grant.Scopes, form.Get("scope"))
+	if refusal != nil {
+		return nil, refusal
+	}
+	now := s.vault.Now()
+	if stands == reused || stands == replaced && now.After(grant.Family.Rotated.Add(s.life.RefreshGrace)) {
+		if err := s.endGrant(ctx, grant.ID, "refresh token used again after it was replaced"); err != nil {
+			return nil, err
+		}
+		return nil, invalid("replaced token used again")
+	}
+	if err := s.checkAccount(ctx, grant); err != nil {
+		return nil, err
+	}
+	next := s.successor(t)
+	if stands == newest {
+		s.advance(grant, next, now)
+		if err := s.vault.Commit(ctx, tokenstore.Save(grant)); err != nil {
+			return nil, fmt.Errorf("rotate refresh token: %w", err)
+		}
+	}
+	s.log.Info("token issued", grantFields(grant, zap.String("grant_type", grantRefresh), zap.Bool("repeated", stands == replaced))...)
+	return s.answer(grant, scopes, next.String())
+}
+
+// checkAccount ends the refreshing where the provider has ended the login: otherwise a client
+// would refresh here, be refused at the MCP server, and refresh again for ever.
+func (s *Server) checkAccount(ctx context.Context, g *tokenstore.Grant) error {
+	account, err := s.vault.Account(ctx, g.AccountID)
+	switch {
+	case errors.Is(err, tokenstore.ErrNotFound):
+		return refuse("invalid_grant", "the user's login is gone; log in again")
+	case err != nil:
+		return fmt.Errorf("account: %w", err)
+	case account.State == tokenstore.StateNeedsReauth || account.State == tokenstore.StateRevoked:
+		return refuse("invalid_grant", "the login service has ended the user's login; log in again").because(errors.New(account.Reason))
+	}
+	return nil
+}
+
+// narrow applies a scope parameter to what was granted: less is fine, more is not (RFC 6749 §6).
+// Scopes that the gateway left out when it granted are left out again.
+func narrow(granted []string, requested string) ([]string, *Error) {
+	if requested == "" {
+		return granted, nil
+	}
+	var kept []string
+	for sc := range strings.FieldsSeq(requested) {
+		if slices.Contains(granted, sc) && !slices.Contains(kept, sc) {
+			kept = append(kept, sc)
+		}
+	}
+	if len(kept) == 0 {
+		return nil, refuse("invalid_scope", "none of these scopes was granted")
+	}
+	return kept, nil
+}

@@ -1,0 +1,109 @@
+package authserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// serveRevoke is POST revoke (RFC 7009): a form with token and client authentication. Revoking
+// either token ends the whole grant, here and, where the provider offers it, there. The answer is 200 for
+// tokens that are unknown or another client's as well, without any effect.
+func (s *Server) serveRevoke(w http.ResponseWriter, r *http.Request) {
+	if err := s.revoke(w, r); err != nil {
+		s.writeError(w, r, err)
+		return
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusOK)
+}
+
+func (s *Server) revoke(w http.ResponseWriter, r *http.Request) error {
+	if _, err := s.proxyOf(r); err != nil {
+		return err
+	}
+	form, err := readForm(w, r)
+	if err != nil {
+		return err
+	}
+	client, err := s.authenticateClient(r.Context(), r, form)
+	if err != nil {
+		return err
+	}
+	if form.Get("token") == "" {
+		return refuse("invalid_request", "token is missing")
+	}
+	grant, _, err := s.grantOfToken(r.Context(), form.Get("token"))
+	if err != nil {
+		return err
+	}
+	if grant == nil || grant.ClientID != client.ID {
+		return nil
+	}
+	return s.endGrant(r.Context(), grant.ID, "revoked by the client")
+}
+
+// grantOfToken finds the grant of a gateway token of either type, nil when the token is not genuine. Claims are
+// those of an access token; they may have expired.
+func (s *Server) grantOfToken(ctx context.Context, token string) (*tokenstore.Grant, *Claims, error) {
+	var grantID string
+	claims, jwtErr := s.keys.verify(token)
+	refresh, isRefresh := parseRefreshToken(token)
+	switch {
+	case isRefresh:
+		grantID = refresh.grantID
+		claims = nil
+	case jwtErr == nil && claims.Issuer == s.issuer:
+		grantID = claims.GrantID
+	default:
+		return nil, nil, nil
+	}
+	grant, err := s.vault.Grant(ctx, grantID)
+	switch {
+	case errors.Is(err, tokenstore.ErrNotFound):
+		return nil, nil, nil
+	case err != nil:
+		return nil, nil, fmt.Errorf("grant: %w", err)
+	case isRefresh && s.standingOf(refresh, grant.Family) == foreign:
+		return nil, nil, nil
+	}
+	return grant, claims, nil
+}
+
+// endGrant revokes a grant and its account. It is effective with the next request that reads the
+// grant; the provider is told in the background.
+func (s *Server) endGrant(ctx context.Context, id, reason string) error {
+	for {
+		grant, err := s.vault.Grant(ctx, id)
+		if errors.Is(err, tokenstore.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("end grant: %w", err)
+		}
+		if grant.State == tokenstore.StateRevoked {
+			return nil
+		}
+		grant.State, grant.Reason = tokenstore.StateRevoked, reason
+		grant.DeleteAfter = s.vault.Now().Add(s.life.Retention)
+		err = s.vault.Commit(ctx, tokenstore.Save(grant))
+		if errors.Is(err, tokenstore.ErrConflict) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("end grant: %w", err)
+		}
+		s.log.Warn("grant ended", grantFields(grant, zap.String("reason", reason))...)
+		s.background(ctx, func(ctx context.Context) {
+			if err := s.accounts.Revoke(ctx, grant.AccountID); err != nil {
+				s.log.Warn("upstream revocation failed", zap.String("grant", grant.ID), zap.NamedError("cause", withoutURL(err)))
+			}
+		})
+		return nil
+	}
+}

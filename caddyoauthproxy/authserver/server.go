@@ -1,0 +1,258 @@
+package authserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/console"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// Options configures a Server.
+type Options struct {
+	// Issuer is the gateway's issuer identifier (RFC 8414): an absolute URL without query,
+	// fragment and trailing slash, https unless the host is loopback. Every URL that the
+	// server tells anybody begins with it; nothing is taken from request headers.
+	Issuer *url.URL
+
+	// Vault keeps clients, logins, codes, grants and signing keys.
+	Vault *tokenstore.Vault
+
+	// Accounts keeps the upstream tokens of the grants.
+	Accounts *upstream.Accounts
+
+	// Proxies are the protected MCP servers. At least one.
+	Proxies []*Proxy
+
+	// Pages renders what people see.
+	Pages *console.Pages
+
+	// Lifetimes are how long things live. Zero fields take their defaults.
+	Lifetimes Lifetimes
+
+	// Logger gets one line per security-relevant act. Never a secret.
+	Logger *zap.Logger
+
+	// Acquire, when set, is called around work that outlives its request, so that
+	// the vault is not closed under it.
+	Acquire func() (release func(), err error)
+}
+
+// Proxy is one protected MCP server as the authorization server sees it.
+type Proxy struct {
+	// ID is the proxy's name in the configuration and in pinned endpoint paths.
+	ID string
+
+	// Name is what people read on the consent page. Defaults to ID.
+	Name string
+
+	// Resource is the proxy's resource identifier (RFC 8707), byte for byte as clients are given it.
+	Resource string
+
+	// ResourceURL is Resource, parsed.
+	ResourceURL *url.URL
+
+	// Scopes are the gateway's scopes at this proxy. A client gets those it asks for, or all.
+	Scopes []string
+
+	// Provider is where users of this proxy log in and whose tokens go upstream.
+	Provider *upstream.Provider
+
+	// AllowedRedirects restricts the redirect URIs of clients. Empty allows every
+	// safe one, see validRedirectURI.
+	AllowedRedirects []string
+
+	// Allow says who may come in. The zero value lets every user of the provider in.
+	Allow Policy
+}
+
+// Lifetimes are how long things live.
+type Lifetimes struct {
+	AccessToken  time.Duration // gateway access token; default 1 h
+	RefreshIdle  time.Duration // grant without refresh; default 30 d
+	RefreshTotal time.Duration // grant in any case; default 90 d
+	RefreshGrace time.Duration // rotated refresh token answered again; default 60 s, negative for none
+	Code         time.Duration // authorization code; default 60 s
+	Login        time.Duration // from the consent page or the Allow button to the next step; default 5 min
+	Retention    time.Duration // ended grants stay listed; default 90 d
+}
+
+func (l *Lifetimes) setDefaults() {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&l.AccessToken, time.Hour)
+	def(&l.RefreshIdle, 30*24*time.Hour)
+	def(&l.RefreshTotal, 90*24*time.Hour)
+	def(&l.RefreshGrace, time.Minute)
+	def(&l.Code, time.Minute)
+	def(&l.Login, 5*time.Minute)
+	def(&l.Retention, 90*24*time.Hour)
+}
+
+// Server is the authorization server. It is an http.Handler for the routes in the package comment.
+type Server struct {
+	issuer    string
+	base      string // the issuer's path, "" or "/…" without trailing slash
+	secure    bool   // the issuer is https
+	vault     *tokenstore.Vault
+	accounts  *upstream.Accounts
+	proxies   map[string]*Proxy
+	order     []*Proxy
+	pages     *console.Pages
+	life      Lifetimes
+	log       *zap.Logger
+	acquire   func() (func(), error)
+	keys      *keyring
+	mux       *http.ServeMux
+	csrf      *http.CrossOriginProtection
+	callbacks singleflight.Group
+	tasks     sync.WaitGroup
+}
+
+// New makes a Server. It reads or creates the signing keys in the vault.
+func New(ctx context.Context, o Options) (*Server, error) {
+	if len(o.Proxies) == 0 {
+		return nil, errors.New("no proxy: declare at least one")
+	}
+	o.Lifetimes.setDefaults()
+	s := &Server{
+		issuer:   strings.TrimSuffix(o.Issuer.String(), "/"),
+		base:     strings.TrimSuffix(o.Issuer.EscapedPath(), "/"),
+		secure:   o.Issuer.Scheme == "https",
+		vault:    o.Vault,
+		accounts: o.Accounts,
+		proxies:  make(map[string]*Proxy, len(o.Proxies)),
+		order:    slices.SortedFunc(slices.Values(o.Proxies), func(a, b *Proxy) int { return strings.Compare(a.ID, b.ID) }),
+		pages:    o.Pages,
+		life:     o.Lifetimes,
+		log:      o.Logger,
+		acquire:  o.Acquire,
+		csrf:     http.NewCrossOriginProtection(),
+	}
+	if s.acquire == nil {
+		s.acquire = func() (func(), error) { return func() {}, nil }
+	}
+	for _, p := range o.Proxies {
+		s.proxies[p.ID] = p
+	}
+	if err := s.csrf.AddTrustedOrigin(o.Issuer.Scheme + "://" + o.Issuer.Host); err != nil {
+		return nil, fmt.Errorf("issuer %q: %w", s.issuer, err)
+	}
+	var err error
+	if s.keys, err = loadSigningKeys(ctx, s.vault); err != nil {
+		return nil, fmt.Errorf("signing keys: %w", err)
+	}
+	s.routes()
+	return s, nil
+}
+
+// Paths of the endpoints below the issuer's path.
+const (
+	endpointPath      = "/api/v1/oauth-proxy"
+	callbackPath      = "/api/v1/oauth/callback"
+	callbackAliasPath = "/oauth/callback"
+	homePath          = "/oauth/"
+	jwksPath          = "/.well-known/jwks.json"
+	asMetadataPath    = "/.well-known/oauth-authorization-server"
+	oidcMetadataPath  = "/.well-known/openid-configuration"
+	prMetadataPath    = "/.well-known/oauth-protected-resource"
+)
+
+// Reserved reports whether a proxy of this id would collide with a gateway-wide endpoint.
+func Reserved(id string) bool {
+	return slices.Contains([]string{"register", "authorize", "consent", "token", "revoke", "introspect"}, id)
+}
+
+// routes fills the mux. Metadata is answered by ServeMetadata before the mux is asked,
+// because its paths embed those of the resources.
+func (s *Server) routes() {
+	s.mux = http.NewServeMux()
+	both := func(name string, h http.Handler) {
+		s.mux.Handle(s.base+endpointPath+"/"+name, h)
+		s.mux.Handle(s.base+endpointPath+"/{proxy}/"+name, h)
+	}
+	both("register", public(http.MethodPost, s.serveRegister))
+	both("token", public(http.MethodPost, s.serveToken))
+	both("revoke", public(http.MethodPost, s.serveRevoke))
+	both("introspect", public(http.MethodPost, s.serveIntrospect))
+	both("authorize", private(http.MethodGet, s.serveAuthorize))
+	s.mux.Handle(s.base+endpointPath+"/consent", private(http.MethodPost, s.serveConsent))
+	s.mux.Handle(s.base+callbackPath, private(http.MethodGet, s.serveCallback))
+	s.mux.Handle(s.base+callbackAliasPath, private(http.MethodGet, s.serveCallback))
+	s.mux.Handle(s.base+homePath+"{$}", private(http.MethodGet, s.serveHome))
+}
+
+// Handles reports whether the path belongs to the server: everything else on the site is somebody else's.
+func (s *Server) Handles(r *http.Request) bool {
+	if s.isMetadata(r) {
+		return true
+	}
+	_, pattern := s.mux.Handler(r)
+	return pattern != ""
+}
+
+// ServeHTTP answers the server's routes, and 404 for others.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if s.ServeMetadata(w, r) {
+		return
+	}
+	s.mux.ServeHTTP(w, r)
+}
+
+// RedirectURI is the callback that every provider must know for this gateway.
+func (s *Server) RedirectURI() string { return s.issuer + callbackPath }
+
+// Close waits until work that outlived its request is done, or ctx ends.
+func (s *Server) Close(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		s.tasks.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("authorization server: work still running: %w", ctx.Err())
+	}
+}
+
+// background runs f apart from the request that asks for it, with a bound in time.
+func (s *Server) background(ctx context.Context, f func(context.Context)) {
+	release, err := s.acquire()
+	if err != nil {
+		return
+	}
+	s.tasks.Go(func() {
+		defer release()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		f(ctx)
+	})
+}
+
+// proxyOf returns the proxy that a pinned path names, nil on a gateway-wide path, or an error for an unknown one.
+func (s *Server) proxyOf(r *http.Request) (*Proxy, error) {
+	id := r.PathValue("proxy")
+	if id == "" {
+		return nil, nil
+	}
+	if p := s.proxies[id]; p != nil {
+		return p, nil
+	}
+	return nil, &Error{Status: http.StatusNotFound, Code: "invalid_request", Description: "no such proxy at this gateway"}
+}

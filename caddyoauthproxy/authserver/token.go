@@ -1,0 +1,217 @@
+package authserver
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// Grant types (RFC 6749 §4.1.3, §6).
+const (
+	grantCode    = "authorization_code"
+	grantRefresh = "refresh_token"
+)
+
+// replayTolerance is how soon a code may be presented again without harm: clients that lost the
+// first answer repeat the request, and must not kill the tokens that a parallel one got.
+const replayTolerance = 10 * time.Second
+
+// tokenResponse is the successful answer (RFC 6749 §5.1). refresh_token is in every one, unless the client
+// registered without that grant type: chatbots keep only the last answer's.
+type tokenResponse struct {
+	AccessToken  string `json:"access_token"`
+	TokenType    string `json:"token_type"`
+	ExpiresIn    int64  `json:"expires_in"`
+	RefreshToken string `json:"refresh_token,omitempty"`
+	Scope        string `json:"scope,omitempty"`
+}
+
+// serveToken is POST token (RFC 6749 §3.2): a form with grant_type authorization_code (code, redirect_uri,
+// code_verifier) or refresh_token (refresh_token, optionally scope to narrow), optionally resource, and
+// client authentication. It answers a JWT access token and the next refresh token.
+func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
+	answer, err := s.token(w, r)
+	if err != nil {
+		s.writeError(w, r, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, answer)
+}
+
+func (s *Server) token(w http.ResponseWriter, r *http.Request) (*tokenResponse, error) {
+	pinned, err := s.proxyOf(r)
+	if err != nil {
+		return nil, err
+	}
+	form, err := readForm(w, r)
+	if err != nil {
+		return nil, err
+	}
+	client, err := s.authenticateClient(r.Context(), r, form)
+	if err != nil {
+		return nil, err
+	}
+	grantType := form.Get("grant_type")
+	switch grantType {
+	case grantCode, grantRefresh:
+	case "":
+		return nil, refuse("invalid_request", "grant_type is missing")
+	default:
+		return nil, refuse("unsupported_grant_type", "grant_type must be authorization_code or refresh_token")
+	}
+	if !slices.Contains(client.GrantTypes, grantType) {
+		return nil, refuse("unauthorized_client", "the client did not register for this grant_type")
+	}
+	// Everything that can be wrong with the request itself is found before a credential is used up.
+	if named, refusal := s.proxyByResource(form.Get("resource")); refusal != nil {
+		return nil, refusal
+	} else if named != nil && pinned != nil && named != pinned {
+		return nil, refuse("invalid_target", "resource is not the one of this proxy's endpoint")
+	}
+	if grantType == grantCode {
+		return s.redeemCode(r.Context(), client, pinned, form)
+	}
+	return s.redeemRefresh(r.Context(), client, pinned, form)
+}
+
+// redeemCode exchanges an authorization code. Each binding of the code refuses by itself, and a
+// refused attempt leaves the code as it was.
+func (s *Server) redeemCode(ctx context.Context, client *tokenstore.Client, pinned *Proxy, form url.Values) (*tokenResponse, error) {
+	raw, verifier := form.Get("code"), form.Get("code_verifier")
+	if raw == "" || verifier == "" {
+		return nil, refuse("invalid_request", "code and code_verifier are required")
+	}
+	invalid := func(cause string) error {
+		return refuse("invalid_grant", "the code is unknown, expired, used, or was issued for another client, redirect URI or code_verifier").because(errors.New(cause))
+	}
+	if len(raw) != 43 || !isBase64URL(raw) {
+		return nil, invalid("malformed code")
+	}
+	code, err := s.vault.Code(ctx, s.vault.Hash(purposeCode, raw))
+	switch {
+	case errors.Is(err, tokenstore.ErrNotFound):
+		return nil, invalid("unknown code")
+	case err != nil:
+		return nil, fmt.Errorf("code: %w", err)
+	case code.ClientID != client.ID:
+		return nil, invalid("code of another client")
+	case form.Has("redirect_uri") && form.Get("redirect_uri") != code.RedirectURI:
+		return nil, invalid("another redirect_uri")
+	case !verifiesPKCE(verifier, code.CodeChallenge):
+		return nil, invalid("wrong code_verifier")
+	}
+	now := s.vault.Now()
+	if !code.Used.IsZero() {
+		return nil, s.replayedCode(ctx, code, now, invalid)
+	}
+	if !now.Before(code.Expires) {
+		return nil, invalid("expired code")
+	}
+	grant, err := s.vault.Grant(ctx, code.GrantID)
+	if err != nil {
+		return nil, fmt.Errorf("grant: %w", err)
+	}
+	if err := s.checkGrant(grant, pinned, form); err != nil {
+		return nil, err
+	}
+	account, err := s.vault.Account(ctx, grant.AccountID)
+	if err != nil {
+		return nil, fmt.Errorf("account: %w", err)
+	}
+
+	code.Used = now
+	account.DeleteAfter = grant.Ends.Add(s.life.Retention)
+	refresh := s.startFamily(grant, now)
+	err = s.vault.Commit(ctx, tokenstore.Save(code), tokenstore.Save(grant), tokenstore.Save(account))
+	if errors.Is(err, tokenstore.ErrConflict) {
+		return nil, invalid("used by a parallel request")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("redeem code: %w", err)
+	}
+	s.log.Info("token issued", grantFields(grant, zap.String("grant_type", grantCode))...)
+	if !slices.Contains(client.GrantTypes, grantRefresh) {
+		refresh = ""
+	}
+	return s.answer(grant, grant.Scopes, refresh)
+}
+
+// replayedCode refuses a code that was used before. Whoever brings client, redirect URI and verifier had
+// the code rightfully, so a late second use means that somebody else had it too: the grant ends (RFC 6749 §4.1.2).
+func (s *Server) replayedCode(ctx context.Context, code *tokenstore.Code, now time.Time, invalid func(string) error) error {
+	if now.After(code.Used.Add(replayTolerance)) {
+		if err := s.endGrant(ctx, code.GrantID, "authorization code used twice"); err != nil {
+			return err
+		}
+	}
+	return invalid("code used before")
+}
+
+// verifiesPKCE checks the verifier against the challenge (RFC 7636 §4.6).
+func verifiesPKCE(verifier, challenge string) bool {
+	if len(verifier) < 43 || len(verifier) > 128 || strings.IndexFunc(verifier, func(c rune) bool {
+		return !isBase64URL(string(c)) && c != '.' && c != '~'
+	}) >= 0 {
+		return false
+	}
+	return subtle.ConstantTimeCompare([]byte(s256(verifier)), []byte(challenge)) == 1
+}
+
+// checkGrant refuses a grant that is over, or that is not for the resource the request names. Policy
+// and configuration are those of now, not of the login.
+func (s *Server) checkGrant(g *tokenstore.Grant, pinned *Proxy, form url.Values) error {
+	p := s.proxies[g.Proxy]
+	named, refusal := s.proxyByResource(form.Get("resource"))
+	switch {
+	case refusal != nil:
+		return refusal
+	case p == nil || p.Resource != g.Resource:
+		return refuse("invalid_grant", "the MCP server of this grant is no longer behind this gateway")
+	case named != nil && named != p:
+		return refuse("invalid_target", "resource is not the one that the user agreed to")
+	case pinned != nil && pinned != p:
+		return refuse("invalid_grant", "the grant is for another proxy than this endpoint's")
+	case g.State != tokenstore.StateActive:
+		return refuse("invalid_grant", "the grant was ended: "+g.Reason)
+	case !s.vault.Now().Before(g.Expires):
+		return refuse("invalid_grant", "the grant has expired")
+	case !p.Allow.Permits(g.User):
+		return refuse("invalid_grant", "the user may no longer use this MCP server")
+	}
+	return nil
+}
+
+// answer makes the response for a grant whose family was just advanced, or is being repeated.
+func (s *Server) answer(g *tokenstore.Grant, scopes []string, refresh string) (*tokenResponse, error) {
+	expires := g.Family.Rotated.Add(s.life.AccessToken)
+	if expires.After(g.Ends) {
+		expires = g.Ends
+	}
+	access, err := s.keys.sign(Claims{
+		Issuer: s.issuer, Audience: g.Resource, Subject: g.UserID, ClientID: g.ClientID,
+		Scope: strings.Join(scopes, " "), JTI: g.Family.JTI, GrantID: g.ID,
+		IssuedAt: g.Family.Rotated.Unix(), Expires: expires.Unix(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("sign access token: %w", err)
+	}
+	return &tokenResponse{
+		AccessToken: access, TokenType: "Bearer", ExpiresIn: max(int64(expires.Sub(s.vault.Now())/time.Second), 0),
+		RefreshToken: refresh, Scope: strings.Join(scopes, " "),
+	}, nil
+}
+
+func grantFields(g *tokenstore.Grant, more ...zap.Field) []zap.Field {
+	return append([]zap.Field{zap.String("grant", g.ID), zap.String("client_id", g.ClientID), zap.String("proxy", g.Proxy),
+		zap.String("user", g.User.Label()), zap.String("jti", g.Family.JTI)}, more...)
+}

@@ -1,0 +1,216 @@
+package caddyoauthproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/console"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// gateway is an opened App: the vault, and what works on it.
+type gateway struct {
+	hold     *hold
+	vault    *tokenstore.Vault
+	accounts *upstream.Accounts
+	server   *authserver.Server
+}
+
+// openGateway opens the vault and puts the rooms together.
+func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
+	store, release, err := a.vault.OpenVault(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("oauth_proxy: open vault: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
+	keys, err := a.encryptionKeys(ctx, store)
+	if err != nil {
+		return nil, fmt.Errorf("oauth_proxy: encryption key: %w", err)
+	}
+	vault, err := tokenstore.Open(ctx, store, tokenstore.Options{Keys: keys})
+	if err != nil {
+		return nil, fmt.Errorf("oauth_proxy: open vault: %w", err)
+	}
+	pages, err := console.New(console.Options{})
+	if err != nil {
+		return nil, fmt.Errorf("oauth_proxy: pages: %w", err)
+	}
+	g = &gateway{hold: newHold(release), vault: vault}
+	g.accounts = upstream.NewAccounts(upstream.AccountsOptions{
+		Vault:         vault,
+		Providers:     a.config.providers,
+		RefreshBefore: time.Duration(a.RefreshBefore),
+		Logger:        a.log.Named("upstream"),
+		Acquire:       g.acquire,
+	})
+	g.server, err = authserver.New(ctx, authserver.Options{
+		Issuer:    a.config.issuer,
+		Vault:     vault,
+		Accounts:  g.accounts,
+		Proxies:   a.config.proxies,
+		Pages:     pages,
+		Lifetimes: a.lifetimes(),
+		Logger:    a.log.Named("authserver"),
+		Acquire:   g.acquire,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("oauth_proxy: %w", err)
+	}
+	return g, nil
+}
+
+// acquire holds the vault open until release is called.
+func (g *gateway) acquire() (release func(), err error) {
+	if !g.hold.enter() {
+		return nil, errClosed
+	}
+	return g.hold.leave, nil
+}
+
+// drain waits until what was begun is saved.
+func (g *gateway) drain(ctx context.Context) error {
+	return errors.Join(g.server.Close(ctx), g.accounts.Close(ctx))
+}
+
+// cleanup deletes at every interval what is past its time.
+func (a *App) cleanup(g *gateway, interval time.Duration) {
+	const batch = 1000
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-a.done:
+			return
+		case <-tick.C:
+		}
+		start, deleted := time.Now(), 0
+		for {
+			n, err := g.vault.Sweep(a.ctx, g.vault.Now(), batch)
+			deleted += n
+			if err != nil {
+				a.log.Error("clean-up failed", zap.Error(err))
+			}
+			if err != nil || n < batch {
+				break
+			}
+		}
+		a.log.Info("clean-up finished", zap.Int("deleted", deleted), zap.Duration("took", time.Since(start)))
+	}
+}
+
+// proxyGateway is the gateway as one proxy's filter sees it.
+type proxyGateway struct {
+	app   *App
+	proxy *authserver.Proxy
+}
+
+// Proxy implements mcpfilter.Gateway.
+func (p *proxyGateway) Proxy() mcpfilter.Proxy {
+	path := strings.TrimSuffix(p.proxy.ResourceURL.Path, "/")
+	if path == "" {
+		path = "/"
+	}
+	return mcpfilter.Proxy{
+		ID:           p.proxy.ID,
+		Resource:     p.proxy.Resource,
+		ResourcePath: path,
+		MetadataURL:  authserver.ResourceMetadataURL(p.proxy),
+		Scopes:       p.proxy.Scopes,
+	}
+}
+
+// Enter implements mcpfilter.Gateway.
+func (p *proxyGateway) Enter() (func(), error) {
+	g, err := p.app.open()
+	if err != nil {
+		return nil, err
+	}
+	return g.acquire()
+}
+
+// Authenticate implements mcpfilter.Gateway.
+func (p *proxyGateway) Authenticate(ctx context.Context, token string) (*mcpfilter.Session, error) {
+	g, err := p.app.open()
+	if err != nil {
+		return nil, &mcpfilter.UnavailableError{Err: err}
+	}
+	grant, claims, err := g.server.Authenticate(ctx, token, p.proxy.ID)
+	switch {
+	case errors.Is(err, authserver.ErrInvalidToken):
+		return nil, fmt.Errorf("%w: %w", mcpfilter.ErrInvalidToken, err)
+	case err != nil:
+		return nil, &mcpfilter.UnavailableError{Err: err}
+	}
+	return &mcpfilter.Session{
+		Grant:   grant,
+		JTI:     claims.JTI,
+		Expires: time.Unix(claims.Expires, 0),
+		Scopes:  strings.Fields(claims.Scope),
+	}, nil
+}
+
+// UpstreamToken implements mcpfilter.Gateway.
+func (p *proxyGateway) UpstreamToken(ctx context.Context, s *mcpfilter.Session) (string, error) {
+	g, err := p.app.open()
+	if err != nil {
+		return "", &mcpfilter.UnavailableError{Err: err}
+	}
+	token, err := g.accounts.Token(ctx, s.Grant.AccountID)
+	return token, filterError(err)
+}
+
+// UpstreamRejected implements mcpfilter.Gateway.
+func (p *proxyGateway) UpstreamRejected(ctx context.Context, s *mcpfilter.Session, token string) (string, error) {
+	g, err := p.app.open()
+	if err != nil {
+		return "", &mcpfilter.UnavailableError{Err: err}
+	}
+	token, err = g.accounts.Rejected(ctx, s.Grant.AccountID, token)
+	return token, filterError(err)
+}
+
+// filterError says in the filter's words what upstream says in its own.
+func filterError(err error) error {
+	var unavailable *upstream.UnavailableError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, upstream.ErrNeedsReauth):
+		return fmt.Errorf("%w: %w", mcpfilter.ErrNeedsReauth, err)
+	case errors.Is(err, upstream.ErrStillRejected):
+		return fmt.Errorf("%w: %w", mcpfilter.ErrStillRejected, err)
+	case errors.As(err, &unavailable):
+		return &mcpfilter.UnavailableError{RetryAfter: unavailable.RetryAfter, Err: err}
+	default:
+		return &mcpfilter.UnavailableError{Err: err}
+	}
+}
+
+// ServeMetadata implements mcpfilter.Gateway.
+func (p *proxyGateway) ServeMetadata(w http.ResponseWriter, r *http.Request) bool {
+	if !strings.HasPrefix(r.URL.Path, "/.well-known/") {
+		return false
+	}
+	g, err := p.app.open()
+	if err != nil {
+		p.app.log.Error("metadata unavailable", zap.Error(err))
+		return false
+	}
+	return g.server.ServeMetadata(w, r)
+}
+
+// Stopping implements mcpfilter.Gateway.
+func (p *proxyGateway) Stopping() <-chan struct{} { return p.app.stopping }

@@ -1,0 +1,81 @@
+package caddyoauthproxy
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
+)
+
+func init() {
+	caddy.RegisterModule(new(Handler))
+}
+
+// Handler serves the gateway's OAuth endpoints, its well-known documents and its pages on a site. Requests for any other path
+// go on to the site's next handler.
+//
+// Their query strings carry codes and states, so these requests are left out of Caddy's access log. The logger
+// `http.handlers.oauth_proxy` writes a line for each instead, with method, path, status, duration and client address.
+type Handler struct {
+	app *App
+	log *zap.Logger
+}
+
+// CaddyModule returns the Caddy module information.
+func (*Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.oauth_proxy", New: func() caddy.Module { return new(Handler) }}
+}
+
+// Provision finds the app.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.log = ctx.Logger()
+	app, err := ctx.AppIfConfigured(mcpfilter.AppName)
+	if err != nil {
+		return fmt.Errorf("oauth_proxy: the app is not configured: add the global option oauth_proxy { … } (%w)", err)
+	}
+	h.app = app.(*App)
+	return nil
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler. It answers errors itself and returns none: Caddy's
+// error log would print the URL.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	g, err := h.app.open()
+	if err == nil && !g.server.Handles(r) {
+		return next.ServeHTTP(w, r)
+	}
+	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
+	start := time.Now()
+	rec := caddyhttp.NewResponseRecorder(w, nil, nil)
+	var leave func()
+	if err == nil {
+		leave, err = g.acquire()
+	}
+	if err != nil {
+		h.log.Error("gateway unavailable", zap.Error(err))
+		rec.Header().Set("Retry-After", "2")
+		http.Error(rec, "the gateway is not available at the moment", http.StatusServiceUnavailable)
+	} else {
+		defer leave()
+		g.server.ServeHTTP(rec, r)
+	}
+	clientIP, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	h.log.Info("handled request",
+		zap.String("method", r.Method),
+		zap.String("path", r.URL.Path),
+		zap.Int("status", rec.Status()),
+		zap.Duration("duration", time.Since(start)),
+		zap.String("client_ip", clientIP))
+	return nil
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

@@ -1,0 +1,140 @@
+package caddyoauthproxy
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
+)
+
+// Provider is an upstream identity provider or authorization server. The gateway is a client of it, registered
+// there with the redirect URI `<issuer>/api/v1/oauth/callback`.
+type Provider struct {
+	// What the provider is: a template (`github`, `google`, `microsoft` or its alias `azure_ad`, `okta`), `oidc` for any
+	// OpenID Connect provider with discovery, or `oauth2` or its alias `generic` with every URL written out. Default:
+	// the provider's name, where that is one of these.
+	Type string `json:"type,omitempty"`
+
+	// The client identifier that the provider gave the gateway. Required. May be a placeholder.
+	ClientID string `json:"client_id,omitempty"`
+
+	// The client secret that the provider gave the gateway, as a placeholder: `{env.NAME}` or `{file./absolute/path}`.
+	ClientSecret string `json:"client_secret,omitempty"`
+
+	// The issuer URL. For `oidc`.
+	Issuer string `json:"issuer,omitempty"`
+
+	// The organisation's domain, such as acme.okta.com. For `okta`.
+	Domain string `json:"domain,omitempty"`
+
+	// The id of a custom authorization server, such as default. For `okta`; without it the organisation's own is used.
+	AuthorizationServer string `json:"authorization_server,omitempty"`
+
+	// The directory (tenant) id, or organizations. For `microsoft`.
+	Tenant string `json:"tenant,omitempty"`
+
+	// The authorization endpoint. For `oauth2`.
+	AuthorizationURL string `json:"authorization_url,omitempty"`
+
+	// The token endpoint. For `oauth2`.
+	TokenURL string `json:"token_url,omitempty"`
+
+	// Where to ask who the user is, with the access token. For `oauth2`.
+	UserinfoURL string `json:"userinfo_url,omitempty"`
+
+	// The member of the userinfo answer that identifies the user for ever. For `oauth2`. Default: `sub`.
+	SubjectField string `json:"subject_field,omitempty"`
+
+	// The revocation endpoint (RFC 7009). Discovered or known for all types but `oauth2`.
+	RevocationURL string `json:"revocation_url,omitempty"`
+
+	// The scopes to ask the provider for, beside those that the type needs for login and refresh.
+	Scopes []string `json:"scopes,omitempty"`
+
+	// How the gateway authenticates at the token endpoint: `client_secret_basic`, `client_secret_post` or `none`.
+	// Default: what suits the type.
+	TokenEndpointAuthMethod string `json:"token_endpoint_auth_method,omitempty"`
+
+	// Further parameters of the authorization request.
+	AuthorizeParams map[string]string `json:"authorize_params,omitempty"`
+
+	// How long to wait for an answer. Default: 30s.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	// How often to retry a request that certainly was not processed. Default: 3; -1 for never.
+	Retries int `json:"retries,omitempty"`
+}
+
+// resolve makes the provider, without any network.
+func (p *Provider) resolve(name string) (*upstream.Provider, error) {
+	if p == nil {
+		return nil, fmt.Errorf("provider %q: is empty: set client_id", name)
+	}
+	fail := func(err error) (*upstream.Provider, error) { return nil, fmt.Errorf("provider %q: %w", name, err) }
+	kind, err := p.kind(name)
+	if err != nil {
+		return fail(err)
+	}
+	clientID, err := caddy.NewReplacer().ReplaceOrErr(p.ClientID, true, true)
+	if err != nil {
+		return fail(fmt.Errorf("client_id: %s is not set or cannot be read", p.ClientID))
+	}
+	var secret string
+	if p.ClientSecret != "" {
+		if secret, err = resolveSecret(p.ClientSecret); err != nil {
+			return fail(fmt.Errorf("client_secret: %w", err))
+		}
+	}
+	return upstream.New(name, p.config(kind, clientID, secret), nil) // names the provider in its errors
+}
+
+// check finds what is wrong with a provider apart from the values behind its placeholders, which
+// need not exist where a Caddyfile is only adapted.
+func (p *Provider) check(name string) error {
+	kind, err := p.kind(name)
+	if err != nil {
+		return fmt.Errorf("provider %q: %w", name, err)
+	}
+	_, err = upstream.New(name, p.config(kind, p.ClientID, p.ClientSecret), nil)
+	return err
+}
+
+func (p *Provider) config(kind, clientID, secret string) upstream.Config {
+	return upstream.Config{
+		Type:                kind,
+		ClientID:            clientID,
+		ClientSecret:        secret,
+		Issuer:              p.Issuer,
+		Domain:              p.Domain,
+		AuthorizationServer: p.AuthorizationServer,
+		Tenant:              p.Tenant,
+		AuthorizationURL:    p.AuthorizationURL,
+		TokenURL:            p.TokenURL,
+		UserinfoURL:         p.UserinfoURL,
+		SubjectField:        p.SubjectField,
+		RevocationURL:       p.RevocationURL,
+		Scopes:              p.Scopes,
+		AuthMethod:          p.TokenEndpointAuthMethod,
+		AuthorizeParams:     p.AuthorizeParams,
+		Timeout:             time.Duration(p.Timeout),
+		Retries:             p.Retries,
+	}
+}
+
+// kind is the type that is written, or that the name implies.
+func (p *Provider) kind(name string) (string, error) {
+	kind := p.Type
+	if kind == "" {
+		kind = name
+	}
+	if !upstream.KnownType(kind) {
+		if p.Type == "" {
+			return "", fmt.Errorf("type is missing, and the name is not one either; set type to one of %s", strings.Join(upstream.Types(), ", "))
+		}
+		return "", fmt.Errorf("type %q is unknown; known are %s", p.Type, strings.Join(upstream.Types(), ", "))
+	}
+	return kind, nil
+}

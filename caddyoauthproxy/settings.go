@@ -1,0 +1,258 @@
+package caddyoauthproxy
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// resolved is the configuration, checked and with its placeholders replaced. It stays in memory: the exported fields
+// keep the placeholders, so that no dump of the config shows a secret.
+type resolved struct {
+	issuer    *url.URL
+	keys      []tokenstore.RootKey
+	providers map[string]*upstream.Provider
+	proxies   []*authserver.Proxy
+}
+
+func (r *resolved) proxy(id string) *authserver.Proxy {
+	for _, p := range r.proxies {
+		if p.ID == id {
+			return p
+		}
+	}
+	return nil
+}
+
+// Proxy is one protected MCP server.
+type Proxy struct {
+	// What people read on the consent page. Default: the proxy's id.
+	Name string `json:"name,omitempty"`
+
+	// The server's resource identifier (RFC 8707): the URL that is given to chatbots, byte for byte. Its path is
+	// where `mcp_proxy` serves the server. Required.
+	Resource string `json:"resource,omitempty"`
+
+	// The provider that users log in at, and whose tokens go to the server. Default: the only one.
+	Provider string `json:"provider,omitempty"`
+
+	// The gateway's own scopes for this server. A chatbot gets those it asks for, or all. Default: `mcp`.
+	Scopes []string `json:"scopes,omitempty"`
+
+	// The redirect URIs that chatbots may register: exact, but for the port of http loopback ones. Default: every https,
+	// http loopback and dotted private-use one.
+	AllowedRedirects []string `json:"allowed_redirects,omitempty"`
+
+	// Who may use the server. Default: every user of the provider.
+	Allow authserver.Policy `json:"allow,omitzero"`
+}
+
+// resolve checks the whole configuration and reports everything that is wrong with it.
+func (a *App) resolve() (*resolved, error) {
+	r := &resolved{providers: make(map[string]*upstream.Provider, len(a.Providers))}
+	var errs []error
+	fail := func(err error) {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	var err error
+	r.issuer, err = parseIssuer(a.Issuer)
+	fail(err)
+	for i, text := range a.EncryptionKeys {
+		key, err := resolveKey(text)
+		if err != nil {
+			fail(fmt.Errorf("encryption_key %d: %w", i+1, err))
+		}
+		r.keys = append(r.keys, key)
+	}
+	if len(a.Providers) == 0 {
+		fail(errors.New("no provider: declare one, for example provider github { client_id …; client_secret {env.…} }"))
+	}
+	for _, name := range slices.Sorted(maps.Keys(a.Providers)) {
+		p, err := a.Providers[name].resolve(name)
+		fail(err)
+		r.providers[name] = p
+	}
+	if len(a.Proxies) == 0 {
+		fail(errors.New("no proxy: declare one, for example proxy jira { resource https://gateway.example.com/jira/mcp }"))
+	}
+	resources := make(map[string]string)
+	for _, id := range slices.Sorted(maps.Keys(a.Proxies)) {
+		p, err := a.Proxies[id].resolve(id, r.providers)
+		if err != nil {
+			fail(fmt.Errorf("proxy %q: %w", id, err))
+			continue
+		}
+		canonical, _ := authserver.ValidResource(p.Resource)
+		if other, taken := resources[canonical]; taken {
+			fail(fmt.Errorf("proxy %q: resource %s is proxy %q's already; every proxy needs its own", id, p.Resource, other))
+		}
+		resources[canonical] = id
+		r.proxies = append(r.proxies, p)
+	}
+	fail(a.checkDurations())
+	if len(errs) > 0 {
+		return nil, fmt.Errorf("oauth_proxy: %w", errors.Join(errs...))
+	}
+	return r, nil
+}
+
+// parseIssuer checks the issuer identifier (RFC 8414 §2).
+func parseIssuer(text string) (*url.URL, error) {
+	if text == "" {
+		return nil, errors.New("issuer is missing: set it to the gateway's public URL, for example issuer https://gateway.example.com")
+	}
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Host == "":
+		return nil, fmt.Errorf("issuer %q is not a URL; write it like https://gateway.example.com", text)
+	case u.RawQuery != "" || strings.Contains(text, "#") || u.User != nil:
+		return nil, fmt.Errorf("issuer %q must have no query, fragment or user information (RFC 8414 §2)", text)
+	case u.Scheme == "http" && !authserver.IsLoopback(u):
+		return nil, fmt.Errorf("issuer %q must be https: tokens and codes would cross the network in clear; http is for localhost only", text)
+	case u.Scheme != "https" && u.Scheme != "http":
+		return nil, fmt.Errorf("issuer %q must be https", text)
+	case strings.ContainsAny(u.Path, "{}*") || strings.Contains(u.EscapedPath(), "%"):
+		return nil, fmt.Errorf("issuer %q has a path that needs escaping; use a plain one", text)
+	}
+	u.Path = strings.TrimSuffix(u.Path, "/")
+	return u, nil
+}
+
+var proxyID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`)
+
+func checkProxyID(id string) error {
+	switch {
+	case !proxyID.MatchString(id):
+		return errors.New("a proxy's id is letters, digits, - and _, because it stands in URLs")
+	case authserver.Reserved(id):
+		return errors.New("this id is the name of an endpoint; choose another")
+	}
+	return nil
+}
+
+func (p *Proxy) resolve(id string, providers map[string]*upstream.Provider) (*authserver.Proxy, error) {
+	if p == nil {
+		return nil, errors.New("is empty: set resource")
+	}
+	if err := checkProxyID(id); err != nil {
+		return nil, err
+	}
+	if err := checkResource(p.Resource); err != nil {
+		return nil, err
+	}
+	u, err := url.Parse(p.Resource)
+	if err != nil {
+		return nil, fmt.Errorf("resource %q: %w", p.Resource, err)
+	}
+	for _, uri := range p.AllowedRedirects {
+		if err := authserver.ValidAllowedRedirect(uri); err != nil {
+			return nil, fmt.Errorf("allowed_redirects: %q %w", uri, err)
+		}
+	}
+	name := p.Provider
+	if name == "" {
+		if len(providers) != 1 {
+			return nil, fmt.Errorf("provider is missing, and there are several: %s", listed(providers))
+		}
+		for name = range providers {
+		}
+	}
+	provider, declared := providers[name]
+	if !declared {
+		return nil, fmt.Errorf("provider %q is not declared; declared are: %s", name, listed(providers))
+	}
+	out := &authserver.Proxy{
+		ID: id, Name: p.Name, Resource: p.Resource, ResourceURL: u,
+		Scopes: p.Scopes, Provider: provider, AllowedRedirects: p.AllowedRedirects, Allow: p.Allow,
+	}
+	if out.Name == "" {
+		out.Name = id
+	}
+	if len(out.Scopes) == 0 {
+		out.Scopes = []string{"mcp"}
+	}
+	return out, nil
+}
+
+// checkResource checks a resource identifier (RFC 8707 §2, RFC 9728 §1.2).
+func checkResource(text string) error {
+	if text == "" {
+		return errors.New("resource is missing: set it to the URL that chatbots will use, for example resource https://gateway.example.com/jira/mcp")
+	}
+	u, err := url.Parse(text)
+	if _, ok := authserver.ValidResource(text); err != nil || !ok {
+		return fmt.Errorf("resource %q is not a plain https URL without fragment, user information and dot segments", text)
+	}
+	if u.Scheme == "http" && !authserver.IsLoopback(u) {
+		return fmt.Errorf("resource %q must be https: tokens would cross the network in clear; http is for localhost only", text)
+	}
+	if u.RawQuery != "" {
+		return fmt.Errorf("resource %q must have no query", text)
+	}
+	return nil
+}
+
+// checkDurations refuses lifetimes that make no sense or that weaken what they are for.
+func (a *App) checkDurations() error {
+	var errs []error
+	check := func(name string, d caddy.Duration, least, most time.Duration) {
+		if v := time.Duration(d); d != 0 && (v < least || most > 0 && v > most) {
+			errs = append(errs, fmt.Errorf("%s %s is out of range: %s to %s", name, v, least, most))
+		}
+	}
+	const day = 24 * time.Hour
+	check("access_token_ttl", a.AccessTokenTTL, 10*time.Second, day)
+	check("refresh_token_idle", a.RefreshTokenIdle, time.Minute, 400*day)
+	check("refresh_token_ttl", a.RefreshTokenTTL, time.Minute, 400*day)
+	check("code_ttl", a.CodeTTL, 5*time.Second, 10*time.Minute)
+	check("login_ttl", a.LoginTTL, 30*time.Second, time.Hour)
+	check("refresh_before", a.RefreshBefore, time.Second, day)
+	check("retention", a.Retention, time.Hour, 4000*day)
+	if a.RefreshGrace > 0 {
+		check("refresh_grace", a.RefreshGrace, time.Second, time.Hour)
+	}
+	if a.CleanupInterval > 0 {
+		check("cleanup_interval", a.CleanupInterval, time.Second, 7*day)
+	}
+	return errors.Join(errs...)
+}
+
+func (a *App) lifetimes() authserver.Lifetimes {
+	return authserver.Lifetimes{
+		AccessToken:  time.Duration(a.AccessTokenTTL),
+		RefreshIdle:  time.Duration(a.RefreshTokenIdle),
+		RefreshTotal: time.Duration(a.RefreshTokenTTL),
+		RefreshGrace: time.Duration(a.RefreshGrace),
+		Code:         time.Duration(a.CodeTTL),
+		Login:        time.Duration(a.LoginTTL),
+		Retention:    time.Duration(a.Retention),
+	}
+}
+
+func (a *App) cleanupInterval() time.Duration {
+	if a.CleanupInterval == 0 {
+		return time.Hour
+	}
+	return time.Duration(a.CleanupInterval)
+}
+
+// listed names what is declared, for error messages.
+func listed[V any](m map[string]V) string {
+	if len(m) == 0 {
+		return "none"
+	}
+	return strings.Join(slices.Sorted(maps.Keys(m)), ", ")
+}

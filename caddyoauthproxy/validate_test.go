@@ -1,0 +1,116 @@
+package caddyoauthproxy_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// base is a complete configuration in JSON, which each case changes.
+func base(dir string) map[string]any {
+	return map[string]any{
+		"issuer": "https://gw.test",
+		"vault":  map[string]any{"module": "bbolt", "path": filepath.Join(dir, "vault.db")},
+		"providers": map[string]any{"idp": map[string]any{
+			"type": "oidc", "issuer": "https://idp.test", "client_id": "gateway", "client_secret": "{file." + filepath.Join(dir, "secret") + "}",
+		}},
+		"proxies": map[string]any{"jira": map[string]any{"resource": "https://gw.test/jira/mcp"}},
+	}
+}
+
+func validate(t *testing.T, app map[string]any) error {
+	t.Helper()
+	raw, err := json.Marshal(app)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return caddy.Validate(&caddy.Config{
+		Admin:   &caddy.AdminConfig{Disabled: true},
+		AppsRaw: caddy.ModuleMap{"oauth_proxy": raw},
+	})
+}
+
+func set(path string, value any) func(map[string]any) {
+	return func(m map[string]any) {
+		keys := strings.Split(path, "/")
+		for _, k := range keys[:len(keys)-1] {
+			m = m[k].(map[string]any)
+		}
+		if value == nil {
+			delete(m, keys[len(keys)-1])
+			return
+		}
+		m[keys[len(keys)-1]] = value
+	}
+}
+
+// Mistakes that only show with the values, or in a configuration that never was a Caddyfile.
+func TestConfigurationMistakesAreNamed(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "secret"), []byte("s3cret-of-the-gateway\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "short.key"), []byte("c2hvcnQ=\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "typed.key"), []byte("MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := validate(t, base(dir)); err != nil {
+		t.Fatalf("the base itself: %v", err)
+	}
+	for name, c := range map[string]struct {
+		change func(map[string]any)
+		want   string
+	}{
+		"no issuer":                    {set("issuer", nil), `issuer is missing: set it to the gateway's public URL`},
+		"http issuer":                  {set("issuer", "http://gw.test"), `issuer "http://gw.test" must be https`},
+		"issuer with fragment":         {set("issuer", "https://gw.test/#x"), `must have no query, fragment`},
+		"no providers":                 {set("providers", nil), `no provider: declare one`},
+		"no proxies":                   {set("proxies", nil), `no proxy: declare one`},
+		"unknown member":               {set("isuer", "x"), `isuer`},
+		"empty provider":               {set("providers/idp", nil), `no provider`},
+		"no client_id":                 {set("providers/idp/client_id", nil), `provider "idp": client_id`},
+		"unset client_id":              {set("providers/idp/client_id", "{env.OAUTH_PROXY_TEST_UNSET}"), `client_id: {env.OAUTH_PROXY_TEST_UNSET} is not set`},
+		"literal secret":               {set("providers/idp/client_secret", "literal"), `client_secret: must be a placeholder`},
+		"missing secret file":          {set("providers/idp/client_secret", "{file."+dir+"/nothing}"), `nothing} is not set or cannot be read`},
+		"unset secret":                 {set("providers/idp/client_secret", "{env.OAUTH_PROXY_TEST_UNSET}"), `is not set or cannot be read`},
+		"unknown type":                 {set("providers/idp/type", "openid"), `type "openid" is unknown; known are`},
+		"no type":                      {set("providers/idp/type", nil), `type is missing`},
+		"missing key file":             {set("encryption_keys", []string{"{file." + dir + "/nothing}"}), `encryption_key 1: {file.`},
+		"short key":                    {set("encryption_keys", []string{"{file." + dir + "/short.key}"}), `openssl rand -base64 32`},
+		"typed key":                    {set("encryption_keys", []string{"{file." + dir + "/typed.key}"}), `instead of 32 random bytes`},
+		"literal key":                  {set("encryption_keys", []string{"c2VjcmV0"}), `must be a placeholder`},
+		"no resource":                  {set("proxies/jira/resource", nil), `proxy "jira": resource is missing`},
+		"http resource":                {set("proxies/jira/resource", "http://gw.test/jira"), `must be https`},
+		"resource with query":          {set("proxies/jira/resource", "https://gw.test/jira?x=1"), `must have no query`},
+		"undeclared provider":          {set("proxies/jira/provider", "okta"), `provider "okta" is not declared; declared are: idp`},
+		"bad redirect":                 {set("proxies/jira/allowed_redirects", []string{"http://bot.test/cb"}), `allowed_redirects: "http://bot.test/cb" uses http`},
+		"reserved id":                  {set("proxies/token", map[string]any{"resource": "https://gw.test/x"}), `this id is the name of an endpoint`},
+		"same resource":                {set("proxies/wiki", map[string]any{"resource": "https://GW.test:443/jira/mcp/"}), `is proxy "jira"'s already`},
+		"long code":                    {set("code_ttl", "1h"), `code_ttl 1h0m0s is out of range`},
+		"vault in a missing directory": {set("vault/path", filepath.Join(dir, "no", "vault.db")), `its directory does not exist`},
+		"vault is a directory":         {set("vault/path", dir), `is a directory`},
+		"unknown vault":                {set("vault/module", "sqlite"), `sqlite`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			app := base(dir)
+			c.change(app)
+			err := validate(t, app)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got  %v\nwant … %s …", err, c.want)
+			}
+			if err != nil && strings.Contains(err.Error(), "s3cret-of-the-gateway") {
+				t.Errorf("the message holds a secret: %v", err)
+			}
+		})
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 3 {
+		t.Errorf("validation touched the disk: %v, %v", entries, err)
+	}
+}
