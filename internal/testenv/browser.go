@@ -1,0 +1,132 @@
+package testenv
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
+	"strings"
+	"testing"
+
+	"golang.org/x/net/html"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/demo/provider"
+)
+
+// Browser is a user at a browser: it keeps cookies, follows redirects, fills in the login form and presses Allow.
+// Like a real one, and unlike other Go clients, it says which form answers come from which page.
+type Browser struct {
+	user   provider.User
+	client *http.Client
+
+	// Pages are the pages that it came by.
+	Pages []string
+}
+
+// NewBrowser returns a browser with no cookies.
+func NewBrowser(user provider.User) *Browser {
+	jar, _ := cookiejar.New(nil) // never fails
+	return &Browser{user: user, client: &http.Client{
+		Jar:           jar,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
+// Login opens an authorization URL and does what a user does until the browser is sent to a place that
+// begins with until. It returns that place, unvisited.
+func (b *Browser) Login(t testing.TB, authorize, until string) *url.URL {
+	t.Helper()
+	u, err := b.TryLogin(authorize, until)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+// TryLogin is Login with an error.
+func (b *Browser) TryLogin(authorize, until string) (*url.URL, error) {
+	method, target, form := http.MethodGet, authorize, url.Values(nil)
+	for range 20 {
+		if strings.HasPrefix(target, until) {
+			return url.Parse(target)
+		}
+		resp, page, err := b.request(method, target, form)
+		if err != nil {
+			return nil, err
+		}
+		if location := resp.Header.Get("Location"); location != "" {
+			next, err := resp.Request.URL.Parse(location)
+			if err != nil {
+				return nil, err
+			}
+			method, target, form = http.MethodGet, next.String(), nil
+			continue
+		}
+		b.Pages = append(b.Pages, page)
+		action, fields, ok := parseForm(page)
+		if resp.StatusCode != http.StatusOK || !ok {
+			return nil, fmt.Errorf("stuck at %s: %d %s", resp.Request.URL.Path, resp.StatusCode, page)
+		}
+		if fields.Has("password") {
+			fields.Set("username", b.user.Name)
+			fields.Set("password", b.user.Password)
+		}
+		next, err := resp.Request.URL.Parse(action)
+		if err != nil {
+			return nil, err
+		}
+		method, target, form = http.MethodPost, next.String(), fields
+	}
+	return nil, fmt.Errorf("still not at %s after 20 pages", until)
+}
+
+func (b *Browser) request(method, target string, form url.Values) (*http.Response, string, error) {
+	req, err := http.NewRequest(method, target, strings.NewReader(form.Encode())) //nolint:noctx // a test
+	if err != nil {
+		return nil, "", err
+	}
+	if method == http.MethodPost {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		req.Header.Set("Sec-Fetch-Site", "same-origin")
+		req.Header.Set("Origin", "null") // what browsers send from a page without referrer
+	}
+	resp, err := b.client.Do(req)
+	if err != nil {
+		return nil, "", err
+	}
+	defer resp.Body.Close()
+	page, err := io.ReadAll(resp.Body)
+	return resp, string(page), err
+}
+
+// parseForm finds the page's first form, with all its fields, and the button Allow pressed where there is one.
+func parseForm(page string) (action string, fields url.Values, ok bool) {
+	doc, err := html.Parse(strings.NewReader(page))
+	if err != nil {
+		return "", nil, false
+	}
+	fields = make(url.Values)
+	for n := range doc.Descendants() {
+		if n.Type != html.ElementNode {
+			continue
+		}
+		attr := make(map[string]string)
+		for _, a := range n.Attr {
+			attr[a.Key] = a.Val
+		}
+		switch n.Data {
+		case "form":
+			if !ok {
+				action, ok = attr["action"], true
+			}
+		case "input":
+			fields.Set(attr["name"], attr["value"])
+		case "button":
+			if attr["value"] == "allow" {
+				fields.Set(attr["name"], attr["value"])
+			}
+		}
+	}
+	return action, fields, ok
+}

@@ -1,0 +1,210 @@
+package testenv
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/modelcontextprotocol/go-sdk/auth"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+	"github.com/modelcontextprotocol/go-sdk/oauthex"
+)
+
+// The protocol versions of the two eras of MCP.
+const (
+	Stateful  = "2025-11-25"
+	Stateless = "2026-07-28"
+)
+
+// Connect logs the browser's user in with the official SDK's own client, and returns its session.
+func (w *World) Connect(t testing.TB, b *Browser, resource, version string) *mcp.ClientSession {
+	t.Helper()
+	return w.ConnectWith(t, b, resource, version, nil)
+}
+
+// ConnectWith is Connect with options for the client.
+func (w *World) ConnectWith(t testing.TB, b *Browser, resource, version string, o *mcp.ClientOptions) *mcp.ClientSession {
+	t.Helper()
+	const redirect = "http://localhost:33418/callback" // nobody listens there: the browser stops before
+	handler, err := auth.NewAuthorizationCodeHandler(&auth.AuthorizationCodeHandlerConfig{
+		RedirectURL: redirect,
+		DynamicClientRegistrationConfig: &auth.DynamicClientRegistrationConfig{Metadata: &oauthex.ClientRegistrationMetadata{
+			ClientName: "SDK client", RedirectURIs: []string{redirect}, GrantTypes: []string{"authorization_code", "refresh_token"},
+		}},
+		AuthorizationCodeFetcher: func(_ context.Context, args *auth.AuthorizationArgs) (*auth.AuthorizationResult, error) {
+			back, err := b.TryLogin(args.URL, redirect)
+			if err != nil {
+				return nil, err
+			}
+			q := back.Query()
+			return &auth.AuthorizationResult{Code: q.Get("code"), State: q.Get("state"), Iss: q.Get("iss")}, nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := mcp.NewClient(&mcp.Implementation{Name: "test", Version: "1"}, o)
+	session, err := client.Connect(t.Context(), &mcp.StreamableClientTransport{Endpoint: resource, OAuthHandler: handler},
+		&mcp.ClientSessionOptions{ProtocolVersion: version})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return session
+}
+
+// Call calls a tool and returns the text that it answers.
+func Call(ctx context.Context, s *mcp.ClientSession, tool string, args map[string]any) (string, error) {
+	res, err := s.CallTool(ctx, &mcp.CallToolParams{Name: tool, Arguments: args})
+	if err != nil {
+		return "", err
+	}
+	if len(res.Content) == 0 || res.IsError {
+		return "", fmt.Errorf("tool %s: %+v", tool, res)
+	}
+	return res.Content[0].(*mcp.TextContent).Text, nil
+}
+
+// PlainBot is a chatbot that knows nothing but the endpoints of one proxy: no discovery, no resource, no MCP session.
+type PlainBot struct {
+	w              *World
+	ID, Secret     string
+	Access, Token  string // the access and refresh tokens that it holds
+	Redirect       string
+	Code, Verifier string // of the last login
+}
+
+// NewPlainBot registers a plain chatbot.
+func (w *World) NewPlainBot(t testing.TB) *PlainBot {
+	t.Helper()
+	b := &PlainBot{w: w, Redirect: "http://localhost:8888/callback"}
+	body := `{"redirect_uris":["` + b.Redirect + `"],"client_name":"Plain bot","token_endpoint_auth_method":"client_secret_post",` +
+		`"grant_types":["authorization_code","refresh_token"],"response_types":["code"]}`
+	m := b.post(t, "register", "application/json", body, http.StatusCreated)
+	b.ID, b.Secret = m["client_id"].(string), m["client_secret"].(string)
+	return b
+}
+
+func (b *PlainBot) post(t testing.TB, endpoint, contentType, body string, want int) map[string]any {
+	t.Helper()
+	status, m, err := b.Post(endpoint, contentType, body)
+	if err != nil || status != want {
+		t.Fatalf("%s: %d %v %v", endpoint, status, m, err)
+	}
+	return m
+}
+
+// Post sends a request to one of the proxy's endpoints and reads the JSON that it answers.
+func (b *PlainBot) Post(endpoint, contentType, body string) (int, map[string]any, error) {
+	resp, err := http.Post(b.w.URL+"/api/v1/oauth-proxy/demo/"+endpoint, contentType, strings.NewReader(body)) //nolint:noctx // a test
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	var m map[string]any
+	raw, err := io.ReadAll(resp.Body)
+	if err == nil && len(raw) > 0 {
+		err = json.Unmarshal(raw, &m)
+	}
+	return resp.StatusCode, m, err
+}
+
+// Login logs a user in and gets the first tokens.
+func (b *PlainBot) Login(t testing.TB, browser *Browser) {
+	t.Helper()
+	b.Verifier = rand.Text() + rand.Text()
+	sum := sha256.Sum256([]byte(b.Verifier))
+	q := url.Values{
+		"response_type": {"code"}, "client_id": {b.ID}, "redirect_uri": {b.Redirect}, "state": {"state-of-the-plain-bot"}, "scope": {"whatever you have"},
+		"code_challenge": {base64.RawURLEncoding.EncodeToString(sum[:])}, "code_challenge_method": {"S256"},
+	}
+	back := browser.Login(t, b.w.URL+"/api/v1/oauth-proxy/demo/authorize?"+q.Encode(), b.Redirect).Query()
+	if back.Get("state") != q.Get("state") {
+		t.Fatalf("state came back as %q", back.Get("state"))
+	}
+	b.Code = back.Get("code")
+	b.take(t, url.Values{"grant_type": {"authorization_code"}, "code": {b.Code}, "redirect_uri": {b.Redirect}, "code_verifier": {b.Verifier}})
+}
+
+// Refresh gets the next tokens.
+func (b *PlainBot) Refresh(t testing.TB) {
+	t.Helper()
+	b.take(t, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {b.Token}})
+}
+
+func (b *PlainBot) take(t testing.TB, form url.Values) {
+	t.Helper()
+	form.Set("client_id", b.ID)
+	form.Set("client_secret", b.Secret)
+	m := b.post(t, "token", "application/x-www-form-urlencoded", form.Encode(), http.StatusOK)
+	b.Access, _ = m["access_token"].(string)
+	b.Token, _ = m["refresh_token"].(string)
+	if b.Access == "" || b.Token == "" {
+		t.Fatalf("token answer without tokens: %v", m)
+	}
+}
+
+// Answer is a response to an MCP request.
+type Answer struct {
+	Status int
+	Header http.Header
+	Body   string
+}
+
+// ToolCall is the body of a tools/call request that stands by itself, as in the stateless era.
+func ToolCall(tool string) string {
+	return `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"` + tool + `","arguments":{},` +
+		`"_meta":{"io.modelcontextprotocol/protocolVersion":"` + Stateless + `","io.modelcontextprotocol/clientInfo":{"name":"bot","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}}}}`
+}
+
+// Send sends an MCP request to the proxy, with edits to its headers.
+func (b *PlainBot) Send(ctx context.Context, method, body string, edit ...func(*http.Request)) (Answer, error) {
+	req, err := http.NewRequestWithContext(ctx, method, b.w.ProxyURL("demo"), strings.NewReader(body))
+	if err != nil {
+		return Answer{}, err
+	}
+	req.Header.Set("Authorization", "Bearer "+b.Access)
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json, text/event-stream")
+	req.Header.Set("MCP-Protocol-Version", Stateless)
+	req.Header.Set("Mcp-Method", "tools/call")
+	req.Header.Set("Mcp-Name", "whoami")
+	for _, f := range edit {
+		f(req)
+	}
+	resp, err := http.DefaultClient.Do(req) //nolint:forbidigo // a test
+	if err != nil {
+		return Answer{}, err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	return Answer{resp.StatusCode, resp.Header, string(raw)}, err
+}
+
+// WhoAmI calls the tool of that name and returns the whole answer.
+func (b *PlainBot) WhoAmI(ctx context.Context) (string, error) {
+	a, err := b.Send(ctx, http.MethodPost, ToolCall("whoami"))
+	if err == nil && a.Status != http.StatusOK {
+		err = fmt.Errorf("status %d: %s", a.Status, a.Body)
+	}
+	return a.Body, err
+}
+
+// TokenRequest sends a token request with one credential, and reads the answer whatever it is.
+func (b *PlainBot) TokenRequest(grantType, credential string) (int, map[string]any, error) {
+	form := url.Values{"grant_type": {grantType}, grantType: {credential}, "client_id": {b.ID}, "client_secret": {b.Secret}}
+	return b.Post("token", "application/x-www-form-urlencoded", form.Encode())
+}
+
+// Form sends one field to one of the proxy's endpoints, with the bot's authentication.
+func (b *PlainBot) Form(endpoint, name, value string) (int, map[string]any, error) {
+	form := url.Values{name: {value}, "client_id": {b.ID}, "client_secret": {b.Secret}}
+	return b.Post(endpoint, "application/x-www-form-urlencoded", form.Encode())
+}

@@ -1,0 +1,344 @@
+// Package testenv starts the world for tests: a real Caddy with the plugin as a process of its own, the demo
+// provider and the demo MCP server beside it, and the people and programs that use them.
+package testenv
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	_ "github.com/caddyserver/caddy/v2/modules/standard" // the Caddy that tests run is a whole one
+
+	_ "github.com/caddy-oauth-proxy/caddy-oauth-proxy" // and has the plugin
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/demo/mcpserver"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/demo/provider"
+)
+
+// asCaddy is the environment variable that makes a test binary run as Caddy.
+const asCaddy = "OAUTH_PROXY_TESTENV"
+
+// Main is what TestMain calls: it runs the tests, or Caddy when Start has started this binary again.
+func Main(m *testing.M) {
+	if os.Getenv(asCaddy) == "caddy" {
+		caddycmd.Main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// The demo client's registration at the provider, and the users.
+const (
+	ClientID     = "gateway"
+	ClientSecret = "client-secret-of-the-gateway-at-the-provider"
+)
+
+// Alice and Bob can log in.
+var (
+	Alice = provider.User{Name: "alice", Password: "wonderland", FullName: "Alice Liddell"}
+	Bob   = provider.User{Name: "bob", Password: "builder", FullName: "Bob Builder"}
+)
+
+// Options changes the world.
+type Options struct {
+	// TokenLife is how long the provider's access tokens live. Default: 1 minute.
+	TokenLife time.Duration
+
+	// Global is added to the oauth_proxy global option, Top to the global options, Site to the site.
+	Global, Top, Site string
+
+	// Caddyfile, when set, makes the whole Caddyfile.
+	Caddyfile func(*World) string
+}
+
+// World is a running gateway with everything around it.
+type World struct {
+	t        *testing.T
+	options  Options
+	dir      string
+	port     int
+	admin    int
+	cmd      *exec.Cmd
+	exited   chan struct{}
+	log      *syncBuffer
+	Provider *provider.Provider
+	MCP      *Recorder
+
+	// URL is the gateway's issuer, and its site.
+	URL string
+
+	// ProviderURL and MCPURL are where the provider and the MCP server listen.
+	ProviderURL, MCPURL string
+}
+
+// Recorder keeps what the MCP server saw.
+type Recorder struct {
+	mu       sync.Mutex
+	requests []Seen
+}
+
+// Seen is one request that reached the MCP server.
+type Seen struct {
+	Method, Path string
+	Header       http.Header
+}
+
+func (r *Recorder) record(req *http.Request) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.requests = append(r.requests, Seen{req.Method, req.URL.RequestURI(), req.Header.Clone()})
+}
+
+// Requests returns what was seen so far.
+func (r *Recorder) Requests() []Seen {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]Seen(nil), r.requests...)
+}
+
+// Start starts the world and ends it with the test.
+func Start(t *testing.T, o Options) *World {
+	t.Helper()
+	w := &World{t: t, options: o, dir: t.TempDir(), log: new(syncBuffer), MCP: new(Recorder)}
+	w.port, w.admin = freePort(t), freePort(t)
+	w.URL = fmt.Sprintf("http://localhost:%d", w.port)
+
+	var idp http.Handler
+	idpServer := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { idp.ServeHTTP(rw, r) }))
+	t.Cleanup(idpServer.Close)
+	w.ProviderURL = strings.Replace(idpServer.URL, "127.0.0.1", "localhost", 1)
+	p, err := provider.New(provider.Options{
+		Issuer: w.ProviderURL, ClientID: ClientID, ClientSecret: ClientSecret,
+		RedirectURIs:    []string{w.URL + "/api/v1/oauth/callback"},
+		Users:           []provider.User{Alice, Bob},
+		AccessTokenLife: o.TokenLife,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Provider, idp = p, p
+
+	mcp := httptest.NewServer(mcpserver.New(mcpserver.Options{UserOf: p.UserOf, OnRequest: w.MCP.record}))
+	t.Cleanup(mcp.Close)
+	w.MCPURL = mcp.URL
+
+	w.run()
+	t.Cleanup(func() {
+		w.end(syscall.SIGTERM)
+		if t.Failed() {
+			t.Logf("Caddy's log, its end:\n%s", tail(w.log.String(), 1500))
+		}
+	})
+	return w
+}
+
+// Caddyfile is the configuration that the world runs with.
+func (w *World) Caddyfile() string {
+	if w.options.Caddyfile != nil {
+		return w.options.Caddyfile(w)
+	}
+	return w.CaddyfileWith(w.options.Global)
+}
+
+// CaddyfileWith is the standard configuration with other lines in the oauth_proxy option.
+func (w *World) CaddyfileWith(global string) string {
+	return fmt.Sprintf(`{
+	admin localhost:%d
+	http_port %d
+	auto_https off
+	log {
+		level DEBUG
+	}
+	%s
+	oauth_proxy {
+		issuer %s
+		vault bbolt %s
+		provider demo {
+			type          oidc
+			issuer        %s
+			client_id     %s
+			client_secret {env.DEMO_CLIENT_SECRET}
+			scopes        offline_access
+		}
+		proxy demo {
+			resource %s/demo/mcp
+			allowed_redirects http://localhost/callback http://127.0.0.1/callback https://bot.example.com/cb
+		}
+		%s
+	}
+}
+%s {
+	log
+	oauth_proxy
+	mcp_proxy demo %s/mcp
+	%s
+	respond "not part of the gateway" 404
+}
+`, w.admin, w.port, w.options.Top, w.URL, w.VaultPath(), w.ProviderURL, ClientID, w.URL, global, w.URL, w.MCPURL, w.options.Site)
+}
+
+// VaultPath is the vault's file.
+func (w *World) VaultPath() string { return filepath.Join(w.dir, "vault.db") }
+
+// Dir is the world's own directory.
+func (w *World) Dir() string { return w.dir }
+
+// ProxyURL is a proxy's resource.
+func (w *World) ProxyURL(id string) string { return w.URL + "/" + id + "/mcp" }
+
+// Command returns a Caddy command in this world's environment.
+func (w *World) Command(ctx context.Context, args ...string) *exec.Cmd {
+	exe, err := os.Executable()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	cmd := exec.CommandContext(ctx, exe, args...) //nolint:gosec // ourselves
+	cmd.Env = append(os.Environ(), asCaddy+"=caddy", "DEMO_CLIENT_SECRET="+ClientSecret,
+		"HOME="+w.dir, "XDG_CONFIG_HOME="+w.dir, "XDG_DATA_HOME="+w.dir, "GOCOVERDIR="+w.dir)
+	return cmd
+}
+
+// write stores a Caddyfile for a command to read.
+func (w *World) write(caddyfile string) string {
+	path := filepath.Join(w.dir, "Caddyfile")
+	if err := os.WriteFile(path, []byte(caddyfile), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	return path
+}
+
+// run starts Caddy and waits until it answers.
+func (w *World) run() {
+	w.t.Helper()
+	w.cmd = w.Command(context.Background(), "run", "--adapter", "caddyfile", "--config", w.write(w.Caddyfile()))
+	w.cmd.Stdout, w.cmd.Stderr = w.log, w.log
+	if err := w.cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	exited := make(chan struct{})
+	cmd := w.cmd
+	go func() {
+		_ = cmd.Wait()
+		close(exited)
+	}()
+	w.exited = exited
+	Eventually(w.t, "Caddy to answer", func() bool {
+		select {
+		case <-exited:
+			w.t.Fatalf("Caddy ended:\n%s", tail(w.log.String(), 6000))
+		default:
+		}
+		resp, err := http.Get(w.URL + "/.well-known/oauth-authorization-server") //nolint:noctx // a probe
+		if err != nil {
+			return false
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	})
+}
+
+// end ends Caddy with a signal, and waits.
+func (w *World) end(sig syscall.Signal) time.Duration {
+	w.t.Helper()
+	start := time.Now()
+	_ = w.cmd.Process.Signal(sig)
+	select {
+	case <-w.exited:
+	case <-time.After(40 * time.Second):
+		_ = w.cmd.Process.Kill()
+		<-w.exited
+		w.t.Errorf("Caddy did not leave within 40 s of %s", sig)
+	}
+	return time.Since(start)
+}
+
+// Terminate asks Caddy to leave, and says how long it took.
+func (w *World) Terminate() time.Duration { w.t.Helper(); return w.end(syscall.SIGTERM) }
+
+// Kill ends Caddy without warning.
+func (w *World) Kill() { w.t.Helper(); w.end(syscall.SIGKILL) }
+
+// Run starts Caddy again after Terminate or Kill.
+func (w *World) Run() { w.t.Helper(); w.run() }
+
+// Reload loads a Caddyfile into the running Caddy, and returns why it was refused.
+func (w *World) Reload(caddyfile string) error {
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, w.AdminURL()+"/load", strings.NewReader(caddyfile))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "text/caddyfile")
+	req.Header.Set("Cache-Control", "must-revalidate") // load it even when nothing has changed
+	resp, err := http.DefaultClient.Do(req)            //nolint:forbidigo // a test
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(string(body))
+	}
+	return nil
+}
+
+// AdminURL is where Caddy's admin API listens.
+func (w *World) AdminURL() string { return fmt.Sprintf("http://localhost:%d", w.admin) }
+
+// PID is Caddy's process.
+func (w *World) PID() int { return w.cmd.Process.Pid }
+
+// Log is what Caddy wrote so far.
+func (w *World) Log() string { return w.log.String() }
+
+// Eventually waits until the condition holds.
+func Eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !holds(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a test
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func tail(s string, n int) string { return s[max(0, len(s)-n):] }
+
+// syncBuffer is a buffer that a process writes and a test reads.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
