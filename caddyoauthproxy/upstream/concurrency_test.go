@@ -16,17 +16,21 @@ func TestR17OneRefreshForAllRequests(t *testing.T) {
 	t.Parallel()
 	w := realWorld(t)
 	w.add("a", 2*time.Hour, time.Hour)
+	var flights atomic.Int32
+	node := w.node(func(o *AccountsOptions) {
+		o.Acquire = func() (func(), error) { flights.Add(1); return func() {}, nil }
+	})
 	var callers sync.WaitGroup
 	for range 500 {
 		callers.Go(func() {
-			if got, err := w.accounts.Token(t.Context(), "a"); err != nil || got != "at.a.1" {
+			if got, err := node.Token(t.Context(), "a"); err != nil || got != "at.a.1" {
 				t.Errorf("got %s, %v", got, err)
 			}
 		})
 	}
 	callers.Wait()
-	if n := w.idp.tokenPosts(); n != 1 {
-		t.Errorf("%d refreshes", n)
+	if n := w.idp.tokenPosts(); n != 1 || flights.Load() != 1 {
+		t.Errorf("%d refreshes by %d flights", n, flights.Load())
 	}
 }
 

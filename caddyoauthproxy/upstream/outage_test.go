@@ -127,6 +127,35 @@ func TestR07OneProbeAfterAFailure(t *testing.T) {
 	})
 }
 
+// Refreshes that wait for a place when the provider fails do not go there any more.
+func TestR07FailureStopsThoseWhoWaitForAPlace(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := bubbleWorld(t)
+		w.idp.answer = func(rw http.ResponseWriter, _ *http.Request) {
+			time.Sleep(time.Second)
+			rw.WriteHeader(http.StatusBadGateway)
+		}
+		refused := make(chan error, 200)
+		for i := range cap(refused) {
+			id := fmt.Sprintf("u%d", i)
+			w.add(id, 2*time.Hour, time.Hour)
+			go func() {
+				_, err := w.accounts.Token(t.Context(), id)
+				refused <- err
+			}()
+		}
+		for range cap(refused) {
+			if err := <-refused; !isUnavailable(err) {
+				t.Errorf("got %v", err)
+			}
+		}
+		if n := w.idp.tokenPosts(); n != maxParallel {
+			t.Errorf("asked %d times", n)
+		}
+	})
+}
+
 // An account that the provider trips over does not keep the others from theirs.
 func TestOneBadAccountDoesNotBlockTheProvider(t *testing.T) {
 	t.Parallel()

@@ -65,6 +65,9 @@ func TestT34AuthorizationRequestOfEachTemplate(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if got := strings.Join(p.Scopes(), " "); got != tt.scope || p.Name() != "x" {
+				t.Errorf("%s asks for %q", p.Name(), got)
+			}
 			q := u.Query()
 			u.RawQuery = ""
 			if u.String() != tt.address {

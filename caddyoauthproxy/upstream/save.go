@@ -44,19 +44,28 @@ func (a *Accounts) save(acc *tokenstore.Account, o *outcome) error {
 			return err
 		}
 		stored, err := a.vault.Account(ctx, o.id)
-		switch {
-		case errors.Is(err, tokenstore.ErrNotFound):
+		if errors.Is(err, tokenstore.ErrNotFound) {
 			return fmt.Errorf("account is gone: %w", ErrNeedsReauth)
-		case err != nil:
+		}
+		if err != nil {
 			return err
-		case stored.AccessToken == acc.AccessToken && stored.State == acc.State && stored.Lease == acc.Lease && !over(stored):
-			return nil // an attempt that seemed to fail had been made
-		case over(stored):
-			return needsReauth(stored)
-		case stored.State != tokenstore.StateRefreshing || stored.Lease.Owner != o.owner:
-			return errTakenOver
+		}
+		if err := o.mayGoTo(stored); err != nil {
+			return err
 		}
 		acc = stored
+	}
+}
+
+// mayGoTo says why the outcome must not be written to the account as it is stored now, nil when it may.
+func (o *outcome) mayGoTo(stored *tokenstore.Account) error {
+	switch {
+	case over(stored):
+		return needsReauth(stored)
+	case stored.State != tokenstore.StateRefreshing || stored.Lease.Owner != o.owner:
+		return errTakenOver
+	default:
+		return nil
 	}
 }
 
@@ -93,18 +102,15 @@ func (a *Accounts) trySave(o *outcome) bool {
 	defer cancel()
 	acc, err := a.vault.Account(ctx, o.id)
 	switch {
-	case err == nil && over(acc):
-		err = needsReauth(acc)
-	case err == nil && acc.AccessToken == o.renewed.AccessToken:
-		// an attempt that seemed to fail had been made
-	case err == nil && (acc.State != tokenstore.StateRefreshing || acc.Lease.Owner != o.owner):
-		err = errTakenOver
-	case err == nil:
-		err = a.save(acc, o)
-	default:
+	case err != nil:
 		err = a.vaultError(o.id, err)
+	case acc.AccessToken == o.renewed.AccessToken:
+		// An attempt that seemed to fail had been made.
+	default:
+		if err = o.mayGoTo(acc); err == nil {
+			err = a.save(acc, o)
+		}
 	}
-	var wait *UnavailableError
 	switch {
 	case err == nil:
 		a.log.Info("renewed token is saved now", zap.String("account", o.id))
@@ -115,8 +121,6 @@ func (a *Accounts) trySave(o *outcome) bool {
 		if acc != nil {
 			a.discard(acc, *o.renewed)
 		}
-	case errors.As(err, &wait):
-		return false
 	default:
 		return false
 	}

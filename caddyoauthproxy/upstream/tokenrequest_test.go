@@ -289,7 +289,7 @@ func TestR13OversizedAnswersAreRefused(t *testing.T) {
 	t.Parallel()
 	var bomb bytes.Buffer
 	z := gzip.NewWriter(&bomb)
-	_, _ = z.Write(bytes.Repeat([]byte(" "), 64<<20))
+	_, _ = z.Write(bytes.Repeat([]byte(" "), 8<<20))
 	_ = z.Close()
 	for name, answer := range map[string]http.HandlerFunc{
 		"long":       answerWith(200, jsonType, `{"access_token":"`+strings.Repeat("a", 2<<20)+`"}`),

@@ -20,8 +20,9 @@ type Browser struct {
 	user   provider.User
 	client *http.Client
 
-	// Pages are the pages that it came by.
-	Pages []string
+	// Pages are the pages that it came by, and OnPage, when set, is told of each.
+	Pages  []string
+	OnPage func(page string)
 }
 
 // NewBrowser returns a browser with no cookies.
@@ -64,6 +65,9 @@ func (b *Browser) TryLogin(authorize, until string) (*url.URL, error) {
 			continue
 		}
 		b.Pages = append(b.Pages, page)
+		if b.OnPage != nil {
+			b.OnPage(page)
+		}
 		action, fields, ok := parseForm(page)
 		if resp.StatusCode != http.StatusOK || !ok {
 			return nil, fmt.Errorf("stuck at %s: %d %s", resp.Request.URL.Path, resp.StatusCode, page)
@@ -129,4 +133,12 @@ func parseForm(page string) (action string, fields url.Values, ok bool) {
 		}
 	}
 	return action, fields, ok
+}
+
+// Visit opens an address.
+func (b *Browser) Visit(t testing.TB, address string) {
+	t.Helper()
+	if _, _, err := b.request(http.MethodGet, address, nil); err != nil {
+		t.Fatal(err)
+	}
 }

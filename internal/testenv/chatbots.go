@@ -79,12 +79,17 @@ type PlainBot struct {
 	Access, Token  string // the access and refresh tokens that it holds
 	Redirect       string
 	Code, Verifier string // of the last login
+
+	// Client sends the requests.
+	Client *http.Client
 }
 
 // NewPlainBot registers a plain chatbot.
 func (w *World) NewPlainBot(t testing.TB) *PlainBot {
 	t.Helper()
-	b := &PlainBot{w: w, Redirect: "http://localhost:8888/callback"}
+	// A server that ends closes idle connections, and a request that is just being written to one is lost, whatever
+	// the server does (RFC 9112 §9.6). With a connection per request, every failure is the server's.
+	b := &PlainBot{w: w, Redirect: "http://localhost:8888/callback", Client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
 	body := `{"redirect_uris":["` + b.Redirect + `"],"client_name":"Plain bot","token_endpoint_auth_method":"client_secret_post",` +
 		`"grant_types":["authorization_code","refresh_token"],"response_types":["code"]}`
 	m := b.post(t, "register", "application/json", body, http.StatusCreated)
@@ -103,7 +108,7 @@ func (b *PlainBot) post(t testing.TB, endpoint, contentType, body string, want i
 
 // Post sends a request to one of the proxy's endpoints and reads the JSON that it answers.
 func (b *PlainBot) Post(endpoint, contentType, body string) (int, map[string]any, error) {
-	resp, err := http.Post(b.w.URL+"/api/v1/oauth-proxy/demo/"+endpoint, contentType, strings.NewReader(body)) //nolint:noctx // a test
+	resp, err := b.Client.Post(b.w.URL+"/api/v1/oauth-proxy/demo/"+endpoint, contentType, strings.NewReader(body)) //nolint:noctx // a test
 	if err != nil {
 		return 0, nil, err
 	}
@@ -179,7 +184,7 @@ func (b *PlainBot) Send(ctx context.Context, method, body string, edit ...func(*
 	for _, f := range edit {
 		f(req)
 	}
-	resp, err := http.DefaultClient.Do(req) //nolint:forbidigo // a test
+	resp, err := b.Client.Do(req)
 	if err != nil {
 		return Answer{}, err
 	}

@@ -5,9 +5,9 @@ package testenv
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -26,6 +26,7 @@ import (
 	_ "github.com/caddy-oauth-proxy/caddy-oauth-proxy" // and has the plugin
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/demo/mcpserver"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/demo/provider"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
 // asCaddy is the environment variable that makes a test binary run as Caddy.
@@ -287,11 +288,16 @@ func (w *World) Reload(caddyfile string) error {
 		return err
 	}
 	defer resp.Body.Close()
-	body, _ := io.ReadAll(resp.Body)
-	if resp.StatusCode != http.StatusOK {
-		return errors.New(string(body))
+	if resp.StatusCode == http.StatusOK {
+		return nil
 	}
-	return nil
+	var refused struct {
+		Error string `json:"error"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&refused); err != nil {
+		return err
+	}
+	return errors.New(refused.Error)
 }
 
 // AdminURL is where Caddy's admin API listens.
@@ -302,6 +308,9 @@ func (w *World) PID() int { return w.cmd.Process.Pid }
 
 // Log is what Caddy wrote so far.
 func (w *World) Log() string { return w.log.String() }
+
+// NewKey makes an encryption key, as it stands in a file.
+func NewKey() string { return tokenstore.NewRootKey().Text() + "\n" }
 
 // Eventually waits until the condition holds.
 func Eventually(t testing.TB, what string, holds func() bool) {

@@ -1,0 +1,62 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/testenv"
+)
+
+// The example programs, as a reader of the README runs them; the test is the user at the browser.
+func TestExampleChatbotsLogInAndCall(t *testing.T) {
+	t.Parallel()
+	w := testenv.Start(t, testenv.Options{})
+	for _, c := range []struct {
+		args []string
+		want []string
+	}{
+		{[]string{"../../examples/chatbot", "-no-browser", w.ProxyURL("demo")}, []string{"whoami", "echo", "count", "You are bob"}},
+		{[]string{"../../examples/plainbot", "-gateway", w.URL, "-proxy", "demo"}, []string{"ok: register", "ok: log in", "You are bob", "ok: refresh", "ok: call again"}},
+	} {
+		output := runExample(t, c.args)
+		for _, want := range c.want {
+			if !strings.Contains(output, want) {
+				t.Errorf("%v: no %q in:\n%s", c.args, want, output)
+			}
+		}
+	}
+}
+
+// runExample runs a program that prints an address, and opens it.
+func runExample(t *testing.T, args []string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"run"}, args...)...) //nolint:gosec // our own examples
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var output strings.Builder
+	lines := bufio.NewScanner(io.TeeReader(stdout, &output))
+	for lines.Scan() {
+		address := strings.TrimSpace(lines.Text())
+		if !strings.HasPrefix(address, "http") || !strings.Contains(address, "/authorize?") {
+			continue
+		}
+		browser := testenv.NewBrowser(testenv.Bob)
+		back := browser.Login(t, address, "http://127.0.0.1:")
+		browser.Visit(t, back.String())
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v: %v\n%s\n%s", args, err, output.String(), stderr.String())
+	}
+	return output.String()
+}

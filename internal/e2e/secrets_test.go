@@ -1,0 +1,185 @@
+package e2e
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/testenv"
+)
+
+func get(t *testing.T, address string) string {
+	t.Helper()
+	resp, err := http.Get(address) //nolint:noctx // a test
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}
+
+// secrets collects every secret value that crosses the world.
+type secrets struct {
+	mu     sync.Mutex
+	values map[string]string // value → what it is
+}
+
+func (s *secrets) add(what, value string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(value) >= 8 {
+		s.values[value] = what
+	}
+}
+
+// observe takes the secrets from requests to the provider.
+func (s *secrets) observe(path string, form url.Values) {
+	for _, name := range []string{"code", "code_verifier", "client_secret", "refresh_token", "token", "state", "nonce", "code_challenge", "password"} {
+		s.add("provider's "+name+" at "+path, form.Get(name))
+	}
+}
+
+// bot takes the secrets that a chatbot holds.
+func (s *secrets) bot(b *testenv.PlainBot) {
+	s.add("client secret", b.Secret)
+	s.add("gateway access token", b.Access)
+	s.add("gateway refresh token", b.Token)
+	s.add("gateway code", b.Code)
+	s.add("client's verifier", b.Verifier)
+}
+
+// upstream takes the tokens that reached the MCP server.
+func (s *secrets) upstream(w *testenv.World) {
+	for _, r := range w.MCP.Requests() {
+		_, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		s.add("upstream access token", token)
+	}
+	for _, v := range w.Provider.Issued() {
+		s.add("token or code of the provider", v)
+	}
+}
+
+func (s *secrets) check(t *testing.T, where, content string) {
+	t.Helper()
+	for value, what := range s.values {
+		if i := strings.Index(content, value); i >= 0 {
+			t.Errorf("%s holds the %s: …%s…", where, what, content[max(0, i-120):min(len(content), i+20)])
+		}
+	}
+}
+
+// everything drives every flow there is, failures included.
+func everything(t *testing.T, w *testenv.World, s *secrets) {
+	t.Helper()
+	w.Provider.Observe(s.observe)
+	b := w.NewPlainBot(t)
+	b.Login(t, testenv.NewBrowser(testenv.Alice))
+	for range 3 {
+		works(t, b)
+		s.bot(b)
+		b.Refresh(t)
+	}
+	s.bot(b)
+	w.Provider.ExpireTokens() // forces a refresh and a repetition
+	works(t, b)
+	session := w.Connect(t, testenv.NewBrowser(testenv.Bob), w.ProxyURL("demo"), testenv.Stateful)
+	if _, err := testenv.Call(t.Context(), session, "whoami", nil); err != nil {
+		t.Error(err)
+	}
+	_ = session.Close()
+	// What goes wrong is logged most.
+	for _, form := range []url.Values{
+		{"grant_type": {"authorization_code"}, "code": {b.Code}, "code_verifier": {b.Verifier}, "client_id": {b.ID}, "client_secret": {b.Secret}},
+		{"grant_type": {"refresh_token"}, "refresh_token": {b.Token}, "client_id": {b.ID}, "client_secret": {b.Secret + "x"}},
+		{"grant_type": {"refresh_token"}, "refresh_token": {b.Access}, "client_id": {b.ID}, "client_secret": {b.Secret}},
+	} {
+		if status, _, err := b.Post("token", "application/x-www-form-urlencoded", form.Encode()); err != nil || status == http.StatusOK {
+			t.Errorf("%d, %v", status, err)
+		}
+	}
+	bearer := func(v string) func(*http.Request) {
+		return func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+v) }
+	}
+	for _, v := range []string{b.Token, b.Code, b.Access + "A"} {
+		if _, err := b.Send(t.Context(), http.MethodPost, testenv.ToolCall("whoami"), bearer(v)); err != nil {
+			t.Error(err)
+		}
+	}
+	_ = get(t, w.URL+"/api/v1/oauth/callback?code="+b.Code+"&state="+b.Code)
+	w.Provider.EndLogin("alice")
+	w.Provider.ExpireTokens()
+	_, _ = b.WhoAmI(t.Context())
+	if _, _, err := b.Form("revoke", "token", b.Token); err != nil {
+		t.Error(err)
+	}
+	s.upstream(w)
+	s.add("client secret at the provider", testenv.ClientSecret)
+	key, err := os.ReadFile(filepath.Join(w.Dir(), "vault.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.add("encryption key", strings.TrimSpace(string(key)))
+}
+
+func TestT70T77T78NoSecretIsEverInTheClear(t *testing.T) {
+	t.Parallel()
+	w := testenv.Start(t, testenv.Options{})
+	s := &secrets{values: make(map[string]string)}
+	everything(t, w, s)
+	adapted := get(t, w.AdminURL()+"/config/")
+	if err := w.Reload(w.CaddyfileWith("access_token_ttl 10m")); err != nil {
+		t.Fatal(err)
+	}
+	w.Terminate()
+	if len(s.values) < 25 {
+		t.Fatalf("only %d secrets were seen: the test is no good", len(s.values))
+	}
+	s.check(t, "Caddy's config API", adapted)
+	s.check(t, "the log at debug level", w.Log())
+	if err := filepath.WalkDir(w.Dir(), func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Base(path) == "vault.key" {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if err == nil {
+			s.check(t, path, string(content))
+			if bytes.Contains(content, []byte("alice@example.com")) {
+				t.Errorf("%s holds a user's e-mail address in clear", path)
+			}
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// With log_credentials the operator has asked for request headers in the log, the gateway's tokens with them; the
+// upstream tokens are put on the request where even then nothing sees them.
+func TestT78UpstreamTokensAreInNoLogEvenWithCredentialsLogged(t *testing.T) {
+	t.Parallel()
+	w := testenv.Start(t, testenv.Options{Top: "servers {\n log_credentials\n}"})
+	b := w.NewPlainBot(t)
+	b.Login(t, testenv.NewBrowser(testenv.Alice))
+	works(t, b)
+	w.Provider.ExpireTokens()
+	works(t, b)
+	if !strings.Contains(w.Log(), b.Access) {
+		t.Fatal("the option does nothing: the test is no good")
+	}
+	s := &secrets{values: make(map[string]string)}
+	s.upstream(w)
+	if len(s.values) < 4 {
+		t.Fatalf("only %d upstream tokens were seen", len(s.values))
+	}
+	s.check(t, "the log", w.Log())
+}
