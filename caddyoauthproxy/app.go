@@ -96,6 +96,10 @@ const (
 
 	// drainTimeout bounds how long the process waits for refreshes to be saved when it ends.
 	drainTimeout = 15 * time.Second
+
+	// lateRequests is how long after a reload the old config still answers: its servers stop listening
+	// first, and may yet read requests from connections that they had accepted.
+	lateRequests = 10 * time.Second
 )
 
 // Provision checks and resolves the configuration. It opens nothing and touches no file but those
@@ -148,8 +152,8 @@ func (a *App) Stop() error {
 	return g.drain(ctx)
 }
 
-// Cleanup gives up this config's hold on the vault. The vault itself closes when nobody holds it
-// any more: not a later config, not a request, not a refresh.
+// Cleanup gives up this config's hold on the vault, a little later when the process goes on. The vault itself
+// closes when nobody holds it any more: not a later config, not a request, not a refresh.
 func (a *App) Cleanup() error {
 	if a.done != nil {
 		close(a.done)
@@ -158,8 +162,13 @@ func (a *App) Cleanup() error {
 	a.opening.Lock()
 	defer a.opening.Unlock()
 	a.openErr = errClosed
-	if g := a.gateway.Load(); g != nil {
+	g := a.gateway.Load()
+	switch {
+	case g == nil:
+	case caddy.Exiting():
 		g.hold.leave()
+	default:
+		time.AfterFunc(lateRequests, g.hold.leave)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -43,6 +44,18 @@ func (Transport) CaddyModule() caddy.ModuleInfo {
 		ID:  "http.reverse_proxy.transport.mcp",
 		New: func() caddy.Module { return new(Transport) },
 	}
+}
+
+// lateConnections is when connections are closed that were still busy when their config was replaced.
+const lateConnections = 10 * time.Second
+
+// Cleanup closes idle connections, and again a little later those that the last requests of this config left behind:
+// otherwise they would stay for their keep-alive time after every reload.
+func (t *Transport) Cleanup() error {
+	if pool := t.Transport; pool != nil && !caddy.Exiting() {
+		time.AfterFunc(lateConnections, pool.CloseIdleConnections)
+	}
+	return t.HTTPTransport.Cleanup()
 }
 
 // RoundTrip implements http.RoundTripper.

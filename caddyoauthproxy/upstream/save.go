@@ -88,6 +88,7 @@ func (a *Accounts) saveLater(o *outcome) {
 		case <-closing: // no time to lose
 			closing, delay = nil, firstRetry
 		case <-a.ctx.Done():
+			a.trySave(o) // the last chance
 			return
 		}
 		if a.trySave(o) {

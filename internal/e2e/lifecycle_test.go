@@ -114,8 +114,9 @@ func writeKey(t *testing.T, w *testenv.World, name string) string {
 
 func TestReloadsUnderLoadFailNoRequest(t *testing.T) {
 	t.Parallel()
-	w := testenv.Start(t, testenv.Options{TokenLife: 3 * time.Second})
+	w := testenv.Start(t, testenv.Options{TokenLife: 3 * time.Second, Top: "servers {\n protocols h1 h2c\n}"})
 	b := w.NewPlainBot(t)
+	b.UseHTTP2()
 	b.Login(t, testenv.NewBrowser(testenv.Alice))
 	for range 5 { // settle
 		if err := w.Reload(w.Caddyfile()); err != nil {
@@ -157,7 +158,7 @@ func TestReloadsUnderLoadFailNoRequest(t *testing.T) {
 	if n := vaultHandles(t, w); n != 1 {
 		t.Errorf("%d handles on the vault", n)
 	}
-	http.DefaultClient.CloseIdleConnections() //nolint:forbidigo // a test
+	b.Client.CloseIdleConnections()
 	testenv.Eventually(t, fmt.Sprintf("files and goroutines to go back to %d and %d", filesBefore, before), func() bool {
 		return len(openFiles(t, w, "")) <= filesBefore+10 && goroutines(t, w) <= before+20
 	})

@@ -87,9 +87,7 @@ type PlainBot struct {
 // NewPlainBot registers a plain chatbot.
 func (w *World) NewPlainBot(t testing.TB) *PlainBot {
 	t.Helper()
-	// A server that ends closes idle connections, and a request that is just being written to one is lost, whatever
-	// the server does (RFC 9112 §9.6). With a connection per request, every failure is the server's.
-	b := &PlainBot{w: w, Redirect: "http://localhost:8888/callback", Client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
+	b := &PlainBot{w: w, Redirect: "http://localhost:8888/callback", Client: http.DefaultClient} //nolint:forbidigo // a test
 	body := `{"redirect_uris":["` + b.Redirect + `"],"client_name":"Plain bot","token_endpoint_auth_method":"client_secret_post",` +
 		`"grant_types":["authorization_code","refresh_token"],"response_types":["code"]}`
 	m := b.post(t, "register", "application/json", body, http.StatusCreated)
@@ -119,6 +117,15 @@ func (b *PlainBot) Post(endpoint, contentType, body string) (int, map[string]any
 		err = json.Unmarshal(raw, &m)
 	}
 	return resp.StatusCode, m, err
+}
+
+// UseHTTP2 makes the bot speak HTTP/2, where a server that ends says so and the client knows which requests to send
+// again. In HTTP/1.1 a request that is being written while the server closes the connection is lost (RFC 9112 §9.6),
+// and on Linux so is a connection that the old listener has not accepted yet, whatever runs behind them.
+func (b *PlainBot) UseHTTP2() {
+	var p http.Protocols
+	p.SetUnencryptedHTTP2(true)
+	b.Client = &http.Client{Transport: &http.Transport{Protocols: &p}}
 }
 
 // Login logs a user in and gets the first tokens.

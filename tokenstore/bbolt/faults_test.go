@@ -88,9 +88,11 @@ func TestSlowDiskIsUnavailableInBoundedTime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Apply(t.Context(), insert("a", nil)); !errors.Is(err, tokenstore.ErrUnavailable) {
+	sealed := []byte("sealed")
+	if err := s.Apply(t.Context(), insert("a", sealed)); !errors.Is(err, tokenstore.ErrUnavailable) {
 		t.Errorf("Apply on a disk that does not answer = %v; want ErrUnavailable", err)
 	}
+	clear(sealed) // it is the caller's again, though not written yet
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
 	if err := s.Apply(ctx, insert("b", nil)); !errors.Is(err, context.DeadlineExceeded) {
@@ -101,6 +103,18 @@ func TestSlowDiskIsUnavailableInBoundedTime(t *testing.T) {
 	}
 	s.wait = maxWait
 	mustApply(t, s, insert("c", nil))
+	if row, err := s.Get(t.Context(), tokenstore.KindGrant, "a"); err != nil || string(row.Sealed) != "sealed" {
+		t.Errorf("late row is %q, %v; want it as Apply was given it", row.Sealed, err)
+	}
+}
+
+func TestApplyThatMissesTheCommitterIsClosed(t *testing.T) {
+	t.Parallel()
+	s := &Store{wait: time.Minute, queue: make(chan *pending, 1), closed: make(chan struct{}), done: make(chan struct{})}
+	close(s.done)
+	if err := s.Apply(t.Context(), insert("a", nil)); !errors.Is(err, tokenstore.ErrClosed) {
+		t.Errorf("Apply = %v; want ErrClosed", err)
+	}
 }
 
 func TestR26FullDiskRefusesWhatDoesNotFitAndRecovers(t *testing.T) {

@@ -29,8 +29,10 @@ func (s *Store) Sweep(ctx context.Context, kind tokenstore.Kind, before time.Tim
 			return deleted, err
 		}
 		err = s.Apply(ctx, changes...)
-		if errors.Is(err, tokenstore.ErrConflict) && conflicts < sweepConflicts {
-			conflicts++
+		if errors.Is(err, tokenstore.ErrConflict) {
+			if conflicts++; conflicts > sweepConflicts {
+				return deleted, nil // rows that are in such use are left to the next sweep
+			}
 			continue
 		}
 		if err != nil {

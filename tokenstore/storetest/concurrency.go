@@ -141,23 +141,26 @@ func testConcurrentSweep(t *testing.T, s tokenstore.Store) {
 	for i := range n {
 		mustApply(t, s, insert(expiring(fmt.Sprintf("%03d", i), 1000)))
 	}
-	var swept, prolonged atomic.Int32
+	var swept, prolonged, prolonging atomic.Int32
+	prolonging.Store(3)
 	race(4, func(worker int) {
-		if worker == 0 {
-			for {
-				deleted, err := s.Sweep(t.Context(), tokenstore.KindGrant, at(2000), 7)
-				if err != nil && !errors.Is(err, tokenstore.ErrConflict) {
+		if worker == 3 {
+			for last := false; ; {
+				deleted, err := s.Sweep(t.Context(), tokenstore.KindGrant, at(2000), 3)
+				if err != nil {
 					t.Errorf("Sweep: %v", err)
 					return
 				}
 				swept.Add(int32(deleted)) //nolint:gosec // small
-				if deleted == 0 && err == nil {
+				if deleted == 0 && last {
 					return
 				}
+				last = prolonging.Load() == 0
 			}
 		}
-		for i := worker; i < n; i += 4 {
-			r := expiring(fmt.Sprintf("%03d", n-1-i), 9000)
+		defer prolonging.Add(-1)
+		for i := worker; i < n; i += 3 {
+			r := expiring(fmt.Sprintf("%03d", i), 9000)
 			r.Version = 2
 			switch err := s.Apply(t.Context(), update(r)); {
 			case err == nil:
