@@ -25,18 +25,19 @@ func isPreflight(r *http.Request) bool {
 // script must hold itself, and cookies are neither allowed nor read.
 func answerPreflight(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
-	allowed := corsRequestHeaders
+	var allowed strings.Builder
+	allowed.WriteString(corsRequestHeaders)
 	var params int
 	for name := range strings.SplitSeq(strings.Join(r.Header["Access-Control-Request-Headers"], ","), ",") {
 		name = strings.TrimSpace(name)
 		if hasPrefixFold(name, "Mcp-Param-") && httpguts.ValidHeaderFieldName(name) && params < maxCORSParams {
-			allowed += ", " + name
+			allowed.WriteString(", " + name)
 			params++
 		}
 	}
 	h.Set("Access-Control-Allow-Origin", "*")
 	h.Set("Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS")
-	h.Set("Access-Control-Allow-Headers", allowed)
+	h.Set("Access-Control-Allow-Headers", allowed.String())
 	h.Set("Access-Control-Max-Age", "7200")
 	h.Add("Vary", "Access-Control-Request-Headers")
 	w.WriteHeader(http.StatusNoContent)

@@ -3,6 +3,7 @@ package mcpfilter_test
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -174,9 +175,7 @@ func TestT62ExactlyOneCredential(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			before := up.count()
 			req := s.newRequest(t, http.MethodPost, "/jira/mcp"+c.query, map[string]string{"Authorization": ""}, listTools)
-			for name, values := range c.header {
-				req.Header[name] = values
-			}
+			maps.Copy(req.Header, c.header)
 			res, err := s.Client().Do(req)
 			if err != nil {
 				t.Fatal(err)
@@ -186,7 +185,7 @@ func TestT62ExactlyOneCredential(t *testing.T) {
 			if seen := up.count() - before; (c.status == 200) != (seen == 1) {
 				t.Errorf("the MCP server saw %d requests", seen)
 			}
-			if res.StatusCode != 200 && res.Header.Get("WWW-Authenticate") == "" {
+			if res.StatusCode != http.StatusOK && res.Header.Get("WWW-Authenticate") == "" {
 				t.Error("no challenge")
 			}
 		})

@@ -88,8 +88,8 @@ func (m pathMap) below(escaped string) (rest string, ok bool) {
 			return "", false
 		}
 		segment := tail
-		if i := strings.IndexByte(tail, '/'); i >= 0 {
-			segment = tail[:i]
+		if before, _, ok := strings.Cut(tail, "/"); ok {
+			segment = before
 		}
 		if have, err := url.PathUnescape(segment); err != nil || have != want {
 			return "", false

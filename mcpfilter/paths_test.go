@@ -74,7 +74,7 @@ func TestT65NoMethodAndNoPathGetsAroundTheFilter(t *testing.T) {
 	for _, method := range []string{"GET", "POST", "DELETE", "HEAD", "OPTIONS", "TRACE", "PUT", "FOO"} {
 		for _, target := range targets {
 			res := s.raw(t, method, target, "Content-Length: 0")
-			if res.StatusCode != 400 && res.StatusCode != 401 && res.StatusCode != 404 {
+			if res.StatusCode != http.StatusBadRequest && res.StatusCode != http.StatusUnauthorized && res.StatusCode != http.StatusNotFound {
 				t.Errorf("%s %s: status %d", method, target, res.StatusCode)
 			}
 		}

@@ -15,7 +15,7 @@ var ErrExpired = errors.New("message has expired")
 // Seal encrypts a message that a browser carries for the gateway, such as the request on a consent page, and gives it as
 // base64url. It opens until expires, and only for the same purpose.
 func (v *Vault) Seal(p Purpose, plaintext []byte, expires time.Time) string {
-	body := binary.BigEndian.AppendUint64(nil, uint64(expires.UnixMilli())) //nolint:gosec // read back the same way
+	body := binary.BigEndian.AppendUint64(nil, uint64(expires.UnixMilli()))
 	sealed := v.ring.sealing[useTxn].seal(v.messageContext(p), append(body, plaintext...))
 	return base64.RawURLEncoding.EncodeToString(sealed)
 }

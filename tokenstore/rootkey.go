@@ -73,10 +73,13 @@ func NewRootKey() RootKey {
 // Text is the key in base64, for writing it to a file. It is the only way out.
 func (k RootKey) Text() string { return base64.StdEncoding.EncodeToString(k[:]) }
 
-// String, GoString, Format, MarshalText and MarshalJSON keep the key out of logs and dumps.
-func (RootKey) String() string               { return redacted }
-func (RootKey) GoString() string             { return redacted }
-func (RootKey) Format(f fmt.State, _ rune)   { _, _ = f.Write([]byte(redacted)) }
+// String hides the key.
+func (RootKey) String() string { return redacted }
+
+// Format hides the key from every verb of fmt.
+func (RootKey) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
+
+// MarshalText hides the key from encoders, JSON among them.
 func (RootKey) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 // id names the key in sealed values without saying anything about it.

@@ -15,7 +15,7 @@ import (
 func oddKey() RootKey {
 	var k RootKey
 	for i := range k {
-		k[i] = byte(0xfb + 7*i) //nolint:gosec // any byte
+		k[i] = byte(0xfb + 7*i)
 	}
 	return k
 }

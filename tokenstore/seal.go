@@ -79,7 +79,7 @@ func (k sealKey) seal(c sealContext, plaintext []byte) []byte {
 	if rest := len(padded) % padding; rest != 0 {
 		padded = append(padded, make([]byte, padding-rest)...)
 	}
-	return k.aead.Seal(header, nil, padded, c.additionalData(header))
+	return k.aead.Seal(header, nil, padded, c.additionalData(header)) //nolint:gosec // the AEAD makes the nonce itself
 }
 
 // sealedBy reads the key id of a sealed value.
@@ -103,7 +103,7 @@ func (k sealKey) open(c sealContext, sealed []byte) ([]byte, error) {
 		return nil, ErrTampered
 	}
 	n := binary.BigEndian.Uint32(padded)
-	if uint64(n) > uint64(len(padded)-4) {
+	if int64(n) > int64(len(padded)-4) {
 		return nil, ErrTampered
 	}
 	return padded[4 : 4+n], nil

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -81,9 +82,7 @@ func (f *forge) signWith(key any, kid string, typ jose.ContentType, extra map[jo
 func (f *forge) with(claim string, value any) []byte {
 	f.t.Helper()
 	c := make(map[string]any, len(f.claims))
-	for k, v := range f.claims {
-		c[k] = v
-	}
+	maps.Copy(c, f.claims)
 	c[claim] = value
 	if value == nil {
 		delete(c, claim)

@@ -6,14 +6,11 @@ import (
 	"strings"
 )
 
-// public wraps an endpoint that scripts of any origin may call: it reads no cookie
+// public wraps a POST endpoint that scripts of any origin may call: it reads no cookie
 // and answers preflights (RFC 9700 §2.6 allows CORS on these). Credentials are never allowed.
-func public(method string, h http.HandlerFunc) http.Handler {
+func public(h http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if preflight(w, r, method) {
-			return
-		}
-		if !methodIs(w, r, method) {
+		if preflight(w, r, http.MethodPost) || !methodIs(w, r, http.MethodPost) {
 			return
 		}
 		h(w, r)

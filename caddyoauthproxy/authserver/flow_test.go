@@ -315,8 +315,7 @@ func TestT31RepeatedCallbackGetsTheSameAnswer(t *testing.T) {
 		wg.Go(func() { answers[i] = br.get(callback) })
 	}
 	wg.Wait()
-	answers = append(answers, br.get(callback))
-	for _, a := range answers {
+	for _, a := range append([]answer{br.get(callback)}, answers...) {
 		if location(t, a).String() != location(t, answers[0]).String() || location(t, a).Query().Get("code") == "" {
 			t.Errorf("got %s and %s", a.header.Get("Location"), answers[0].header.Get("Location"))
 		}

@@ -18,7 +18,7 @@ func TestMetadataNamesEndpointsThatExist(t *testing.T) {
 		if a.status != http.StatusOK || a.header.Get("Content-Type") != "application/json" || m["issuer"] != w.url {
 			t.Fatalf("%s: %d %v %s", path, a.status, a.header, a.body)
 		}
-		if m["authorization_response_iss_parameter_supported"] != true {
+		if supported, _ := m["authorization_response_iss_parameter_supported"].(bool); !supported {
 			t.Errorf("%s: iss is not advertised", path)
 		}
 		if methods := m["code_challenge_methods_supported"].([]any); len(methods) != 1 || methods[0] != "S256" {

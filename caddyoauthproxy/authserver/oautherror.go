@@ -96,8 +96,7 @@ func (s *Server) logRefusal(r *http.Request, e *Error, status int) {
 
 // withoutURL drops the request URL that net/http puts into its errors: it may carry a code.
 func withoutURL(err error) error {
-	var ue *url.Error
-	if errors.As(err, &ue) {
+	if ue, ok := errors.AsType[*url.Error](err); ok {
 		return ue.Err
 	}
 	return err

@@ -3,6 +3,7 @@ package authserver
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -137,9 +138,7 @@ func (s *Server) clientRedirect(redirectURI, state string, params url.Values) (s
 		return "", fmt.Errorf("redirect URI: %w", err)
 	}
 	q := u.Query()
-	for k, v := range params {
-		q[k] = v
-	}
+	maps.Copy(q, params)
 	q.Del("state")
 	if state != "" {
 		q.Set("state", state)

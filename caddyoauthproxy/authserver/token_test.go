@@ -376,10 +376,10 @@ func TestIntrospectionIsForTheTokensOwnClient(t *testing.T) {
 	ask := func(c bot, token string) answer {
 		return w.postForm(endpoints+"/a/introspect", url.Values{"token": {token}, "client_id": {c.id}, "client_secret": {c.secret}})
 	}
-	if m := ask(b, got.access).json(t); m["active"] != true || m["username"] != "alice@example.com" || m["aud"] != w.url+"/mcp/a" || m["token_type"] != "Bearer" {
+	if m := ask(b, got.access).json(t); m["active"] != any(true) || m["username"] != "alice@example.com" || m["aud"] != w.url+"/mcp/a" || m["token_type"] != "Bearer" {
 		t.Errorf("access token: %v", m)
 	}
-	if m := ask(b, got.refresh).json(t); m["active"] != true || m["client_id"] != b.id {
+	if m := ask(b, got.refresh).json(t); m["active"] != any(true) || m["client_id"] != b.id {
 		t.Errorf("refresh token: %v", m)
 	}
 	for name, a := range map[string]answer{"another client": ask(other, got.access), "nonsense": ask(b, "x")} {

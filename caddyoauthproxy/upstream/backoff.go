@@ -25,7 +25,7 @@ func (b *backoff) failed(now time.Time, atLeast time.Duration) {
 	if b.wait(now) == 0 || b.fails == 0 {
 		b.fails++
 		d := min(time.Second<<min(b.fails-1, 30), b.limit)
-		b.until = now.Add(d - rand.N(d/4+1))
+		b.until = now.Add(d - rand.N(d/4+1)) //nolint:gosec // jitter is no secret
 	}
 	if at := now.Add(atLeast); at.After(b.until) {
 		b.until = at

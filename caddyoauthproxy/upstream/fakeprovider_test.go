@@ -111,13 +111,6 @@ func (p *fakeProvider) reused() int {
 	return p.reuses
 }
 
-// newest is the newest access token of a family.
-func (p *fakeProvider) newest(name string) string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.families[name].access
-}
-
 func (p *fakeProvider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := r.ParseForm(); err != nil {
 		http.Error(w, "bad form", http.StatusBadRequest)

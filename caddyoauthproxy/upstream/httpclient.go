@@ -125,8 +125,7 @@ func statusClass(status int) Class {
 
 // withoutURL strips the address from an error of net/http.
 func withoutURL(err error) error {
-	var ue *url.Error
-	if errors.As(err, &ue) {
+	if ue, ok := errors.AsType[*url.Error](err); ok {
 		return ue.Err
 	}
 	return err

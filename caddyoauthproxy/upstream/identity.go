@@ -120,7 +120,7 @@ func (p *Provider) addEmail(ctx context.Context, m *metadata, accessToken, subje
 		return err
 	}
 	if err != nil || f.text("sub") != subject { // OpenID Connect Core §5.3.2: of another subject means not to be used
-		return nil
+		return nil //nolint:nilerr // the login stands without it
 	}
 	user.Email, user.EmailVerified = p.email(f)
 	return nil

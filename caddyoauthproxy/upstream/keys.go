@@ -59,7 +59,7 @@ func (v *verifyingKeys) VerifySignature(ctx context.Context, jwt string) ([]byte
 	for i, alg := range v.algorithms {
 		algs[i] = jose.SignatureAlgorithm(alg)
 	}
-	jws, err := jose.ParseSigned(jwt, algs)
+	jws, err := jose.ParseSignedCompact(jwt, algs)
 	if err != nil || len(jws.Signatures) != 1 {
 		return nil, errors.New("token is not signed as the provider announces")
 	}

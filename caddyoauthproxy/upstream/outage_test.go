@@ -205,8 +205,8 @@ func TestBackoffDoublesToItsLimitAndCountsABurstOnce(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(0, 0)
 	b := backoff{limit: time.Minute}
-	for i, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60, 60} {
-		want *= time.Second
+	for i, seconds := range []int{1, 2, 4, 8, 16, 32, 60, 60, 60} {
+		want := time.Duration(seconds) * time.Second
 		for range 32 { // a burst of attempts that ran side by side
 			b.failed(now, 0)
 		}

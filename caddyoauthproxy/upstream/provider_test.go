@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"errors"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -80,9 +81,7 @@ func TestT34AuthorizationRequestOfEachTemplate(t *testing.T) {
 			if tt.nonce {
 				want["nonce"] = "nonce-1"
 			}
-			for k, v := range tt.params {
-				want[k] = v
-			}
+			maps.Copy(want, tt.params)
 			for k, v := range want {
 				if q.Get(k) != v {
 					t.Errorf("%s=%q, want %q", k, q.Get(k), v)

@@ -59,7 +59,7 @@ func retryIn(err error, attempt int) (time.Duration, bool) {
 		return e.RetryAfter, e.RetryAfter > 0 && e.RetryAfter <= patience
 	case e.Class == Unreachable && e.Status == 0:
 		base := 200 * time.Millisecond << min(attempt, 4)
-		return base + rand.N(base), true
+		return base + rand.N(base), true //nolint:gosec // jitter is no secret
 	default:
 		return 0, false
 	}

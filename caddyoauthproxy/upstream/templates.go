@@ -54,7 +54,7 @@ var (
 )
 
 var templates = []template{
-	{
+	{ //nolint:gosec // addresses, no credentials
 		// https://docs.github.com/en/apps/oauth-apps/building-oauth-apps/authorizing-oauth-apps
 		// https://docs.github.com/en/apps/github-authentication-discovery-endpoints (the issuer)
 		// https://docs.github.com/en/rest/users/users#get-the-authenticated-user

@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -53,15 +54,11 @@ func (p *Provider) clientAuth(m *metadata) string {
 	if p.authMethod != "" {
 		return p.authMethod
 	}
-	for _, method := range m.AuthMethods {
-		if method == AuthBasic {
-			return AuthBasic
-		}
+	if slices.Contains(m.AuthMethods, AuthBasic) {
+		return AuthBasic
 	}
-	for _, method := range m.AuthMethods {
-		if method == AuthPost {
-			return AuthPost
-		}
+	if slices.Contains(m.AuthMethods, AuthPost) {
+		return AuthPost
 	}
 	return AuthBasic
 }

@@ -67,7 +67,7 @@ func chat(ctx context.Context, server string, openBrowser bool) error {
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", server, err)
 	}
-	defer session.Close()
+	defer session.Close() //nolint:errcheck // on the way out
 
 	tools, err := session.ListTools(ctx, nil)
 	if err != nil {

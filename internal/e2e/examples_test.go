@@ -34,7 +34,7 @@ func TestExampleChatbotsLogInAndCall(t *testing.T) {
 // runExample runs a program that prints an address, and opens it.
 func runExample(t *testing.T, args []string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", append([]string{"run"}, args...)...) //nolint:gosec // our own examples
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"run"}, args...)...)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

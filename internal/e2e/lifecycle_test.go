@@ -253,7 +253,7 @@ func TestReloadWithoutThePluginClosesTheVaultAfterTheLastStream(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("the stream broke: %v", err)
 	}
-	http.DefaultClient.CloseIdleConnections() //nolint:forbidigo // a test
+	http.DefaultClient.CloseIdleConnections()
 	testenv.Eventually(t, "the vault to be closed", func() bool { return vaultHandles(t, w) == 0 })
 	if err := w.Reload(w.Caddyfile()); err != nil {
 		t.Errorf("and back: %v", err)

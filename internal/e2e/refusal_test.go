@@ -71,7 +71,7 @@ func TestT51T59T62T65RefusedRequestsNeverReachTheServer(t *testing.T) {
 // raw sends bytes as they are and returns the status line.
 func raw(t *testing.T, w *testenv.World, request string) string {
 	t.Helper()
-	c, err := net.Dial("tcp", strings.TrimPrefix(w.URL, "http://")) //nolint:noctx // a test
+	c, err := net.Dial("tcp", strings.TrimPrefix(w.URL, "http://"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func TestOtherPathsBelongToTheSite(t *testing.T) {
 		"/": 404, "/oauth/": 200, "/demo/mcp": 401, "/demo": 404, "/demo/mcpx": 404, "/.well-known/jwks.json": 200,
 		"/.well-known/oauth-protected-resource/demo/mcp": 200, "/.well-known/oauth-protected-resource": 200, "/.well-known/other": 404,
 	} {
-		resp, err := http.Get(w.URL + path) //nolint:noctx // a test
+		resp, err := http.Get(w.URL + path)
 		if err != nil {
 			t.Fatal(err)
 		}

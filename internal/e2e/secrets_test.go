@@ -16,7 +16,7 @@ import (
 
 func get(t *testing.T, address string) string {
 	t.Helper()
-	resp, err := http.Get(address) //nolint:noctx // a test
+	resp, err := http.Get(address)
 	if err != nil {
 		t.Fatal(err)
 	}

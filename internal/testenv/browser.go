@@ -86,7 +86,7 @@ func (b *Browser) TryLogin(authorize, until string) (*url.URL, error) {
 }
 
 func (b *Browser) request(method, target string, form url.Values) (*http.Response, string, error) {
-	req, err := http.NewRequest(method, target, strings.NewReader(form.Encode())) //nolint:noctx // a test
+	req, err := http.NewRequest(method, target, strings.NewReader(form.Encode()))
 	if err != nil {
 		return nil, "", err
 	}

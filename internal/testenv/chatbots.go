@@ -87,7 +87,7 @@ type PlainBot struct {
 // NewPlainBot registers a plain chatbot.
 func (w *World) NewPlainBot(t testing.TB) *PlainBot {
 	t.Helper()
-	b := &PlainBot{w: w, Redirect: "http://localhost:8888/callback", Client: http.DefaultClient} //nolint:forbidigo // a test
+	b := &PlainBot{w: w, Redirect: "http://localhost:8888/callback", Client: http.DefaultClient}
 	body := `{"redirect_uris":["` + b.Redirect + `"],"client_name":"Plain bot","token_endpoint_auth_method":"client_secret_post",` +
 		`"grant_types":["authorization_code","refresh_token"],"response_types":["code"]}`
 	m := b.post(t, "register", "application/json", body, http.StatusCreated)
@@ -106,7 +106,7 @@ func (b *PlainBot) post(t testing.TB, endpoint, contentType, body string, want i
 
 // Post sends a request to one of the proxy's endpoints and reads the JSON that it answers.
 func (b *PlainBot) Post(endpoint, contentType, body string) (int, map[string]any, error) {
-	resp, err := b.Client.Post(b.w.URL+"/api/v1/oauth-proxy/demo/"+endpoint, contentType, strings.NewReader(body)) //nolint:noctx // a test
+	resp, err := b.Client.Post(b.w.URL+"/api/v1/oauth-proxy/demo/"+endpoint, contentType, strings.NewReader(body))
 	if err != nil {
 		return 0, nil, err
 	}

@@ -206,7 +206,7 @@ func (w *World) Command(ctx context.Context, args ...string) *exec.Cmd {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	cmd := exec.CommandContext(ctx, exe, args...) //nolint:gosec // ourselves
+	cmd := exec.CommandContext(ctx, exe, args...)
 	cmd.Env = append(os.Environ(), asCaddy+"=caddy", "DEMO_CLIENT_SECRET="+ClientSecret,
 		"HOME="+w.dir, "XDG_CONFIG_HOME="+w.dir, "XDG_DATA_HOME="+w.dir, "GOCOVERDIR="+w.dir)
 	return cmd
@@ -242,7 +242,7 @@ func (w *World) run() {
 			w.t.Fatalf("Caddy ended:\n%s", tail(w.log.String(), 6000))
 		default:
 		}
-		resp, err := http.Get(w.URL + "/.well-known/oauth-authorization-server") //nolint:noctx // a probe
+		resp, err := http.Get(w.URL + "/.well-known/oauth-authorization-server")
 		if err != nil {
 			return false
 		}
@@ -283,7 +283,7 @@ func (w *World) Reload(caddyfile string) error {
 	}
 	req.Header.Set("Content-Type", "text/caddyfile")
 	req.Header.Set("Cache-Control", "must-revalidate") // load it even when nothing has changed
-	resp, err := http.DefaultClient.Do(req)            //nolint:forbidigo // a test
+	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return err
 	}
@@ -324,7 +324,7 @@ func Eventually(t testing.TB, what string, holds func() bool) {
 
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a test
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

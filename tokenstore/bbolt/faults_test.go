@@ -173,14 +173,14 @@ func TestR32DamagedFileNeverEndsTheProcess(t *testing.T) {
 		"zeros": func(page []byte, _ *rand.Rand) { clear(page) },
 		"noise": func(page []byte, r *rand.Rand) {
 			for range 8 {
-				page[r.IntN(min(len(page), 256))] = byte(r.Uint32()) //nolint:gosec // any byte
+				page[r.IntN(min(len(page), 256))] = byte(r.Uint32())
 			}
 		},
 	}
 	for name, damage := range damages {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // repeatable
+			r := rand.New(rand.NewPCG(1, 2))
 			failed := 0
 			for range 40 {
 				file := slices.Clone(whole)

@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 }
 
 func child(ctx context.Context, role, path string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, os.Args[0]) //nolint:gosec // this very binary
+	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append(os.Environ(), roleVariable+"="+role, pathVariable+"="+path)
 	return cmd
 }

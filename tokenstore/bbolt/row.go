@@ -36,7 +36,7 @@ func millis(t time.Time) uint64 {
 	if t.IsZero() {
 		return 0
 	}
-	return uint64(max(t.UnixMilli(), 1)) //nolint:gosec // not negative
+	return uint64(max(t.UnixMilli(), 1))
 }
 
 // decodeRow reads a row, copying it out of the transaction's memory.

@@ -67,7 +67,7 @@ func testConcurrentInserts(t *testing.T, s tokenstore.Store) {
 			switch err := s.Apply(t.Context(), insert(r)); {
 			case err == nil:
 				won.Add(1)
-				winner.Store(int32(worker)) //nolint:gosec // small
+				winner.Store(int32(worker))
 			case !errors.Is(err, tokenstore.ErrConflict):
 				t.Errorf("Apply: %v", err)
 			}
@@ -151,7 +151,7 @@ func testConcurrentSweep(t *testing.T, s tokenstore.Store) {
 					t.Errorf("Sweep: %v", err)
 					return
 				}
-				swept.Add(int32(deleted)) //nolint:gosec // small
+				swept.Add(int32(deleted))
 				if deleted == 0 && last {
 					return
 				}

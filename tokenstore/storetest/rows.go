@@ -48,7 +48,7 @@ func testUpdate(t *testing.T, s tokenstore.Store) {
 	mustApply(t, s, insert(r))
 	for version := uint64(2); version < 5; version++ {
 		r.Version, r.State, r.Sealed = version, "revoked", append(r.Sealed, '.')
-		r.DeleteAfter = at(int64(version) * 1000) //nolint:gosec // small
+		r.DeleteAfter = at(int64(version) * 1000)
 		mustApply(t, s, update(r))
 		wantRow(t, s, r)
 	}

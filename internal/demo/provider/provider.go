@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -141,9 +142,7 @@ func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case f.Status == 0:
 		p.handler.ServeHTTP(w, r)
 	default:
-		for k, v := range f.Header {
-			w.Header()[k] = v
-		}
+		maps.Copy(w.Header(), f.Header)
 		w.WriteHeader(f.Status)
 		_, _ = io.WriteString(w, f.Body)
 	}
