@@ -135,7 +135,7 @@ func TestT56EndedLoginIs401AndInvalidGrant(t *testing.T) {
 	if !strings.Contains(challenge, `error="invalid_token"`) || !strings.Contains(challenge, w.URL+"/.well-known/oauth-protected-resource/demo/mcp") || strings.Contains(challenge, "upstream.invalid") {
 		t.Errorf("challenge: %s", challenge)
 	}
-	status, m, err := b.TokenRequest("refresh_token", b.Token)
+	status, m, err := b.TokenRequest("refresh_token", b.Token())
 	if err != nil || status != http.StatusBadRequest || m["error"] != "invalid_grant" {
 		t.Errorf("refresh: %d %v %v", status, m, err)
 	}

@@ -69,6 +69,7 @@ func TestRejectedReloadLeavesTheLiveConfigAlone(t *testing.T) {
 	t.Parallel()
 	w := testenv.Start(t, testenv.Options{})
 	b := w.NewPlainBot(t)
+	b.UseHTTP2()
 	b.Login(t, testenv.NewBrowser(testenv.Alice))
 	notAVault := filepath.Join(w.Dir(), "text.db")
 	if err := os.WriteFile(notAVault, bytes.Repeat([]byte("this is no vault\n"), 1000), 0o600); err != nil {
@@ -114,7 +115,7 @@ func writeKey(t *testing.T, w *testenv.World, name string) string {
 
 func TestReloadsUnderLoadFailNoRequest(t *testing.T) {
 	t.Parallel()
-	w := testenv.Start(t, testenv.Options{TokenLife: 3 * time.Second, Top: "servers {\n protocols h1 h2c\n}"})
+	w := testenv.Start(t, testenv.Options{TokenLife: 3 * time.Second})
 	b := w.NewPlainBot(t)
 	b.UseHTTP2()
 	b.Login(t, testenv.NewBrowser(testenv.Alice))
@@ -168,6 +169,7 @@ func TestReloadMayChangeKeysLifetimesAndVault(t *testing.T) {
 	t.Parallel()
 	w := testenv.Start(t, testenv.Options{})
 	b := w.NewPlainBot(t)
+	b.UseHTTP2()
 	b.Login(t, testenv.NewBrowser(testenv.Alice))
 	generated := filepath.Join(w.Dir(), "vault.key")
 	next := writeKey(t, w, "next.key")
@@ -280,6 +282,7 @@ func TestRestartsLogNobodyOut(t *testing.T) {
 	t.Parallel()
 	w := testenv.Start(t, testenv.Options{TokenLife: 2 * time.Second})
 	b := w.NewPlainBot(t)
+	b.UseHTTP2()
 	b.Login(t, testenv.NewBrowser(testenv.Alice))
 	for i := range 6 {
 		if i%2 == 0 {
@@ -301,6 +304,7 @@ func TestR31LoginOutlivesARestart(t *testing.T) {
 	t.Parallel()
 	w := testenv.Start(t, testenv.Options{})
 	b := w.NewPlainBot(t)
+	b.UseHTTP2()
 	browser := testenv.NewBrowser(testenv.Alice)
 	browser.OnPage = func(page string) {
 		if strings.Contains(page, "password") || strings.Contains(page, "csrf") {

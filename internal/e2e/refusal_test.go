@@ -32,13 +32,13 @@ func TestT51T59T62T65RefusedRequestsNeverReachTheServer(t *testing.T) {
 		"no credential":          {auth(), 401, "-"},
 		"another scheme":         {auth("Basic YTpi"), 401, ""},
 		"garbage":                {auth("Bearer garbage"), 401, "invalid_token"},
-		"refresh token":          {auth("Bearer " + b.Token), 401, "invalid_token"},
+		"refresh token":          {auth("Bearer " + b.Token()), 401, "invalid_token"},
 		"authorization code":     {auth("Bearer " + b.Code), 401, "invalid_token"},
-		"cut":                    {auth("Bearer " + b.Access[:len(b.Access)-4]), 401, "invalid_token"},
-		"two headers":            {auth("Bearer "+b.Access, "Bearer "+b.Access), 400, "invalid_request"},
-		"two carriers":           {func(r *http.Request) { r.Header.Set("X-Session-Token", b.Access) }, 400, "invalid_request"},
-		"token in the query":     {func(r *http.Request) { r.Header.Del("Authorization"); r.URL.RawQuery = "access_token=" + b.Access }, 400, "invalid_request"},
-		"and also in the header": {func(r *http.Request) { r.URL.RawQuery = "access_token=" + b.Access }, 400, "invalid_request"},
+		"cut":                    {auth("Bearer " + b.Access()[:len(b.Access())-4]), 401, "invalid_token"},
+		"two headers":            {auth("Bearer "+b.Access(), "Bearer "+b.Access()), 400, "invalid_request"},
+		"two carriers":           {func(r *http.Request) { r.Header.Set("X-Session-Token", b.Access()) }, 400, "invalid_request"},
+		"token in the query":     {func(r *http.Request) { r.Header.Del("Authorization"); r.URL.RawQuery = "access_token=" + b.Access() }, 400, "invalid_request"},
+		"and also in the header": {func(r *http.Request) { r.URL.RawQuery = "access_token=" + b.Access() }, 400, "invalid_request"},
 	} {
 		for _, method := range []string{http.MethodPost, http.MethodGet, http.MethodDelete} {
 			a, err := b.Send(t.Context(), method, testenv.ToolCall("whoami"), c.edit)
@@ -119,7 +119,7 @@ func TestRevokedTokenIsRefusedAtOnce(t *testing.T) {
 	if _, err := b.WhoAmI(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if status, m, err := b.Form("revoke", "token", b.Token); err != nil || status != http.StatusOK {
+	if status, m, err := b.Form("revoke", "token", b.Token()); err != nil || status != http.StatusOK {
 		t.Fatalf("%d %v %v", status, m, err)
 	}
 	if a, err := b.Send(t.Context(), http.MethodPost, testenv.ToolCall("whoami")); err != nil || a.Status != http.StatusUnauthorized {

@@ -52,8 +52,8 @@ func (s *secrets) observe(path string, form url.Values) {
 // bot takes the secrets that a chatbot holds.
 func (s *secrets) bot(b *testenv.PlainBot) {
 	s.add("client secret", b.Secret)
-	s.add("gateway access token", b.Access)
-	s.add("gateway refresh token", b.Token)
+	s.add("gateway access token", b.Access())
+	s.add("gateway refresh token", b.Token())
 	s.add("gateway code", b.Code)
 	s.add("client's verifier", b.Verifier)
 }
@@ -100,8 +100,8 @@ func everything(t *testing.T, w *testenv.World, s *secrets) {
 	// What goes wrong is logged most.
 	for _, form := range []url.Values{
 		{"grant_type": {"authorization_code"}, "code": {b.Code}, "code_verifier": {b.Verifier}, "client_id": {b.ID}, "client_secret": {b.Secret}},
-		{"grant_type": {"refresh_token"}, "refresh_token": {b.Token}, "client_id": {b.ID}, "client_secret": {b.Secret + "x"}},
-		{"grant_type": {"refresh_token"}, "refresh_token": {b.Access}, "client_id": {b.ID}, "client_secret": {b.Secret}},
+		{"grant_type": {"refresh_token"}, "refresh_token": {b.Token()}, "client_id": {b.ID}, "client_secret": {b.Secret + "x"}},
+		{"grant_type": {"refresh_token"}, "refresh_token": {b.Access()}, "client_id": {b.ID}, "client_secret": {b.Secret}},
 	} {
 		if status, _, err := b.Post("token", "application/x-www-form-urlencoded", form.Encode()); err != nil || status == http.StatusOK {
 			t.Errorf("%d, %v", status, err)
@@ -110,7 +110,7 @@ func everything(t *testing.T, w *testenv.World, s *secrets) {
 	bearer := func(v string) func(*http.Request) {
 		return func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+v) }
 	}
-	for _, v := range []string{b.Token, b.Code, b.Access + "A"} {
+	for _, v := range []string{b.Token(), b.Code, b.Access() + "A"} {
 		if _, err := b.Send(t.Context(), http.MethodPost, testenv.ToolCall("whoami"), bearer(v)); err != nil {
 			t.Error(err)
 		}
@@ -119,7 +119,7 @@ func everything(t *testing.T, w *testenv.World, s *secrets) {
 	w.Provider.EndLogin("alice")
 	w.Provider.ExpireTokens()
 	_, _ = b.WhoAmI(t.Context())
-	if _, _, err := b.Form("revoke", "token", b.Token); err != nil {
+	if _, _, err := b.Form("revoke", "token", b.Token()); err != nil {
 		t.Error(err)
 	}
 	s.upstream(w)
@@ -167,13 +167,13 @@ func TestT70T77T78NoSecretIsEverInTheClear(t *testing.T) {
 // upstream tokens are put on the request where even then nothing sees them.
 func TestT78UpstreamTokensAreInNoLogEvenWithCredentialsLogged(t *testing.T) {
 	t.Parallel()
-	w := testenv.Start(t, testenv.Options{Top: "servers {\n log_credentials\n}"})
+	w := testenv.Start(t, testenv.Options{Servers: "log_credentials"})
 	b := w.NewPlainBot(t)
 	b.Login(t, testenv.NewBrowser(testenv.Alice))
 	works(t, b)
 	w.Provider.ExpireTokens()
 	works(t, b)
-	if !strings.Contains(w.Log(), b.Access) {
+	if !strings.Contains(w.Log(), b.Access()) {
 		t.Fatal("the option does nothing: the test is no good")
 	}
 	s := &secrets{values: make(map[string]string)}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/modelcontextprotocol/go-sdk/auth"
@@ -76,9 +77,11 @@ func Call(ctx context.Context, s *mcp.ClientSession, tool string, args map[strin
 type PlainBot struct {
 	w              *World
 	ID, Secret     string
-	Access, Token  string // the access and refresh tokens that it holds
 	Redirect       string
 	Code, Verifier string // of the last login
+
+	mu            sync.Mutex
+	access, token string
 
 	// Client sends the requests.
 	Client *http.Client
@@ -128,6 +131,18 @@ func (b *PlainBot) UseHTTP2() {
 	b.Client = &http.Client{Transport: &http.Transport{Protocols: &p}}
 }
 
+// Access is the access token that the bot holds.
+func (b *PlainBot) Access() string { access, _ := b.tokens(); return access }
+
+// Token is the refresh token that the bot holds.
+func (b *PlainBot) Token() string { _, token := b.tokens(); return token }
+
+func (b *PlainBot) tokens() (access, token string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.access, b.token
+}
+
 // Login logs a user in and gets the first tokens.
 func (b *PlainBot) Login(t testing.TB, browser *Browser) {
 	t.Helper()
@@ -148,7 +163,7 @@ func (b *PlainBot) Login(t testing.TB, browser *Browser) {
 // Refresh gets the next tokens.
 func (b *PlainBot) Refresh(t testing.TB) {
 	t.Helper()
-	b.take(t, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {b.Token}})
+	b.take(t, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {b.Token()}})
 }
 
 func (b *PlainBot) take(t testing.TB, form url.Values) {
@@ -156,9 +171,11 @@ func (b *PlainBot) take(t testing.TB, form url.Values) {
 	form.Set("client_id", b.ID)
 	form.Set("client_secret", b.Secret)
 	m := b.post(t, "token", "application/x-www-form-urlencoded", form.Encode(), http.StatusOK)
-	b.Access, _ = m["access_token"].(string)
-	b.Token, _ = m["refresh_token"].(string)
-	if b.Access == "" || b.Token == "" {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.access, _ = m["access_token"].(string)
+	b.token, _ = m["refresh_token"].(string)
+	if b.access == "" || b.token == "" {
 		t.Fatalf("token answer without tokens: %v", m)
 	}
 }
@@ -182,7 +199,7 @@ func (b *PlainBot) Send(ctx context.Context, method, body string, edit ...func(*
 	if err != nil {
 		return Answer{}, err
 	}
-	req.Header.Set("Authorization", "Bearer "+b.Access)
+	req.Header.Set("Authorization", "Bearer "+b.Access())
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Accept", "application/json, text/event-stream")
 	req.Header.Set("MCP-Protocol-Version", Stateless)

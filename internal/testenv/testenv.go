@@ -58,8 +58,8 @@ type Options struct {
 	// TokenLife is how long the provider's access tokens live. Default: 1 minute.
 	TokenLife time.Duration
 
-	// Global is added to the oauth_proxy global option, Top to the global options, Site to the site.
-	Global, Top, Site string
+	// Global is added to the oauth_proxy global option, Servers to the servers option, Site to the site.
+	Global, Servers, Site string
 
 	// Caddyfile, when set, makes the whole Caddyfile.
 	Caddyfile func(*World) string
@@ -163,7 +163,10 @@ func (w *World) CaddyfileWith(global string) string {
 	log {
 		level DEBUG
 	}
-	%s
+	servers {
+		protocols h1 h2c
+		%s
+	}
 	oauth_proxy {
 		issuer %s
 		vault bbolt %s
@@ -188,7 +191,7 @@ func (w *World) CaddyfileWith(global string) string {
 	%s
 	respond "not part of the gateway" 404
 }
-`, w.admin, w.port, w.options.Top, w.URL, w.VaultPath(), w.ProviderURL, ClientID, w.URL, global, w.URL, w.MCPURL, w.options.Site)
+`, w.admin, w.port, w.options.Servers, w.URL, w.VaultPath(), w.ProviderURL, ClientID, w.URL, global, w.URL, w.MCPURL, w.options.Site)
 }
 
 // VaultPath is the vault's file.
