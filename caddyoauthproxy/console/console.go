@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
+	"slices"
 )
 
 //go:embed pages/*.html pages/style.css
@@ -88,8 +89,18 @@ type Scope struct {
 	// Name is the scope as the provider knows it.
 	Name string
 
-	// Text says it in words; without it the name is shown alone.
+	// Text says it in words. Those of OpenID Connect have words of their own; any other is shown by its name.
 	Text string
+}
+
+// scopeTexts are the scopes of OpenID Connect Core §5.4 and §11 in words.
+var scopeTexts = map[string]string{
+	"openid":         "know who you are",
+	"profile":        "see your name and profile",
+	"email":          "see your e-mail address",
+	"address":        "see your postal address",
+	"phone":          "see your phone number",
+	"offline_access": "stay connected until you or it ends this",
 }
 
 // Consent is the page that asks the user.
@@ -120,6 +131,12 @@ type Consent struct {
 func (p *Pages) Consent(w http.ResponseWriter, c Consent) {
 	c.ClientName, c.ClientID, c.ClientURI = Clean(c.ClientName, 64), Clean(c.ClientID, 128), Clean(c.ClientURI, 128)
 	c.RedirectHost = asciiHost(c.RedirectHost)
+	c.Scopes = slices.Clone(c.Scopes)
+	for i, scope := range c.Scopes {
+		if scope.Text == "" {
+			c.Scopes[i].Text = scopeTexts[scope.Name]
+		}
+	}
 	if c.ClientName == "" {
 		c.ClientName = "An application without a name"
 	}

@@ -1,6 +1,8 @@
 package console
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -45,6 +47,34 @@ func TestT06EveryPageForbidsFramesScriptsAndCaching(t *testing.T) {
 		}
 		if body := rec.Body.String(); strings.Contains(body, "<script") || strings.Contains(body, "src=") || !strings.Contains(body, `lang="en"`) {
 			t.Errorf("%s: %s", name, body)
+		}
+	}
+}
+
+// The one style is allowed by its hash: were it wrong, browsers would show bare pages.
+func TestPolicyAllowsThePagesOwnStyle(t *testing.T) {
+	t.Parallel()
+	rec := httptest.NewRecorder()
+	newPages(t).Home(rec, Home{})
+	_, rest, _ := strings.Cut(rec.Body.String(), "<style>")
+	style, _, ok := strings.Cut(rest, "</style>")
+	if !ok || len(style) < 1000 {
+		t.Fatalf("no style: %s", rec.Body.String())
+	}
+	sum := sha256.Sum256([]byte(style))
+	want := "style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+	if csp := rec.Header().Get("Content-Security-Policy"); !strings.Contains(csp, want) {
+		t.Errorf("%s does not allow %s", csp, want)
+	}
+}
+
+func TestConsentSaysScopesInWords(t *testing.T) {
+	t.Parallel()
+	rec := httptest.NewRecorder()
+	newPages(t).Consent(rec, Consent{Scopes: []Scope{{Name: "email"}, {Name: "read:jira"}, {Name: "x", Text: "do x"}}})
+	for _, want := range []string{"see your e-mail address", "<code>read:jira</code>", "do x"} {
+		if !strings.Contains(rec.Body.String(), want) {
+			t.Errorf("no %q", want)
 		}
 	}
 }

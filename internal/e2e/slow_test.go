@@ -1,0 +1,126 @@
+//go:build slow
+
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"net/http"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/testenv"
+)
+
+// R12, R17: tokens that live five seconds, 200 calls at a time for a minute, at a provider that ends a login when a refresh
+// token is used twice.
+func TestSlowR12R17ShortTokensUnderLoad(t *testing.T) {
+	const (
+		life     = 5 * time.Second
+		duration = time.Minute
+		callers  = 200
+	)
+	w := testenv.Start(t, testenv.Options{TokenLife: life})
+	b := w.NewPlainBot(t)
+	b.UseHTTP2()
+	b.Login(t, testenv.NewBrowser(testenv.Alice))
+	ctx, stop := context.WithTimeout(t.Context(), duration)
+	defer stop()
+	var calls, failed atomic.Int64
+	var wg sync.WaitGroup
+	for range callers {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				who, err := b.WhoAmI(t.Context())
+				calls.Add(1)
+				if err != nil || !strings.Contains(who, "You are alice") {
+					if failed.Add(1) < 5 {
+						t.Errorf("%q, %v", who, err)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	s := w.Provider.Stats()
+	// No token is refreshed twice: there is no replay. And none before half of its life, which the provider says in whole
+	// seconds, cut off.
+	most := int(duration/((life-time.Second)/2)) + 2
+	t.Logf("%d calls, %d failed; %d refreshes, at most %d expected; %+v", calls.Load(), failed.Load(), s.Refreshes, most, s)
+	if failed.Load() != 0 || s.Refreshes > most || s.Refreshes < int(duration/life)-1 || s.Replays != 0 || s.Refused != 0 || s.Logins != 1 {
+		t.Errorf("%d of %d calls failed; %+v", failed.Load(), calls.Load(), s)
+	}
+}
+
+// Caddy's own idle timeouts are a minute: a stream that is silent for longer must survive, on HTTP/1.1 and HTTP/2.
+func TestSlowSilentStreamsSurvive(t *testing.T) {
+	w := testenv.Start(t, testenv.Options{})
+	var wg sync.WaitGroup
+	for _, http2 := range []bool{false, true} {
+		b := w.NewPlainBot(t)
+		if http2 {
+			b.UseHTTP2()
+		}
+		b.Login(t, testenv.NewBrowser(testenv.Alice))
+		wg.Go(func() {
+			body := strings.NewReplacer(`"arguments":{}`, `"arguments":{"to":1,"ms":75000}`).Replace(testenv.ToolCall("count"))
+			a, err := b.Send(t.Context(), http.MethodPost, body, func(r *http.Request) { r.Header.Set("Mcp-Name", "count") })
+			if err != nil || !strings.Contains(a.Body, "Counted to 1.") {
+				t.Errorf("HTTP/2 %v: %+v, %v", http2, a, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// make run, and what it prints, as a newcomer does it.
+func TestSlowQuickstart(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	exe := t.TempDir() + "/quickstart"
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", exe, "../../examples/quickstart").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	cmd := exec.CommandContext(ctx, exe, "-dir", t.TempDir())
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	var command string
+	lines := bufio.NewScanner(stdout)
+	for lines.Scan() {
+		line := strings.TrimSpace(lines.Text())
+		if strings.HasPrefix(line, "go run ./examples/chatbot ") {
+			command = line
+		}
+		if strings.HasPrefix(line, "Ctrl-C") {
+			break
+		}
+	}
+	if command == "" {
+		t.Fatalf("no command was printed: %s", stderr.String())
+	}
+	args := strings.Fields(command)[2:]
+	args[0] = "../../" + strings.TrimPrefix(args[0], "./")
+	output := runExample(t, append([]string{args[0], "-no-browser"}, args[1:]...))
+	if !strings.Contains(output, "You are bob") || !strings.Contains(output, "whoami") {
+		t.Errorf("the chatbot said:\n%s", output)
+	}
+	if page := get(t, "http://localhost:8080/"); !strings.Contains(page, "http://localhost:8080/demo/mcp") {
+		t.Errorf("the page: %s", page)
+	}
+}
