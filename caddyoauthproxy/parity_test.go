@@ -1,0 +1,80 @@
+package caddyoauthproxy_test
+
+import (
+	"encoding/json"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
+)
+
+// unset lists the configuration fields of a struct that none of its values sets.
+func unset(values ...reflect.Value) []string {
+	var names []string
+	kind := values[0].Type()
+	for i := range kind.NumField() {
+		name, _, _ := strings.Cut(kind.Field(i).Tag.Get("json"), ",")
+		set := slices.ContainsFunc(values, func(v reflect.Value) bool { return !v.Field(i).IsZero() })
+		if kind.Field(i).IsExported() && name != "" && !set {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func TestCaddyfileCanSetEveryFieldOfTheJSON(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile("testdata/adapt/every_option.caddyfiletest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, adapted, _ := strings.Cut(string(content), "\n----------\n")
+	var config struct {
+		Apps struct {
+			OAuthProxy caddyoauthproxy.App `json:"oauth_proxy"` //nolint:govet // only read here
+		} `json:"apps"`
+	}
+	if err := json.Unmarshal([]byte(adapted), &config); err != nil {
+		t.Fatal(err)
+	}
+	app := &config.Apps.OAuthProxy
+	var providers, proxies []reflect.Value
+	for _, p := range app.Providers {
+		providers = append(providers, reflect.ValueOf(p).Elem())
+	}
+	for _, p := range app.Proxies {
+		proxies = append(proxies, reflect.ValueOf(p).Elem())
+	}
+	for what, names := range map[string][]string{
+		"oauth_proxy": unset(reflect.ValueOf(app).Elem()), "provider": unset(providers...), "proxy": unset(proxies...),
+	} {
+		if len(names) > 0 {
+			t.Errorf("%s: no Caddyfile option sets %v", what, names)
+		}
+	}
+}
+
+func TestEveryFieldIsDocumented(t *testing.T) {
+	t.Parallel()
+	doc, err := os.ReadFile("../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []reflect.Type{
+		reflect.TypeFor[caddyoauthproxy.App](), reflect.TypeFor[caddyoauthproxy.Provider](), reflect.TypeFor[caddyoauthproxy.Proxy](), reflect.TypeFor[mcpfilter.Filter](),
+	} {
+		for i := range kind.NumField() {
+			name, _, _ := strings.Cut(kind.Field(i).Tag.Get("json"), ",")
+			if name == "" || name == "providers" || name == "proxies" || name == "proxy" {
+				continue // blocks, which have sections of their own
+			}
+			if !strings.Contains(string(doc), name) {
+				t.Errorf("%s: docs/configuration.md does not know %s", kind, name)
+			}
+		}
+	}
+}
