@@ -35,7 +35,7 @@ func TestCaddyfileCanSetEveryFieldOfTheJSON(t *testing.T) {
 	_, adapted, _ := strings.Cut(string(content), "\n----------\n")
 	var config struct {
 		Apps struct {
-			OAuthProxy caddyoauthproxy.App `json:"oauth_proxy"` //nolint:govet // only read here
+			OAuthProxy caddyoauthproxy.App `json:"oauth_proxy"`
 		} `json:"apps"`
 	}
 	if err := json.Unmarshal([]byte(adapted), &config); err != nil {
@@ -67,8 +67,8 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 	for _, kind := range []reflect.Type{
 		reflect.TypeFor[caddyoauthproxy.App](), reflect.TypeFor[caddyoauthproxy.Provider](), reflect.TypeFor[caddyoauthproxy.Proxy](), reflect.TypeFor[mcpfilter.Filter](),
 	} {
-		for i := range kind.NumField() {
-			name, _, _ := strings.Cut(kind.Field(i).Tag.Get("json"), ",")
+		for field := range kind.Fields() {
+			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 			if name == "" || name == "providers" || name == "proxies" || name == "proxy" {
 				continue // blocks, which have sections of their own
 			}
