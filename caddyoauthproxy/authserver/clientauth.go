@@ -76,6 +76,20 @@ func (s *Server) authenticateClient(ctx context.Context, r *http.Request, form u
 	return c, nil
 }
 
+// clientRequest reads a form that a client sends to an endpoint, and finds out which client.
+func (s *Server) clientRequest(w http.ResponseWriter, r *http.Request) (*tokenstore.Client, *Proxy, url.Values, error) {
+	pinned, err := s.proxyOf(r)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	form, err := readForm(w, r)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	client, err := s.authenticateClient(r.Context(), r, form)
+	return client, pinned, form, err
+}
+
 // clientCredentials reads id and secret from the one place where they are. Clients that
 // registered for Basic may send the secret in the body and the other way round: OAuth 2.1 §2.4.1
 // demands the body, RFC 6749 §2.3.1 Basic, and clients confuse them.

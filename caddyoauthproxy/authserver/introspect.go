@@ -33,14 +33,7 @@ func (s *Server) serveIntrospect(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) introspect(w http.ResponseWriter, r *http.Request) (*introspection, error) {
-	if _, err := s.proxyOf(r); err != nil {
-		return nil, err
-	}
-	form, err := readForm(w, r)
-	if err != nil {
-		return nil, err
-	}
-	client, err := s.authenticateClient(r.Context(), r, form)
+	client, _, form, err := s.clientRequest(w, r)
 	if err != nil {
 		return nil, err
 	}

@@ -24,14 +24,7 @@ func (s *Server) serveRevoke(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) revoke(w http.ResponseWriter, r *http.Request) error {
-	if _, err := s.proxyOf(r); err != nil {
-		return err
-	}
-	form, err := readForm(w, r)
-	if err != nil {
-		return err
-	}
-	client, err := s.authenticateClient(r.Context(), r, form)
+	client, _, form, err := s.clientRequest(w, r)
 	if err != nil {
 		return err
 	}

@@ -49,15 +49,7 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) token(w http.ResponseWriter, r *http.Request) (*tokenResponse, error) {
-	pinned, err := s.proxyOf(r)
-	if err != nil {
-		return nil, err
-	}
-	form, err := readForm(w, r)
-	if err != nil {
-		return nil, err
-	}
-	client, err := s.authenticateClient(r.Context(), r, form)
+	client, pinned, form, err := s.clientRequest(w, r)
 	if err != nil {
 		return nil, err
 	}

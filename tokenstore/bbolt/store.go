@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -40,13 +40,15 @@ const (
 
 // Store is a tokenstore.Store on a bbolt file. Use Open.
 type Store struct {
-	db     *bolt.DB
-	wait   time.Duration // maxWait
-	queue  chan *pending
-	closed chan struct{} // Close was called
-	done   chan struct{} // the committer has ended
-	once   sync.Once
-	err    error // of closing
+	db        *bolt.DB
+	beginning sync.Mutex    // held while a transaction begins
+	broken    atomic.Bool   // see errBroken
+	wait      time.Duration // maxWait
+	queue     chan *pending
+	closed    chan struct{} // Close was called
+	done      chan struct{} // the committer has ended
+	once      sync.Once
+	err       error // of closing
 }
 
 // Open opens the file, or makes it with mode 0600 where there is none; its directory must exist. It waits for
@@ -68,8 +70,8 @@ func Open(path string, timeout time.Duration) (*Store, error) {
 	if err != nil {
 		return nil, explain(path, err)
 	}
-	if err := s.guard(func() error { return prepare(s.db) }); err != nil {
-		return nil, errors.Join(fmt.Errorf("vault file %s: %w", path, err), s.db.Close())
+	if err := s.prepare(); err != nil {
+		return nil, errors.Join(fmt.Errorf("vault file %s: %w", path, err), s.release())
 	}
 	go s.commitLoop()
 	return s, nil
@@ -90,9 +92,9 @@ func explain(path string, err error) error {
 }
 
 // prepare makes the buckets of a new file, and refuses a file of another format. It writes nothing to a file that is complete.
-func prepare(db *bolt.DB) error {
+func (s *Store) prepare() error {
 	empty := false
-	err := db.View(func(tx *bolt.Tx) error {
+	err := s.view(func(tx *bolt.Tx) error {
 		meta := tx.Bucket([]byte(metaBucket))
 		if meta == nil {
 			first, _ := tx.Cursor().First()
@@ -109,7 +111,7 @@ func prepare(db *bolt.DB) error {
 	if err != nil || !empty {
 		return err
 	}
-	return db.Update(func(tx *bolt.Tx) error {
+	return s.update(func(tx *bolt.Tx) error {
 		for _, kind := range tokenstore.Kinds() {
 			for _, suffix := range []string{"", refsSuffix, expirySuffix} {
 				if _, err := tx.CreateBucket([]byte(string(kind) + suffix)); err != nil {
@@ -123,30 +125,6 @@ func prepare(db *bolt.DB) error {
 		}
 		return meta.Put([]byte(formatKey), []byte(formatVersion))
 	})
-}
-
-// guard says bbolt's errors in the contract's words. bbolt has no checksums on its pages: on a damaged
-// file it panics, or follows a page number out of the mapped memory. Both become errors here; nothing is repaired.
-func (s *Store) guard(f func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: the vault file is damaged: %v", tokenstore.ErrUnavailable, r)
-		}
-	}()
-	err = f()
-	if err == nil {
-		return nil
-	}
-	for _, known := range []error{tokenstore.ErrNotFound, tokenstore.ErrConflict, tokenstore.ErrInvalid, tokenstore.ErrUnavailable} {
-		if errors.Is(err, known) {
-			return err
-		}
-	}
-	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
-		return tokenstore.ErrClosed
-	}
-	return fmt.Errorf("%w: %w", tokenstore.ErrUnavailable, err)
 }
 
 // usable fails when the store was closed or ctx has ended.
@@ -164,9 +142,17 @@ func (s *Store) Close() error {
 	s.once.Do(func() {
 		close(s.closed)
 		<-s.done
-		s.err = s.guard(s.db.Close)
+		s.err = s.release()
 	})
 	return s.err
+}
+
+// release closes the file. That of a broken store stays open, and so locked, as long as the process lives.
+func (s *Store) release() error {
+	if s.broken.Load() {
+		return errBroken
+	}
+	return s.guard(s.db.Close)
 }
 
 // Interface guard

@@ -1,0 +1,125 @@
+package caddyoauthproxy
+
+import (
+	"strconv"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+// provider reads:
+//
+//	provider <name> {
+//		type                       <type>
+//		client_id                  <id>
+//		client_secret              <placeholder>
+//		issuer                     <url>
+//		domain                     <domain>
+//		authorization_server       <id>
+//		tenant                     <id>
+//		authorization_url          <url>
+//		token_url                  <url>
+//		userinfo_url               <url>
+//		subject_field              <name>
+//		revocation_url             <url>
+//		scopes                     <scope>…
+//		token_endpoint_auth_method <method>
+//		authorize_param            <name> <value>
+//		timeout                    <duration>
+//		retries                    <n>|off
+//	}
+func (p *parser) provider(d *caddyfile.Dispenser) error {
+	name, err := blockName(d, "provider")
+	if err != nil {
+		return err
+	}
+	if _, taken := p.app.Providers[name]; taken {
+		return d.Errf("provider %q is declared twice", name)
+	}
+	// The provider itself is judged after its block, by the code that judges JSON, but reported where it begins.
+	at := position(d)
+	v := new(Provider)
+	seen := newOnce()
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if err := providerOption(d, v, seen); err != nil {
+			return err
+		}
+	}
+	if p.app.Providers == nil {
+		p.app.Providers = make(map[string]*Provider)
+	}
+	p.app.Providers[name] = v
+	return at(v.check(name))
+}
+
+func providerOption(d *caddyfile.Dispenser, v *Provider, seen once) error {
+	name := d.Val()
+	if name != "authorize_param" && name != "scopes" {
+		if err := seen.check(d); err != nil {
+			return err
+		}
+	}
+	switch name {
+	case "type":
+		return oneArg(d, &v.Type, nil)
+	case "client_id":
+		return oneArg(d, &v.ClientID, nil)
+	case "client_secret":
+		return oneArg(d, &v.ClientSecret, checkSecret)
+	case "issuer":
+		return oneArg(d, &v.Issuer, nil)
+	case "domain":
+		return oneArg(d, &v.Domain, nil)
+	case "authorization_server":
+		return oneArg(d, &v.AuthorizationServer, nil)
+	case "tenant":
+		return oneArg(d, &v.Tenant, nil)
+	case "authorization_url":
+		return oneArg(d, &v.AuthorizationURL, nil)
+	case "token_url":
+		return oneArg(d, &v.TokenURL, nil)
+	case "userinfo_url":
+		return oneArg(d, &v.UserinfoURL, nil)
+	case "subject_field":
+		return oneArg(d, &v.SubjectField, nil)
+	case "revocation_url":
+		return oneArg(d, &v.RevocationURL, nil)
+	case "scopes":
+		return args(d, &v.Scopes, nil)
+	case "token_endpoint_auth_method":
+		return oneArg(d, &v.TokenEndpointAuthMethod, nil)
+	case "authorize_param":
+		var key, value string
+		if !d.AllArgs(&key, &value) {
+			return d.Err("authorize_param takes a name and a value")
+		}
+		if v.AuthorizeParams == nil {
+			v.AuthorizeParams = make(map[string]string)
+		}
+		v.AuthorizeParams[key] = value
+		return nil
+	case "timeout":
+		return duration(d, &v.Timeout, false)
+	case "retries":
+		return retries(d, &v.Retries)
+	default:
+		return unknown(d, "authorization_server", "authorization_url", "authorize_param", "client_id", "client_secret", "domain", "issuer",
+			"retries", "revocation_url", "scopes", "subject_field", "tenant", "timeout", "token_endpoint_auth_method", "token_url", "type", "userinfo_url")
+	}
+}
+
+func retries(d *caddyfile.Dispenser, n *int) error {
+	var text string
+	if !d.AllArgs(&text) {
+		return d.ArgErr()
+	}
+	if text == "off" {
+		*n = -1
+		return nil
+	}
+	v, err := strconv.Atoi(text)
+	if err != nil || v < 1 || v > 10 {
+		return d.Errf("retries takes a number from 1 to 10, or off, not %q", text)
+	}
+	*n = v
+	return nil
+}

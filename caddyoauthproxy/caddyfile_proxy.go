@@ -1,0 +1,130 @@
+package caddyoauthproxy
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
+)
+
+// proxy reads:
+//
+//	proxy <id> {
+//		name              <text>
+//		resource          <url>
+//		provider          <name>
+//		scopes            <scope>…
+//		allowed_redirects <uri>…
+//		allow             email_domain|email|user <value>…
+//	}
+func (p *parser) proxy(d *caddyfile.Dispenser) error {
+	id, err := blockName(d, "proxy")
+	if err != nil {
+		return err
+	}
+	if err := checkProxyID(id); err != nil {
+		return d.Errf("proxy %q: %w", id, err)
+	}
+	if _, taken := p.app.Proxies[id]; taken {
+		return d.Errf("proxy %q is declared twice", id)
+	}
+	at := position(d)
+	v := new(Proxy)
+	seen := newOnce()
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if err := p.proxyOption(d, id, v, seen); err != nil {
+			return err
+		}
+	}
+	if v.Resource == "" {
+		return at(fmt.Errorf("proxy %q: %w", id, checkResource("")))
+	}
+	if v.Provider == "" {
+		p.later = append(p.later, func() error {
+			if len(p.app.Providers) > 1 {
+				return at(fmt.Errorf("proxy %q: provider is missing, and there are several: %s", id, listed(p.app.Providers)))
+			}
+			return nil
+		})
+	}
+	if p.app.Proxies == nil {
+		p.app.Proxies = make(map[string]*Proxy)
+	}
+	p.app.Proxies[id] = v
+	return nil
+}
+
+func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen once) error {
+	name := d.Val()
+	switch name {
+	case "scopes", "allowed_redirects", "allow":
+	default:
+		if err := seen.check(d); err != nil {
+			return err
+		}
+	}
+	switch name {
+	case "name":
+		return oneArg(d, &v.Name, nil)
+	case "resource":
+		if err := oneArg(d, &v.Resource, checkResource); err != nil {
+			return err
+		}
+		canonical, _ := authserver.ValidResource(v.Resource)
+		for other, have := range p.app.Proxies {
+			if c, _ := authserver.ValidResource(have.Resource); c == canonical {
+				return d.Errf("proxy %q: resource %s is proxy %q's already; every proxy needs its own", id, v.Resource, other)
+			}
+		}
+		return nil
+	case "provider":
+		if err := oneArg(d, &v.Provider, nil); err != nil {
+			return err
+		}
+		at := position(d)
+		p.later = append(p.later, func() error {
+			if p.app.Providers[v.Provider] != nil {
+				return nil
+			}
+			return at(fmt.Errorf("proxy %q: provider %q is not declared; declared are: %s", id, v.Provider, listed(p.app.Providers)))
+		})
+		return nil
+	case "scopes":
+		return args(d, &v.Scopes, nil)
+	case "allowed_redirects":
+		return args(d, &v.AllowedRedirects, authserver.ValidAllowedRedirect)
+	case "allow":
+		return allow(d, &v.Allow)
+	default:
+		return unknown(d, "allow", "allowed_redirects", "name", "provider", "resource", "scopes")
+	}
+}
+
+func allow(d *caddyfile.Dispenser, policy *authserver.Policy) error {
+	if !d.NextArg() {
+		return d.ArgErr()
+	}
+	switch kind := d.Val(); kind {
+	case "email_domain":
+		return args(d, &policy.EmailDomains, func(v string) error {
+			if strings.ContainsAny(v, "@*") || !strings.Contains(v, ".") {
+				return errors.New("is not a domain such as example.com")
+			}
+			return nil
+		})
+	case "email":
+		return args(d, &policy.Emails, func(v string) error {
+			if strings.Count(v, "@") != 1 {
+				return errors.New("is not an e-mail address")
+			}
+			return nil
+		})
+	case "user":
+		return args(d, &policy.Users, nil)
+	default:
+		return d.Errf("allow knows email_domain, email and user, not %q", kind)
+	}
+}
