@@ -107,19 +107,17 @@ func (s *Store) gather(first *pending) []*pending {
 // each gets a transaction of its own: one that meets a damaged page, or needs the space
 // that a full disk does not have, fails alone.
 func (s *Store) commit(group []*pending) {
-	err := s.guard(func() error {
-		return s.db.Update(func(tx *bolt.Tx) error {
-			for _, p := range group {
-				var before []*tokenstore.Row
-				if before, p.err = judge(tx, p.changes); p.err != nil {
-					continue
-				}
-				if err := write(tx, p.changes, before); err != nil {
-					return err
-				}
+	err := s.update(func(tx *bolt.Tx) error {
+		for _, p := range group {
+			var before []*tokenstore.Row
+			if before, p.err = judge(tx, p.changes); p.err != nil {
+				continue
 			}
-			return nil
-		})
+			if err := write(tx, p.changes, before); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil && len(group) > 1 {
 		for _, p := range group {

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -196,6 +198,87 @@ func TestR32DamagedFileNeverEndsTheProcess(t *testing.T) {
 				t.Error("no damage was noticed: the test damages nothing")
 			}
 		})
+	}
+}
+
+func TestR32PanicInATransactionReleasesTheFile(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, newPath(t))
+	for name, run := range map[string]func(func(*bolt.Tx) error) error{"view": s.view, "update": s.update} {
+		if err := run(func(*bolt.Tx) error { panic("damaged page") }); !errors.Is(err, tokenstore.ErrUnavailable) {
+			t.Errorf("panic in %s = %v; want ErrUnavailable", name, err)
+		}
+	}
+	mustApply(t, s, insert("a", nil))
+}
+
+func TestR32StoreWhoseLocksAreLostAnswersAndCloses(t *testing.T) {
+	t.Parallel()
+	path := newPath(t)
+	s, err := Open(path, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := s.db
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	_ = s.guard(func() error { s.locking(func() { panic("damaged page") }); return nil })
+	_, get := s.Get(t.Context(), tokenstore.KindGrant, "a")
+	_, list := s.List(t.Context(), tokenstore.KindGrant, tokenstore.Query{})
+	_, sweep := s.Sweep(t.Context(), tokenstore.KindGrant, time.UnixMilli(1), 1)
+	apply := s.Apply(t.Context(), insert("a", nil))
+	for name, err := range map[string]error{"Get": get, "List": list, "Sweep": sweep, "Apply": apply, "Close": s.Close()} {
+		if !errors.Is(err, errBroken) {
+			t.Errorf("%s = %v; want errBroken", name, err)
+		}
+	}
+}
+
+// TestR32FileCutWhileOpenIsUnavailable takes the file away under a running store, as a careless restore does. Every
+// call must return, and the process must live.
+func TestR32FileCutWhileOpenIsUnavailable(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		return // does not let a mapped file be cut
+	}
+	path := newPath(t)
+	s, err := Open(path, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 {
+		mustApply(t, s, insert(fmt.Sprintf("%03d", i), make([]byte, 1000)))
+	}
+	if err := os.Truncate(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		var calls sync.WaitGroup
+		for i := range 16 {
+			calls.Go(func() {
+				_, err := s.Get(t.Context(), tokenstore.KindGrant, fmt.Sprintf("%03d", i))
+				if i%4 == 0 {
+					err = s.Apply(t.Context(), insert(fmt.Sprint("new-", i), nil))
+				}
+				if !errors.Is(err, tokenstore.ErrUnavailable) {
+					t.Errorf("call on a file that was cut = %v; want ErrUnavailable", err)
+				}
+			})
+		}
+		calls.Wait()
+		if err := s.Close(); err != nil && !errors.Is(err, tokenstore.ErrUnavailable) {
+			t.Errorf("Close of a file that was cut = %v; want nil or ErrUnavailable", err)
+		}
+	}()
+	select {
+	case <-finished:
+	case <-time.After(time.Minute):
+		t.Fatal("a call hangs")
 	}
 }
 

@@ -22,10 +22,6 @@ func (s *Store) Get(ctx context.Context, kind tokenstore.Kind, id string) (row t
 	return row, err
 }
 
-func (s *Store) view(f func(*bolt.Tx) error) error {
-	return s.guard(func() error { return s.db.View(f) })
-}
-
 func get(tx *bolt.Tx, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
 	b, err := bucket(tx, kind, "")
 	if err != nil {
