@@ -51,7 +51,7 @@ func (a *App) createKeyFile(path string) ([]tokenstore.RootKey, error) {
 	}
 	_, err = f.WriteString(key.Text() + "\n")
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return nil, fmt.Errorf("write %s: %w", path, err)
+		return nil, errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(path))
 	}
 	a.log.Warn("made an encryption key beside the vault: it protects copies of the vault only as long as the key is not copied with it; "+
 		"for production set encryption_key to a secret kept elsewhere", zap.String("path", path))

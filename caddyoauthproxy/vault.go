@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -115,7 +116,7 @@ func (b *BboltVault) OpenVault(context.Context) (tokenstore.Store, func(), error
 
 // KeyFile implements Vault.
 func (b *BboltVault) KeyFile() string {
-	return b.Path[:len(b.Path)-len(filepath.Ext(b.Path))] + ".key"
+	return strings.TrimSuffix(b.Path, ".db") + ".key"
 }
 
 // UnmarshalCaddyfile sets up the vault from Caddyfile tokens:

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -79,6 +80,37 @@ func TestPlainChatbotPassesEndToEnd(t *testing.T) {
 			t.Fatalf("whoami: %q, %v", who, err)
 		}
 		b.Refresh(t)
+	}
+}
+
+// The MCP servers on a listener of their own, which answers the well-known documents for them.
+func TestMCPServersOnAListenerOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	site := fmt.Sprintf("http://localhost:%d", testenv.FreePort(t))
+	w := testenv.Start(t, testenv.Options{Caddyfile: func(w *testenv.World) string {
+		c := strings.Replace(w.CaddyfileWith(""), "\n\tmcp_proxy demo "+w.MCPURL+"/mcp", "", 1)
+		c = strings.Replace(c, "resource "+w.URL+"/demo/mcp", "resource "+site+"/one/mcp", 1)
+		c = strings.Replace(c, "\t\tproxy demo {", "\t\tproxy 9 {\n resource "+site+"/two\n}\n\t\tproxy demo {", 1)
+		return c + site + " {\n mcp_proxy demo " + w.MCPURL + "/mcp\n mcp_proxy 9 " + w.MCPURL + "/mcp\n}\n"
+	}})
+	for _, resource := range []string{site + "/one/mcp", site + "/two"} {
+		s := w.Connect(t, testenv.NewBrowser(testenv.Alice), resource, testenv.Stateless)
+		if who, err := testenv.Call(t.Context(), s, "whoami", nil); err != nil || !strings.Contains(who, "alice") {
+			t.Errorf("%s: %q, %v", resource, who, err)
+		}
+	}
+	for path, want := range map[string]string{
+		"/.well-known/oauth-protected-resource/one/mcp":      `"resource":"` + site + `/one/mcp"`,
+		"/.well-known/oauth-protected-resource/two":          `"resource":"` + site + `/two"`,
+		"/.well-known/oauth-authorization-server":            `"issuer":"` + w.URL + `"`,
+		"/.well-known/oauth-authorization-server?proxy_id=9": `/api/v1/oauth-proxy/9/token"`,
+	} {
+		if body := get(t, site+path); !strings.Contains(body, want) {
+			t.Errorf("%s: %s", path, body)
+		}
+	}
+	if body := get(t, site+"/.well-known/oauth-protected-resource"); strings.Contains(body, "resource\"") {
+		t.Errorf("which of the two is the root's? %s", body)
 	}
 }
 

@@ -114,7 +114,7 @@ func (r *Recorder) Requests() []Seen {
 func Start(t *testing.T, o Options) *World {
 	t.Helper()
 	w := &World{t: t, options: o, dir: t.TempDir(), log: new(syncBuffer), MCP: new(Recorder)}
-	w.port, w.admin = freePort(t), freePort(t)
+	w.port, w.admin = FreePort(t), FreePort(t)
 	w.URL = fmt.Sprintf("http://localhost:%d", w.port)
 
 	var idp http.Handler
@@ -325,7 +325,8 @@ func Eventually(t testing.TB, what string, holds func() bool) {
 	}
 }
 
-func freePort(t *testing.T) int {
+// FreePort is a port that nobody listens on.
+func FreePort(t *testing.T) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

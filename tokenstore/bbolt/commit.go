@@ -69,9 +69,10 @@ func own(changes []tokenstore.Change) []tokenstore.Change {
 	return changes
 }
 
-// commitLoop is the one writer. It ends when the store is closed, after answering what was queued.
+// commitLoop is the one writer. It ends when the store is closed, after answering what was queued, and closes the file.
 func (s *Store) commitLoop() {
 	defer close(s.done)
+	defer func() { s.err = s.release() }()
 	for {
 		select {
 		case p := <-s.queue:

@@ -34,7 +34,7 @@ const (
 const (
 	defaultTimeout = 5 * time.Second
 
-	// maxWait bounds how long an Apply waits for the disk.
+	// maxWait bounds how long Apply and Close wait for the disk.
 	maxWait = 10 * time.Second
 )
 
@@ -46,9 +46,9 @@ type Store struct {
 	wait      time.Duration // maxWait
 	queue     chan *pending
 	closed    chan struct{} // Close was called
-	done      chan struct{} // the committer has ended
 	once      sync.Once
-	err       error // of closing
+	done      chan struct{} // the committer has ended, and closed the file
+	err       error         // of closing it; to be read after done
 }
 
 // Open opens the file, or makes it with mode 0600 where there is none; its directory must exist. It waits for
@@ -137,14 +137,16 @@ func (s *Store) usable(ctx context.Context) error {
 	}
 }
 
-// Close implements tokenstore.Store.
+// Close implements tokenstore.Store. When running calls do not end within ten seconds, on a disk that
+// does not answer or in a file that is damaged, it returns ErrUnavailable, and the file is closed when they do.
 func (s *Store) Close() error {
-	s.once.Do(func() {
-		close(s.closed)
-		<-s.done
-		s.err = s.release()
-	})
-	return s.err
+	s.once.Do(func() { close(s.closed) })
+	select {
+	case <-s.done:
+		return s.err
+	case <-time.After(s.wait):
+		return fmt.Errorf("%w: the vault file is still in use after %s, and locked until that ends or Caddy does", tokenstore.ErrUnavailable, s.wait)
+	}
 }
 
 // release closes the file. That of a broken store stays open, and so locked, as long as the process lives.
