@@ -2,13 +2,22 @@ package e2e
 
 import (
 	"bufio"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/testenv"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/bbolt"
 )
 
 // Whatever is refused, the MCP server hears nothing of it.
@@ -81,6 +90,108 @@ func raw(t *testing.T, w *testenv.World, request string) string {
 	}
 	line, _ := bufio.NewReader(c).ReadString('\n')
 	return line
+}
+
+// Tokens that the gateway's own key has signed, and that are still not for this request.
+func TestT51T53ForgedTokensNeverReachTheServer(t *testing.T) {
+	t.Parallel()
+	w := testenv.Start(t, testenv.Options{})
+	b := w.NewPlainBot(t)
+	b.Login(t, testenv.NewBrowser(testenv.Alice))
+	sign := signer(t, w)
+	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(b.Access(), ".")[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	claims := func(edit func(map[string]any)) []byte {
+		var c map[string]any
+		if err := json.Unmarshal(payload, &c); err != nil {
+			t.Fatal(err)
+		}
+		edit(c)
+		forged, err := json.Marshal(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return forged
+	}
+	same := claims(func(map[string]any) {})
+	send := func(token string) testenv.Answer {
+		a, err := b.Send(t.Context(), http.MethodPost, testenv.ToolCall("whoami"), func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+token) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	if a := send(sign("at+jwt", same)); a.Status != http.StatusOK {
+		t.Fatalf("the forge is no good: %+v", a)
+	}
+	before := len(w.MCP.Requests())
+	none := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","typ":"at+jwt"}`))
+	for name, token := range map[string]string{
+		"wrong audience": sign("at+jwt", claims(func(c map[string]any) { c["aud"] = w.URL + "/other/mcp" })),
+		"wrong issuer":   sign("at+jwt", claims(func(c map[string]any) { c["iss"] = "https://other.test" })),
+		"wrong type":     sign("JWT", same),
+		"no algorithm":   none + "." + base64.RawURLEncoding.EncodeToString(same) + ".",
+		"expired":        sign("at+jwt", claims(func(c map[string]any) { c["exp"] = time.Now().Unix() - 1 })),
+		"no expiry":      sign("at+jwt", claims(func(c map[string]any) { delete(c, "exp") })),
+		"another grant":  sign("at+jwt", claims(func(c map[string]any) { c["sid"] = "AAAAAAAAAAAAAAAAAAAAAAAAAA" })),
+	} {
+		a := send(token)
+		if a.Status != http.StatusUnauthorized || !strings.Contains(a.Header.Get("WWW-Authenticate"), `error="invalid_token"`) {
+			t.Errorf("%s: %+v", name, a)
+		}
+	}
+	if after := len(w.MCP.Requests()); after != before {
+		t.Errorf("the server saw %d of them", after-before)
+	}
+}
+
+// signer takes the signing key out of the vault, with the encryption key, while the gateway is down.
+func signer(t *testing.T, w *testenv.World) func(typ jose.ContentType, payload []byte) string {
+	t.Helper()
+	w.Terminate()
+	defer w.Run()
+	text, err := os.ReadFile(filepath.Join(w.Dir(), "vault.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := tokenstore.ParseRootKey(string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := bbolt.Open(w.VaultPath(), time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	vault, err := tokenstore.Open(t.Context(), store, tokenstore.Options{Keys: []tokenstore.RootKey{root}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := vault.SigningKeys(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var jwk jose.JSONWebKey
+	if err := jwk.UnmarshalJSON(keys.Keys[0].JWK); err != nil {
+		t.Fatal(err)
+	}
+	return func(typ jose.ContentType, payload []byte) string {
+		s, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jwk}, (&jose.SignerOptions{}).WithType(typ))
+		if err != nil {
+			t.Fatal(err)
+		}
+		jws, err := s.Sign(payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		token, err := jws.CompactSerialize()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
 }
 
 func TestT60T61T63ClientHeadersCannotSpeakForTheGateway(t *testing.T) {
