@@ -188,7 +188,7 @@ func TestT57GatewaysDoNotShareKeys(t *testing.T) {
 	}
 }
 
-func TestT76RevokedGrantRefusesItsTokenAtOnce(t *testing.T) {
+func TestT58RevokedGrantRefusesItsTokenAtOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	b, got := w.session()

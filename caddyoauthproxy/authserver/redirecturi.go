@@ -130,20 +130,24 @@ func (p *Proxy) allowsRedirect(uri string) bool {
 }
 
 // clientRedirect builds the URI that takes the browser back to the client: its own
-// query is kept, and the response parameters, the client's state and our iss
-// (RFC 9207) are set exactly once.
+// query is kept as it stands, and the response parameters, the client's state and our iss
+// (RFC 9207) are there exactly once.
 func (s *Server) clientRedirect(redirectURI, state string, params url.Values) (string, error) {
 	u, err := url.Parse(redirectURI)
 	if err != nil {
 		return "", fmt.Errorf("redirect URI: %w", err)
 	}
-	q := u.Query()
-	maps.Copy(q, params)
-	q.Del("state")
+	answer := maps.Clone(params)
+	answer.Set("iss", s.issuer)
 	if state != "" {
-		q.Set("state", state)
+		answer.Set("state", state)
 	}
-	q.Set("iss", s.issuer)
-	u.RawQuery = q.Encode()
+	own := strings.Split(u.RawQuery, "&")
+	own = slices.DeleteFunc(own, func(pair string) bool {
+		name, _, _ := strings.Cut(pair, "=")
+		name, err := url.QueryUnescape(name)
+		return err != nil || name == "" || slices.Contains([]string{"code", "state", "iss", "error", "error_description"}, name)
+	})
+	u.RawQuery = strings.Join(append(own, answer.Encode()), "&")
 	return u.String(), nil
 }

@@ -100,13 +100,23 @@ func TestT16OnlySafeRedirectURIsCanBeRegistered(t *testing.T) {
 func TestT17ClientRedirectKeepsTheQueryAndSetsEachParameterOnce(t *testing.T) {
 	t.Parallel()
 	s := &Server{issuer: "https://gw.test"}
-	got, err := s.clientRedirect("https://c.test/cb?a=1&state=x&iss=evil", "y&z", url.Values{"code": {"c d"}})
-	if err != nil {
-		t.Fatal(err)
+	for registered, want := range map[string]string{
+		"https://c.test/cb?z=1&a=%2F;x&state=x&iss=evil&%73tate=y&code=old": "https://c.test/cb?z=1&a=%2F;x&code=c+d&iss=https%3A%2F%2Fgw.test&state=y%26z",
+		"https://c.test/cb":      "https://c.test/cb?code=c+d&iss=https%3A%2F%2Fgw.test&state=y%26z",
+		"https://c.test/cb?":     "https://c.test/cb?code=c+d&iss=https%3A%2F%2Fgw.test&state=y%26z",
+		"com.example.app:/cb":    "com.example.app:/cb?code=c+d&iss=https%3A%2F%2Fgw.test&state=y%26z",
+		"cursor://app/cb?mode=1": "cursor://app/cb?mode=1&code=c+d&iss=https%3A%2F%2Fgw.test&state=y%26z",
+	} {
+		got, err := s.clientRedirect(registered, "y&z", url.Values{"code": {"c d"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got != want {
+			t.Errorf("%s\ngot  %s\nwant %s", registered, got, want)
+		}
 	}
-	want := "https://c.test/cb?a=1&code=c+d&iss=https%3A%2F%2Fgw.test&state=y%26z"
-	if got != want {
-		t.Errorf("got  %s\nwant %s", got, want)
+	if got, err := s.clientRedirect("https://c.test/cb", "", url.Values{"error": {"x"}}); err != nil || strings.Contains(got, "state") {
+		t.Errorf("without a state: %s, %v", got, err)
 	}
 }
 
