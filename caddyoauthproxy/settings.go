@@ -116,7 +116,7 @@ func parseIssuer(text string) (*url.URL, error) {
 	}
 	u, err := url.Parse(text)
 	switch {
-	case err != nil || u.Host == "":
+	case err != nil || u.Hostname() == "":
 		return nil, fmt.Errorf("issuer %q is not a URL; write it like https://gateway.example.com", text)
 	case u.RawQuery != "" || strings.Contains(text, "#") || u.User != nil:
 		return nil, fmt.Errorf("issuer %q must have no query, fragment or user information (RFC 8414 §2)", text)

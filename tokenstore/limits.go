@@ -6,10 +6,13 @@ import (
 	"slices"
 )
 
-// Limits of a row, see Row.
+// Limits of a row, see Row. Stores use the exported ones to tell a damaged row before they copy it.
 const (
+	MaxKey    = 192     // bytes of an id or a reference
+	MaxSealed = 4 << 20 // bytes of a sealed value
+
 	maxID    = 128
-	maxRef   = 192
+	maxRef   = MaxKey
 	maxRefs  = 8
 	maxState = 32
 )
@@ -51,6 +54,8 @@ func (c Change) check() error {
 		return nil
 	case r.State != "" && !plain(r.State, maxState):
 		return fmt.Errorf("its state must be at most %d printable ASCII characters without spaces", maxState)
+	case len(r.Sealed) > MaxSealed:
+		return fmt.Errorf("it has %d bytes, more than %d", len(r.Sealed), MaxSealed)
 	case len(r.Refs) > maxRefs:
 		return fmt.Errorf("it has more than %d references", maxRefs)
 	}

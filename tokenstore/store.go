@@ -65,7 +65,7 @@ type Row struct {
 	// for ever. Stored with millisecond precision.
 	DeleteAfter time.Time
 
-	// Sealed is the encrypted record. A Store never looks inside.
+	// Sealed is the encrypted record, at most 4 MiB. A Store never looks inside.
 	Sealed []byte
 }
 

@@ -239,9 +239,19 @@ func TestT70NothingSecretIsInTheFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, secret := range map[string]string{
-		"token, state, verifier, nonce or key": "secret", "the same in base64": base64.StdEncoding.EncodeToString([]byte("secret")), "the same in hex": hex.EncodeToString([]byte("secret")),
-		"mail address": "ann@example.com", "subject": "00u1", "issuer": "okta.test", "resource": "gw.test", "client's name": "Chatbot", "redirect URI": "127.0.0.1",
-		"root key": string(rootBytes), "root key in base64": root.Text(), "root key in hex": hex.EncodeToString(rootBytes), "keyring": "jwtkey",
+		"token, state, verifier, nonce or key": "secret",
+		"the same in base64":                   base64.StdEncoding.EncodeToString([]byte("secret")),
+		"the same in hex":                      hex.EncodeToString([]byte("secret")),
+		"mail address":                         "ann@example.com",
+		"subject":                              "00u1",
+		"issuer":                               "okta.test",
+		"resource":                             "gw.test",
+		"client's name":                        "Chatbot",
+		"redirect URI":                         "127.0.0.1",
+		"root key":                             string(rootBytes),
+		"root key in base64":                   root.Text(),
+		"root key in hex":                      hex.EncodeToString(rootBytes),
+		"keyring":                              "jwtkey",
 	} {
 		if bytes.Contains(file, []byte(secret)) {
 			t.Errorf("the file holds a %s: %q", name, secret)

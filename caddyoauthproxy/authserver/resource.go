@@ -55,7 +55,8 @@ func canonicalResource(raw string) (string, bool) {
 		return "", false
 	}
 	u, err := url.Parse(raw)
-	if err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && u.Scheme != "http" || dotSegment(u.EscapedPath()) {
+	if err != nil || u.Hostname() == "" || u.User != nil || u.Scheme != "https" && u.Scheme != "http" || dotSegment(u.EscapedPath()) ||
+		strings.Contains(u.EscapedPath(), "//") {
 		return "", false
 	}
 	host := strings.ToLower(u.Host)

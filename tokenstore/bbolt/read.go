@@ -100,6 +100,9 @@ func listIDs(tx *bolt.Tx, kind tokenstore.Kind, q tokenstore.Query) ([]string, e
 		if !ok {
 			break
 		}
+		if len(id) > tokenstore.MaxKey {
+			return nil, fmt.Errorf("%w: %s list cannot be read: the vault file is damaged", tokenstore.ErrUnavailable, kind)
+		}
 		ids = append(ids, string(id))
 	}
 	return ids, nil

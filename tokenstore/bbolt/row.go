@@ -27,6 +27,9 @@ func encodeRow(r tokenstore.Row) []byte {
 	return append(b, r.Sealed...)
 }
 
+// maxHeader is more than all that stands before the sealed value can take: 8 references of 193 bytes, and the rest.
+const maxHeader = 2048
+
 func appendSized(b []byte, s string) []byte {
 	return append(append(b, byte(len(s))), s...) //nolint:gosec // at most 192, see tokenstore.Row
 }
@@ -41,7 +44,8 @@ func millis(t time.Time) uint64 {
 
 // decodeRow reads a row, copying it out of the transaction's memory.
 func decodeRow(kind tokenstore.Kind, id string, b []byte) (tokenstore.Row, error) {
-	d := decoder{rest: b}
+	// The sizes in a damaged page can claim gigabytes.
+	d := decoder{rest: b, short: len(b) > tokenstore.MaxSealed+maxHeader}
 	row := tokenstore.Row{Kind: kind, ID: id, Version: d.uint64()}
 	if after := d.uint64(); after != 0 {
 		row.DeleteAfter = time.UnixMilli(int64(after)).UTC() //nolint:gosec // written by millis

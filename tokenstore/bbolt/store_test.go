@@ -1,6 +1,7 @@
 package bbolt
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -178,6 +179,18 @@ func TestZeroTimesAndTheEpochAreKeptApart(t *testing.T) {
 	}
 	if _, err := s.Get(t.Context(), tokenstore.KindGrant, "never"); err != nil {
 		t.Errorf("Get = %v; want the row without a deletion time kept", err)
+	}
+}
+
+func TestRowThatClaimsToBeHugeIsDamaged(t *testing.T) {
+	t.Parallel()
+	largest := insert("a", make([]byte, tokenstore.MaxSealed)).Row
+	if _, err := decodeRow(largest.Kind, largest.ID, encodeRow(largest)); err != nil {
+		t.Errorf("largest row: %v", err)
+	}
+	larger := append(encodeRow(largest), make([]byte, maxHeader)...)
+	if _, err := decodeRow(largest.Kind, largest.ID, larger); !errors.Is(err, tokenstore.ErrUnavailable) {
+		t.Errorf("larger row: %v; want ErrUnavailable", err)
 	}
 }
 

@@ -57,10 +57,15 @@ func (s *Store) expired(ctx context.Context, kind tokenstore.Kind, before time.T
 		if err != nil {
 			return err
 		}
+		var last []byte
 		end := expiryKey(before, "")
 		c := b.Cursor()
 		for key, _ := c.First(); key != nil && bytes.Compare(key, end) < 0 && len(changes) < limit; key, _ = c.Next() {
-			row, err := get(tx, kind, string(key[min(len(key), expirySize):]))
+			if len(key) <= expirySize || len(key) > expirySize+tokenstore.MaxKey || bytes.Compare(key, last) <= 0 {
+				continue // damaged
+			}
+			last = bytes.Clone(key)
+			row, err := get(tx, kind, string(key[expirySize:]))
 			if err != nil || !bytes.Equal(key, expiryKey(row.DeleteAfter, row.ID)) {
 				continue
 			}

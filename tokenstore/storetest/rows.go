@@ -188,6 +188,7 @@ func testInvalid(t *testing.T, s tokenstore.Store) {
 		"id beyond ASCII":     {insert(row("ä"))},
 		"long state":          {with(func(r *tokenstore.Row) { r.State = strings.Repeat("x", 33) })},
 		"line in state":       {with(func(r *tokenstore.Row) { r.State = "a\nb" })},
+		"sealed too large":    {with(func(r *tokenstore.Row) { r.Sealed = make([]byte, tokenstore.MaxSealed+1) })},
 		"nine references":     {refs("1", "2", "3", "4", "5", "6", "7", "8", "9")},
 		"empty reference":     {refs("")},
 		"long reference":      {refs(strings.Repeat("x", 193))},
@@ -212,7 +213,7 @@ func testLimits(t *testing.T, s tokenstore.Store) {
 	for i := range 8 {
 		r.Refs = append(r.Refs, strings.Repeat(string(rune('a'+i)), 192))
 	}
-	r.Sealed = bytes.Repeat([]byte{0xff, 0}, 1<<19)
+	r.Sealed = bytes.Repeat([]byte{0xff, 0}, tokenstore.MaxSealed/2)
 	r.DeleteAfter = time.Date(9999, 12, 31, 23, 59, 59, 999e6, time.UTC)
 	mustApply(t, s, insert(r))
 	wantRow(t, s, r)
