@@ -164,7 +164,7 @@ func signer(t *testing.T, w *testenv.World) func(typ jose.ContentType, payload [
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close()
+	defer func() { _ = store.Close() }()
 	vault, err := tokenstore.Open(t.Context(), store, tokenstore.Options{Keys: []tokenstore.RootKey{root}})
 	if err != nil {
 		t.Fatal(err)
