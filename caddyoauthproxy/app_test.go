@@ -110,3 +110,26 @@ func TestCleanupReleasesOnlyWhatThisConfigHolds(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A gateway that cannot open its vault takes its own paths along, and not the rest of the site.
+func TestUnopenedGatewayAnswersOnlyItsOwnPaths(t *testing.T) {
+	t.Parallel()
+	app := provisioned(t, filepath.Join(t.TempDir(), "vault.db"))
+	app.openErr = errClosed
+	h := &Handler{app: app, log: app.log}
+	for path, want := range map[string]int{
+		"/": http.StatusTeapot, "/shop": http.StatusTeapot, "/oauth/": http.StatusServiceUnavailable,
+		"/api/v1/oauth-proxy/token": http.StatusServiceUnavailable, "/.well-known/oauth-authorization-server": http.StatusServiceUnavailable,
+	} {
+		r := httptest.NewRequest(http.MethodGet, path, nil)
+		r = r.WithContext(context.WithValue(r.Context(), caddyhttp.VarsCtxKey, make(map[string]any)))
+		w := httptest.NewRecorder()
+		err := h.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+			w.WriteHeader(http.StatusTeapot)
+			return nil
+		}))
+		if err != nil || w.Code != want {
+			t.Errorf("%s: %d, %v, want %d", path, w.Code, err, want)
+		}
+	}
+}

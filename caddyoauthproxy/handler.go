@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
 )
 
@@ -46,7 +47,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 // error log would print the URL.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	g, err := h.app.open()
-	if err == nil && !g.server.Handles(r) {
+	if err == nil && !g.server.Handles(r) || err != nil && !authserver.MayHandle(r) {
 		return next.ServeHTTP(w, r)
 	}
 	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)

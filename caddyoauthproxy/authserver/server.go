@@ -205,6 +205,14 @@ func (s *Server) Handles(r *http.Request) bool {
 	return pattern != ""
 }
 
+// MayHandle reports whether a path looks like one of a server's, while there is no server to ask: the rest of the site
+// need not suffer for it.
+func MayHandle(r *http.Request) bool {
+	return slices.ContainsFunc([]string{endpointPath, callbackPath, homePath, "/.well-known/o", jwksPath}, func(part string) bool {
+		return strings.Contains(r.URL.Path, part)
+	})
+}
+
 // ServeHTTP answers the server's routes, and 404 for others.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.ServeMetadata(w, r) {
