@@ -1,6 +1,9 @@
 package tokenstore
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Meta is the part that every record shares. Fill ID and DeleteAfter; the vault keeps Version.
 type Meta struct {
@@ -43,7 +46,8 @@ func (u User) Label() string {
 	}
 }
 
-// Client is a chatbot that registered itself (RFC 7591).
+// Client is a chatbot that registered itself (RFC 7591). Clients of the configuration and of metadata documents have
+// the same form and are not stored.
 type Client struct {
 	Meta
 
@@ -59,13 +63,25 @@ type Client struct {
 	ResponseTypes   []string `json:"response_types"`
 	Scope           string   `json:"scope,omitempty"`
 
-	// AuthMethod is the token endpoint authentication: none, client_secret_post or client_secret_basic.
+	// AuthMethod is the token endpoint authentication: none, client_secret_post, client_secret_basic or private_key_jwt.
 	AuthMethod string `json:"auth_method"`
 
-	// SecretHash is the keyed hash of the client secret, or empty for a public client.
+	// SecretHash is the keyed hash of the client secret, empty for clients without one.
 	SecretHash string `json:"secret_hash,omitempty"`
 
+	// JWKS is the client's key set (RFC 7517), or JWKSURI where it is, for private_key_jwt.
+	JWKS    json.RawMessage `json:"jwks,omitempty"`
+	JWKSURI string          `json:"jwks_uri,omitempty"`
+
+	// ManagementHash is the keyed hash of the registration access token (RFC 7592).
+	ManagementHash string `json:"management_hash,omitempty"`
+
 	Created time.Time `json:"created"`
+
+	// Used is when the client last got a token, to within a day; zero while it never did. Address is
+	// the keyed hash of the network address that it registered from, kept only until then.
+	Used    time.Time `json:"used,omitzero"`
+	Address string    `json:"address,omitempty"`
 }
 
 // AuthRequest is a checked authorization request. It is fixed when the consent
@@ -81,7 +97,26 @@ type AuthRequest struct {
 	Scopes        []string `json:"scopes,omitempty"`
 	Proxy         string   `json:"proxy"`
 	Resource      string   `json:"resource"`
+
+	// Flow says who asked: a client when empty, else FlowSession or FlowConnect.
+	Flow Flow `json:"flow,omitempty"`
+
+	// ClientHash is the keyed hash of what makes the client the one that the user was shown: its
+	// name, redirect URIs and keys.
+	ClientHash string `json:"client_hash,omitempty"`
 }
+
+// Flow is a way to log in without an OAuth client.
+type Flow string
+
+// The flows beside that of OAuth clients.
+const (
+	// FlowSession is a script that asks for a session token of a provider.
+	FlowSession Flow = "session"
+
+	// FlowConnect is a user who connects a proxy from the browser.
+	FlowConnect Flow = "connect"
+)
 
 // Login is a user's trip to the provider, from pressing Allow to the callback.
 // Its ID is the keyed hash of the state parameter.
@@ -93,6 +128,11 @@ type Login struct {
 
 	// Browser is the keyed hash of the cookie that only the browser which pressed Allow holds.
 	Browser string `json:"browser"`
+
+	// Remember says that the consent is to be stored when the login has shown who gave it. When a stored consent took the
+	// place of the page, UserID is whose it was, and nobody else may finish the login.
+	Remember bool   `json:"remember,omitempty"`
+	UserID   string `json:"user_id,omitempty"`
 
 	// Nonce and Verifier are the OIDC nonce and PKCE verifier of the provider leg.
 	Nonce    string `json:"nonce"`
@@ -157,6 +197,10 @@ type Grant struct {
 	User      User      `json:"user"`
 	AccountID string    `json:"account_id"`
 	Created   time.Time `json:"created"`
+
+	// RedirectURI and ClientHash are those of the request that the user agreed to.
+	RedirectURI string `json:"redirect_uri,omitempty"`
+	ClientHash  string `json:"client_hash,omitempty"`
 
 	// Expires is when the grant ends unless it is refreshed before: the code's
 	// life at first, then the refresh token's idle time. Ends is when it ends in any case.
@@ -232,6 +276,28 @@ type Lease struct {
 	Replayed bool `json:"replayed,omitempty"`
 }
 
+// Consent is a user's remembered agreement. Its ID is the keyed hash of everything that it covers.
+type Consent struct {
+	Meta
+
+	UserID      string    `json:"user_id"`
+	ClientID    string    `json:"client_id"`
+	Client      string    `json:"client"`
+	RedirectURI string    `json:"redirect_uri"`
+	Proxy       string    `json:"proxy"`
+	Resource    string    `json:"resource"`
+	Provider    string    `json:"provider"`
+	Scopes      []string  `json:"scopes,omitempty"`
+	Given       time.Time `json:"given"`
+}
+
+// Assertion marks a client assertion (RFC 7523) as used. Its ID is the keyed hash of the client and the assertion's jti; it is
+// kept for as long as the assertion would be valid.
+type Assertion struct {
+	Meta
+	ClientID string `json:"client_id"`
+}
+
 // SigningKeys is the gateway's set of access-token signing keys. There is one
 // such record, so nodes that start together end up with the same keys.
 type SigningKeys struct {
@@ -246,4 +312,7 @@ type SigningKey struct {
 	Algorithm string    `json:"algorithm"`
 	JWK       []byte    `json:"jwk"`
 	Created   time.Time `json:"created"`
+
+	// Signs is when the key begins to sign; until then it is only published, so that everybody knows it in time.
+	Signs time.Time `json:"signs,omitzero"`
 }

@@ -24,9 +24,31 @@ type layout struct {
 
 func (m *Meta) meta() *Meta { return m }
 
-func (*Client) layout() layout      { return layout{kind: KindClient, use: useGrant} }
 func (*Login) layout() layout       { return layout{kind: KindLogin, use: useTxn} }
 func (*SigningKeys) layout() layout { return layout{kind: KindSigningKeys, use: useJWTKey} }
+
+// RefUnused is the reference of clients that never got a token.
+const RefUnused = "unused"
+
+func (c *Client) layout() layout {
+	l := layout{kind: KindClient, use: useGrant}
+	if c.Used.IsZero() {
+		l.refs = append(l.refs, RefUnused)
+		if c.Address != "" {
+			l.refs = append(l.refs, RefAddress(c.Address))
+		}
+	}
+	return l
+}
+
+// RefAddress is the reference of clients that registered from an address, by its keyed hash, and never got a token.
+func RefAddress(hash string) string { return "address:" + hash }
+
+func (c *Consent) layout() layout {
+	return layout{kind: KindConsent, use: useGrant, refs: []string{"user:" + c.UserID, "client:" + c.ClientID}}
+}
+
+func (a *Assertion) layout() layout { return layout{kind: KindAssertion, use: useTxn} }
 
 func (c *Code) layout() layout {
 	return layout{kind: KindCode, use: useTxn, refs: []string{"grant:" + c.GrantID}}

@@ -39,6 +39,8 @@ const (
 	KindCode        Kind = "code"
 	KindGrant       Kind = "grant"
 	KindAccount     Kind = "account"
+	KindConsent     Kind = "consent"
+	KindAssertion   Kind = "assertion"
 )
 
 // Row is one record as a Store sees it: a sealed value, and in clear only what
@@ -130,6 +132,9 @@ type Store interface {
 
 	// List returns the rows that q selects, ordered by id.
 	List(ctx context.Context, kind Kind, q Query) ([]Row, error)
+
+	// Count returns how many rows of the kind carry the reference, or are there at all when it is empty.
+	Count(ctx context.Context, kind Kind, ref string) (int, error)
 
 	// Sweep deletes at most limit rows of the kind whose DeleteAfter is set and lies before
 	// the given time, oldest first, and returns how many.

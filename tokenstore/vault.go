@@ -2,6 +2,7 @@ package tokenstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -65,6 +66,11 @@ func (v *Vault) Grant(ctx context.Context, id string) (*Grant, error) {
 // Account returns the account of this id.
 func (v *Vault) Account(ctx context.Context, id string) (*Account, error) {
 	return load(ctx, v, new(Account), id)
+}
+
+// Consent returns the remembered consent of this id.
+func (v *Vault) Consent(ctx context.Context, id string) (*Consent, error) {
+	return load(ctx, v, new(Consent), id)
 }
 
 // signingKeysRow is the one row of signing keys.
@@ -150,7 +156,7 @@ func (v *Vault) Commit(ctx context.Context, writes ...Write) error {
 // Sweep deletes at most limit records whose DeleteAfter lies before the given time, and returns how many.
 func (v *Vault) Sweep(ctx context.Context, before time.Time, limit int) (int, error) {
 	total := 0
-	for _, kind := range []Kind{KindLogin, KindCode, KindGrant, KindAccount, KindClient} {
+	for _, kind := range []Kind{KindLogin, KindCode, KindAssertion, KindGrant, KindAccount, KindConsent, KindClient} {
 		if total >= limit {
 			break
 		}
@@ -161,4 +167,34 @@ func (v *Vault) Sweep(ctx context.Context, before time.Time, limit int) (int, er
 		}
 	}
 	return total, nil
+}
+
+// CountClients returns how many clients carry the reference, RefUnused or a RefAddress; all when it is empty.
+func (v *Vault) CountClients(ctx context.Context, ref string) (int, error) {
+	return v.store.Count(ctx, KindClient, ref)
+}
+
+// EvictClients deletes at most limit clients whose DeleteAfter lies before the given time, those that end first before
+// others; with a reference only among those that carry it. It returns how many.
+func (v *Vault) EvictClients(ctx context.Context, ref string, before time.Time, limit int) (int, error) {
+	if ref == "" {
+		return v.store.Sweep(ctx, KindClient, before, limit)
+	}
+	rows, err := v.store.List(ctx, KindClient, Query{Ref: ref, Limit: 1000})
+	if err != nil {
+		return 0, err
+	}
+	rows = slices.DeleteFunc(rows, func(r Row) bool { return r.DeleteAfter.IsZero() || !r.DeleteAfter.Before(before) })
+	slices.SortFunc(rows, func(a, b Row) int { return a.DeleteAfter.Compare(b.DeleteAfter) })
+	evicted := 0
+	for _, row := range rows[:min(limit, len(rows))] {
+		err := v.store.Apply(ctx, Change{OpDelete, Row{Kind: KindClient, ID: row.ID, Version: row.Version}})
+		switch {
+		case err == nil:
+			evicted++
+		case !errors.Is(err, ErrConflict): // one that was used just now stays
+			return evicted, err
+		}
+	}
+	return evicted, nil
 }

@@ -107,3 +107,26 @@ func listIDs(tx *bolt.Tx, kind tokenstore.Kind, q tokenstore.Query) ([]string, e
 	}
 	return ids, nil
 }
+
+// Count implements tokenstore.Store.
+func (s *Store) Count(ctx context.Context, kind tokenstore.Kind, ref string) (n int, err error) {
+	if err := s.usable(ctx); err != nil {
+		return 0, err
+	}
+	suffix, prefix := "", ""
+	if ref != "" {
+		suffix, prefix = refsSuffix, refKey(ref, "")
+	}
+	err = s.view(func(tx *bolt.Tx) error {
+		b, err := bucket(tx, kind, suffix)
+		if err != nil {
+			return err
+		}
+		c := b.Cursor()
+		for key, _ := c.Seek([]byte(prefix)); key != nil && bytes.HasPrefix(key, []byte(prefix)); key, _ = c.Next() {
+			n++
+		}
+		return nil
+	})
+	return n, err
+}

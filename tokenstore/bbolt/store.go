@@ -24,7 +24,8 @@ import (
 //	<kind>/refs        reference \x00 id → nothing
 //	<kind>/expiry      time (8 bytes, ms) id → nothing
 const (
-	formatVersion = "1"
+	formatVersion  = "2"
+	formatVersion1 = "1" // without consents and assertions
 	metaBucket    = "meta"
 	formatKey     = "format"
 	refsSuffix    = "/refs"
@@ -91,35 +92,39 @@ func explain(path string, err error) error {
 	}
 }
 
-// prepare makes the buckets of a new file, and refuses a file of another format. It writes nothing to a file that is complete.
+// prepare makes the buckets of a new file, adds those that an older release did not know, and refuses a file of another
+// format. It writes nothing to a file that is complete.
 func (s *Store) prepare() error {
-	empty := false
+	complete := false
 	err := s.view(func(tx *bolt.Tx) error {
 		meta := tx.Bucket([]byte(metaBucket))
 		if meta == nil {
-			first, _ := tx.Cursor().First()
-			if empty = first == nil; !empty {
+			if first, _ := tx.Cursor().First(); first != nil {
 				return errors.New("another program's bbolt file; name another file")
 			}
 			return nil
 		}
-		if v := meta.Get([]byte(formatKey)); string(v) != formatVersion {
+		switch v := string(meta.Get([]byte(formatKey))); v {
+		case formatVersion:
+			complete = true
+		case formatVersion1:
+		default:
 			return fmt.Errorf("format %q is not known to this release, which reads %q; use the release that wrote it, or a newer one", v, formatVersion)
 		}
 		return nil
 	})
-	if err != nil || !empty {
+	if err != nil || complete {
 		return err
 	}
 	return s.update(func(tx *bolt.Tx) error {
 		for _, kind := range tokenstore.Kinds() {
 			for _, suffix := range []string{"", refsSuffix, expirySuffix} {
-				if _, err := tx.CreateBucket([]byte(string(kind) + suffix)); err != nil {
+				if _, err := tx.CreateBucketIfNotExists([]byte(string(kind) + suffix)); err != nil {
 					return err
 				}
 			}
 		}
-		meta, err := tx.CreateBucket([]byte(metaBucket))
+		meta, err := tx.CreateBucketIfNotExists([]byte(metaBucket))
 		if err != nil {
 			return err
 		}

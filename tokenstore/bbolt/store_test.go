@@ -117,7 +117,7 @@ func TestOpenSaysWhatToDo(t *testing.T) {
 			}, "vault.db",
 		},
 		"file is another program's":   {bucketed("acme", "key", "value"), "another program's"},
-		"format is of another time":   {bucketed(metaBucket, formatKey, "2"), `format "2" is not known`},
+		"format is of another time":   {bucketed(metaBucket, formatKey, "3"), `format "3" is not known`},
 		"format is missing from meta": {bucketed(metaBucket, "other", "1"), `format "" is not known`},
 	}
 	for name, tt := range tests {
@@ -249,5 +249,34 @@ func BenchmarkApply(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+func TestFileOfAnOlderFormatIsCompleted(t *testing.T) {
+	t.Parallel()
+	path := newPath(t)
+	s := openStore(t, path)
+	mustApply(t, s, insert("a", []byte("kept")))
+	if err := s.update(func(tx *bolt.Tx) error {
+		for _, kind := range []tokenstore.Kind{tokenstore.KindConsent, tokenstore.KindAssertion} {
+			for _, suffix := range []string{"", refsSuffix, expirySuffix} {
+				if err := tx.DeleteBucket([]byte(string(kind) + suffix)); err != nil {
+					return err
+				}
+			}
+		}
+		return tx.Bucket([]byte(metaBucket)).Put([]byte(formatKey), []byte(formatVersion1))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openStore(t, path)
+	if row, err := s.Get(t.Context(), tokenstore.KindGrant, "a"); err != nil || string(row.Sealed) != "kept" {
+		t.Errorf("row of the older file = %q, %v", row.Sealed, err)
+	}
+	if n, err := s.Count(t.Context(), tokenstore.KindConsent, ""); n != 0 || err != nil {
+		t.Errorf("consents of the completed file = %d, %v", n, err)
 	}
 }

@@ -76,6 +76,28 @@ func testRefsChange(t *testing.T, s tokenstore.Store) {
 	wantIDs(t, s, tokenstore.Query{}, "a")
 }
 
+func testCount(t *testing.T, s tokenstore.Store) {
+	mustApply(t, s, insert(row("a", "user:1", "client:1")))
+	mustApply(t, s, insert(row("b", "user:12")))
+	mustApply(t, s, insert(row("c", "user:1")))
+	mustApply(t, s, insert(row("d")))
+	for ref, want := range map[string]int{"": 4, "user:1": 2, "user:12": 1, "user:": 0, "client:1": 1, "client:2": 0} {
+		if n, err := s.Count(t.Context(), tokenstore.KindGrant, ref); n != want || err != nil {
+			t.Errorf("Count(%q) = %d, %v; want %d", ref, n, err, want)
+		}
+	}
+	if n, err := s.Count(t.Context(), tokenstore.KindAccount, ""); n != 0 || err != nil {
+		t.Errorf("Count of another kind = %d, %v; want 0", n, err)
+	}
+	sweepAll := expiring("a", 1000)
+	sweepAll.ID = "e"
+	mustApply(t, s, insert(sweepAll))
+	sweep(t, s, 2000, 10, 1)
+	if n, err := s.Count(t.Context(), tokenstore.KindGrant, "user:1"); n != 2 || err != nil {
+		t.Errorf("Count after a sweep = %d, %v; want 2", n, err)
+	}
+}
+
 // expiring is a row with a deletion time.
 func expiring(id string, ms int64) tokenstore.Row {
 	r := row(id, "user:1")

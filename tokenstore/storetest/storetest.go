@@ -36,6 +36,7 @@ func Run(t *testing.T, open func(t *testing.T) tokenstore.Store) {
 		"list limits a page to 100, or 1000 at most":             testPageLimits,
 		"list finds rows by each reference and no other":         testRefs,
 		"list follows references that an update changed":         testRefsChange,
+		"count counts rows of a kind and of a reference":         testCount,
 		"sweep deletes the oldest first, up to the limit":        testSweepOrder,
 		"sweep deletes only what lies before, of its kind":       testSweepBounds,
 		"sweep follows a deletion time that an update changed":   testSweepFollows,
