@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
 )
 
@@ -41,6 +42,32 @@ type App struct {
 
 	// The protected MCP servers, by id. At least one. An id is letters, digits, `-` and `_`; it stands in endpoint paths.
 	Proxies map[string]*Proxy `json:"proxies,omitempty"`
+
+	// The OAuth clients that the operator registers, by client_id.
+	Clients map[string]*Client `json:"clients,omitempty"`
+
+	// Which clients may register themselves. Default: any.
+	Registration Registration `json:"registration,omitzero"`
+
+	// Whose client ID metadata documents are accepted. Default: those of every public host.
+	MetadataDocuments MetadataDocuments `json:"metadata_documents,omitzero"`
+
+	// When users are asked whether a client may act for them: `always`, `remember` (the user may have the answer remembered), `off` (only
+	// where strangers can make no clients), or `off unsafe`. Proxies can set their own. Default: `always`.
+	Consent string `json:"consent,omitempty"`
+
+	// How often the endpoints may be used: `register`, `authorize`, `login` and `token` by network address, `client` by client. Default:
+	// 60, 60, 10, 60 and 600 in a minute.
+	RateLimits map[string]*RateLimit `json:"rate_limits,omitempty"`
+
+	// What access tokens are signed with: `ES256`, `RS256` or `EdDSA`. Default: `ES256`.
+	SigningAlgorithm string `json:"signing_algorithm,omitempty"`
+
+	// How long a signing key signs before the next one takes over. Default: 90d; negative for never.
+	SigningKeyRotation caddy.Duration `json:"signing_key_rotation,omitempty"`
+
+	// How long a session token lives. Default: 1h; negative for no session tokens.
+	SessionTokenTTL caddy.Duration `json:"session_token_ttl,omitempty"`
 
 	// How long an access token lives. Default: 1h.
 	AccessTokenTTL caddy.Duration `json:"access_token_ttl,omitempty"`
@@ -119,8 +146,15 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("vault: module %T is not a vault", mod)
 	}
 	a.vault = vault
-	a.config, err = a.resolve()
-	return err
+	if a.config, err = a.resolve(); err != nil {
+		return err
+	}
+	for _, p := range a.config.proxies {
+		if p.Consent == authserver.ConsentOff && a.anybodyCanBeAClient() {
+			a.log.Warn("consent is off although strangers can make clients: any of them can have a user logged in unseen", zap.String("proxy", p.ID))
+		}
+	}
+	return nil
 }
 
 // Start opens the vault, within a time limit. An error keeps the previous config running.
@@ -130,6 +164,7 @@ func (a *App) Start() error {
 		return err
 	}
 	a.jobs.Go(a.watchExit)
+	a.jobs.Go(func() { a.maintain(g) })
 	if interval := a.cleanupInterval(); interval > 0 {
 		a.jobs.Go(func() { a.cleanup(g, interval) })
 	}

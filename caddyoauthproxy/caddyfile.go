@@ -50,6 +50,14 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		refresh_before       <duration>
 //		cleanup_interval     <duration>|off
 //		retention            <duration>
+//		session_token_ttl    <duration>|off
+//		signing_algorithm    ES256|RS256|EdDSA
+//		signing_key_rotation <duration>|off
+//		consent              always|remember|off|off unsafe
+//		rate_limit           register|authorize|login|token|client <events> <window>|off
+//		metadata_documents   any|off|<host>…
+//		registration         [open|off|token <placeholder>…] { … }
+//		client <id> { … }
 //		provider <name> { … }
 //		proxy <id> { … }
 //	}
@@ -87,7 +95,7 @@ type parser struct {
 
 func (p *parser) option(d *caddyfile.Dispenser) error {
 	name := d.Val()
-	if name != "provider" && name != "proxy" {
+	if name != "provider" && name != "proxy" && name != "client" && name != "rate_limit" {
 		if err := p.once.check(d); err != nil {
 			return err
 		}
@@ -127,13 +135,39 @@ func (p *parser) option(d *caddyfile.Dispenser) error {
 		return duration(d, &a.CleanupInterval, true)
 	case "retention":
 		return duration(d, &a.Retention, false)
+	case "session_token_ttl":
+		return duration(d, &a.SessionTokenTTL, true)
+	case "signing_algorithm":
+		return oneArg(d, &a.SigningAlgorithm, checkAlgorithm)
+	case "signing_key_rotation":
+		return duration(d, &a.SigningKeyRotation, true)
+	case "consent":
+		at := position(d)
+		p.later = append(p.later, func() error {
+			for _, proxy := range a.Proxies {
+				if _, err := a.consentMode(proxy); err != nil && proxy.Consent == "" {
+					return at(err)
+				}
+			}
+			return nil
+		})
+		return consent(d, &a.Consent)
+	case "rate_limit":
+		return p.rateLimit(d)
+	case "metadata_documents":
+		return metadataDocuments(d, &a.MetadataDocuments)
+	case "registration":
+		return registration(d, &a.Registration)
+	case "client":
+		return p.client(d)
 	case "provider":
 		return p.provider(d)
 	case "proxy":
 		return p.proxy(d)
 	default:
-		return unknown(d, "access_token_ttl", "cleanup_interval", "code_ttl", "encryption_key", "issuer", "login_ttl",
-			"provider", "proxy", "refresh_before", "refresh_grace", "refresh_token_idle", "refresh_token_ttl", "retention", "vault")
+		return unknown(d, "access_token_ttl", "cleanup_interval", "client", "code_ttl", "consent", "encryption_key", "issuer", "login_ttl",
+			"metadata_documents", "provider", "proxy", "rate_limit", "refresh_before", "refresh_grace", "refresh_token_idle", "refresh_token_ttl",
+			"registration", "retention", "session_token_ttl", "signing_algorithm", "signing_key_rotation", "vault")
 	}
 }
 

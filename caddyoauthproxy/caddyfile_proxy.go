@@ -3,6 +3,7 @@ package caddyoauthproxy
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -17,7 +18,10 @@ import (
 //		resource          <url>
 //		provider          <name>
 //		scopes            <scope>…
-//		allowed_redirects <uri>…
+//		scope_text        <scope> <text>
+//		allowed_redirects <uri>|<pattern>|<preset>…
+//		consent           always|remember|off|off unsafe
+//		machine_token     <placeholder>
 //		allow             email_domain|email|user <value>…
 //	}
 func (p *parser) proxy(d *caddyfile.Dispenser) error {
@@ -60,7 +64,7 @@ func (p *parser) proxy(d *caddyfile.Dispenser) error {
 func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen once) error {
 	name := d.Val()
 	switch name {
-	case "scopes", "allowed_redirects", "allow":
+	case "scopes", "scope_text", "allowed_redirects", "allow":
 	default:
 		if err := seen.check(d); err != nil {
 			return err
@@ -94,12 +98,38 @@ func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen o
 		return nil
 	case "scopes":
 		return args(d, &v.Scopes, nil)
+	case "scope_text":
+		var scope, text string
+		if !d.AllArgs(&scope, &text) {
+			return d.Err("scope_text takes a scope and its text in quotes")
+		}
+		if v.ScopeTexts == nil {
+			v.ScopeTexts = make(map[string]string)
+		}
+		v.ScopeTexts[scope] = text
+		at := position(d)
+		p.later = append(p.later, func() error {
+			if !slices.Contains(v.Scopes, scope) {
+				return at(fmt.Errorf("proxy %q: scope_text: %q is not one of the proxy's scopes", id, scope))
+			}
+			return nil
+		})
+		return nil
+	case "consent":
+		if err := consent(d, &v.Consent); err != nil {
+			return err
+		}
+		at := position(d)
+		p.later = append(p.later, func() error { _, err := p.app.consentMode(v); return at(err) })
+		return nil
+	case "machine_token":
+		return oneArg(d, &v.MachineToken, checkSecret)
 	case "allowed_redirects":
 		return args(d, &v.AllowedRedirects, authserver.ValidAllowedRedirect)
 	case "allow":
 		return allow(d, &v.Allow)
 	default:
-		return unknown(d, "allow", "allowed_redirects", "name", "provider", "resource", "scopes")
+		return unknown(d, "allow", "allowed_redirects", "consent", "machine_token", "name", "provider", "resource", "scope_text", "scopes")
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
@@ -63,8 +64,17 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		Proxies:   a.config.proxies,
 		Pages:     pages,
 		Lifetimes: a.lifetimes(),
-		Logger:    a.log.Named("authserver"),
-		Acquire:   g.acquire,
+		Clients:   a.config.clients,
+
+		Registration: a.config.registration,
+		Documents:    authserver.Documents{Off: a.MetadataDocuments.Off, Hosts: a.MetadataDocuments.Hosts},
+		Limits:       a.config.limits,
+		Signing:      authserver.Signing{Algorithm: a.SigningAlgorithm, RotateAfter: time.Duration(a.SigningKeyRotation)},
+		NoSessions:   a.SessionTokenTTL < 0,
+		ClientIP:     clientIP,
+
+		Logger:  a.log.Named("authserver"),
+		Acquire: g.acquire,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: %w", err)
@@ -83,6 +93,28 @@ func (g *gateway) acquire() (release func(), err error) {
 // drain waits until what was begun is saved.
 func (g *gateway) drain(ctx context.Context) error {
 	return errors.Join(g.server.Close(ctx), g.accounts.Close(ctx))
+}
+
+// clientIP is the address that a request came from, as far as the operator's trusted_proxies say who may tell.
+func clientIP(r *http.Request) string {
+	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	return ip
+}
+
+// maintain has the server do what is due, every minute.
+func (a *App) maintain(g *gateway) {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-a.done:
+			return
+		case <-tick.C:
+			if err := g.server.Maintain(a.ctx); err != nil {
+				a.log.Error("maintenance failed", zap.Error(err))
+			}
+		}
+	}
 }
 
 // cleanup deletes at every interval what is past its time.
@@ -154,12 +186,11 @@ func (p *proxyGateway) Authenticate(ctx context.Context, token string) (*mcpfilt
 	case err != nil:
 		return nil, &mcpfilter.UnavailableError{Err: err}
 	}
-	return &mcpfilter.Session{
-		Grant:   grant,
-		JTI:     claims.JTI,
-		Expires: time.Unix(claims.Expires, 0),
-		Scopes:  strings.Fields(claims.Scope),
-	}, nil
+	scopes := strings.Fields(claims.Scope)
+	if grant.Proxy == "" { // a session, which is good for all of the proxy
+		scopes = p.proxy.Scopes
+	}
+	return &mcpfilter.Session{Grant: grant, JTI: claims.JTI, Expires: time.Unix(claims.Expires, 0), Scopes: scopes}, nil
 }
 
 // UpstreamToken implements mcpfilter.Gateway.
@@ -168,8 +199,19 @@ func (p *proxyGateway) UpstreamToken(ctx context.Context, s *mcpfilter.Session) 
 	if err != nil {
 		return "", &mcpfilter.UnavailableError{Err: err}
 	}
+	if s.Grant.AccountID == "" { // a client that acts for itself
+		return p.machineToken()
+	}
 	token, err := g.accounts.Token(ctx, s.Grant.AccountID)
 	return token, filterError(err)
+}
+
+// machineToken is the proxy's own upstream token, for clients that act for themselves.
+func (p *proxyGateway) machineToken() (string, error) {
+	if p.proxy.MachineToken == "" {
+		return "", fmt.Errorf("%w: the proxy has no machine_token any more", mcpfilter.ErrNeedsReauth)
+	}
+	return p.proxy.MachineToken, nil
 }
 
 // UpstreamRejected implements mcpfilter.Gateway.
@@ -177,6 +219,9 @@ func (p *proxyGateway) UpstreamRejected(ctx context.Context, s *mcpfilter.Sessio
 	g, err := p.app.open()
 	if err != nil {
 		return "", &mcpfilter.UnavailableError{Err: err}
+	}
+	if s.Grant.AccountID == "" {
+		return "", fmt.Errorf("%w: the proxy's machine_token", mcpfilter.ErrStillRejected)
 	}
 	token, err = g.accounts.Rejected(ctx, s.Grant.AccountID, token)
 	return token, filterError(err)

@@ -65,13 +65,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		defer leave()
 		g.server.ServeHTTP(rec, r)
 	}
-	clientIP, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
 	h.log.Info("handled request",
 		zap.String("method", r.Method),
 		zap.String("path", r.URL.Path),
 		zap.Int("status", rec.Status()),
 		zap.Duration("duration", time.Since(start)),
-		zap.String("client_ip", clientIP))
+		zap.String("client_ip", clientIP(r)))
 	return nil
 }
 

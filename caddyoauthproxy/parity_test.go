@@ -42,7 +42,13 @@ func TestCaddyfileCanSetEveryFieldOfTheJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	app := &config.Apps.OAuthProxy
-	var providers, proxies []reflect.Value
+	var providers, proxies, clients []reflect.Value
+	for _, c := range app.Clients {
+		clients = append(clients, reflect.ValueOf(c).Elem())
+	}
+	// Both say in one word what cannot be said together with the rest.
+	registration, documents := app.Registration, app.MetadataDocuments
+	registration.Off, documents.Off = true, true
 	for _, p := range app.Providers {
 		providers = append(providers, reflect.ValueOf(p).Elem())
 	}
@@ -51,6 +57,7 @@ func TestCaddyfileCanSetEveryFieldOfTheJSON(t *testing.T) {
 	}
 	for what, names := range map[string][]string{
 		"oauth_proxy": unset(reflect.ValueOf(app).Elem()), "provider": unset(providers...), "proxy": unset(proxies...),
+		"client": unset(clients...), "registration": unset(reflect.ValueOf(registration)), "metadata_documents": unset(reflect.ValueOf(documents)),
 	} {
 		if len(names) > 0 {
 			t.Errorf("%s: no Caddyfile option sets %v", what, names)
@@ -66,6 +73,7 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 	}
 	for _, kind := range []reflect.Type{
 		reflect.TypeFor[caddyoauthproxy.App](), reflect.TypeFor[caddyoauthproxy.Provider](), reflect.TypeFor[caddyoauthproxy.Proxy](), reflect.TypeFor[mcpfilter.Filter](),
+		reflect.TypeFor[caddyoauthproxy.Client](), reflect.TypeFor[caddyoauthproxy.Registration](), reflect.TypeFor[caddyoauthproxy.MetadataDocuments](),
 	} {
 		for field := range kind.Fields() {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")

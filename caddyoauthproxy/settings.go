@@ -24,6 +24,10 @@ type resolved struct {
 	keys      []tokenstore.RootKey
 	providers map[string]*upstream.Provider
 	proxies   []*authserver.Proxy
+	clients   []*authserver.ConfiguredClient
+
+	registration authserver.Registration
+	limits       authserver.Limits
 }
 
 func (r *resolved) proxy(id string) *authserver.Proxy {
@@ -50,9 +54,19 @@ type Proxy struct {
 	// The gateway's own scopes for this server. A chatbot gets those it asks for, or all. Default: `mcp`.
 	Scopes []string `json:"scopes,omitempty"`
 
-	// The redirect URIs that chatbots may register: exact, but for the port of http loopback ones. Default: every https,
-	// http loopback and dotted private-use one.
+	// What a scope allows, in words for the consent page.
+	ScopeTexts map[string]string `json:"scope_texts,omitempty"`
+
+	// The redirect URIs that chatbots may register: exact, but for the port of http loopback ones; patterns with `*` for one whole segment of the
+	// path, or `/**` at its end; and the presets `chatgpt`, `claude`, `cursor`, `inspector`, `loopback` and `vscode`. Default: every https,
+	// http loopback and dotted private-use one, and those of the presets.
 	AllowedRedirects []string `json:"allowed_redirects,omitempty"`
+
+	// When users are asked whether a client may act for them, see the app's option. Default: the app's.
+	Consent string `json:"consent,omitempty"`
+
+	// The bearer token that goes to the server for clients that act for themselves (`client_credentials`), as a placeholder. Default: none may.
+	MachineToken string `json:"machine_token,omitempty"`
 
 	// Who may use the server. Default: every user of the provider.
 	Allow authserver.Policy `json:"allow,omitzero"`
@@ -91,6 +105,9 @@ func (a *App) resolve() (*resolved, error) {
 	resources := make(map[string]string)
 	for _, id := range slices.Sorted(maps.Keys(a.Proxies)) {
 		p, err := a.Proxies[id].resolve(id, r.providers)
+		if err == nil {
+			p.Consent, err = a.consentMode(a.Proxies[id])
+		}
 		if err != nil {
 			fail(fmt.Errorf("proxy %q: %w", id, err))
 			continue
@@ -102,11 +119,29 @@ func (a *App) resolve() (*resolved, error) {
 		resources[canonical] = id
 		r.proxies = append(r.proxies, p)
 	}
+	for _, id := range slices.Sorted(maps.Keys(a.Clients)) {
+		c, err := a.Clients[id].resolve(id, a.Proxies, time.Now())
+		fail(err)
+		r.clients = append(r.clients, c)
+	}
+	r.registration, err = a.Registration.resolve()
+	fail(err)
+	fail(a.MetadataDocuments.check())
+	r.limits, err = resolveLimits(a.RateLimits)
+	fail(err)
+	fail(checkAlgorithm(a.SigningAlgorithm))
 	fail(a.checkDurations())
 	if len(errs) > 0 {
 		return nil, fmt.Errorf("oauth_proxy: %w", errors.Join(errs...))
 	}
 	return r, nil
+}
+
+func checkAlgorithm(name string) error {
+	if name == "" || slices.Contains(authserver.SigningAlgorithms(), name) {
+		return nil
+	}
+	return fmt.Errorf("signing_algorithm %q is unknown; known are %s", name, strings.Join(authserver.SigningAlgorithms(), ", "))
 }
 
 // parseIssuer checks the issuer identifier (RFC 8414 §2).
@@ -174,15 +209,25 @@ func (p *Proxy) resolve(id string, providers map[string]*upstream.Provider) (*au
 	if !declared {
 		return nil, fmt.Errorf("provider %q is not declared; declared are: %s", name, listed(providers))
 	}
+	for scope := range p.ScopeTexts {
+		if !slices.Contains(p.Scopes, scope) {
+			return nil, fmt.Errorf("scope_text: %q is not one of the proxy's scopes", scope)
+		}
+	}
 	out := &authserver.Proxy{
 		ID: id, Name: p.Name, Resource: p.Resource, ResourceURL: u,
-		Scopes: p.Scopes, Provider: provider, AllowedRedirects: p.AllowedRedirects, Allow: p.Allow,
+		Scopes: p.Scopes, ScopeTexts: p.ScopeTexts, Provider: provider, AllowedRedirects: p.AllowedRedirects, Allow: p.Allow,
 	}
 	if out.Name == "" {
 		out.Name = id
 	}
 	if len(out.Scopes) == 0 {
 		out.Scopes = []string{"mcp"}
+	}
+	if p.MachineToken != "" {
+		if out.MachineToken, err = resolveSecret(p.MachineToken); err != nil {
+			return nil, fmt.Errorf("machine_token: %w", err)
+		}
 	}
 	return out, nil
 }
@@ -209,9 +254,7 @@ func checkResource(text string) error {
 func (a *App) checkDurations() error {
 	var errs []error
 	check := func(name string, d caddy.Duration, least, most time.Duration) {
-		if v := time.Duration(d); d != 0 && (v < least || most > 0 && v > most) {
-			errs = append(errs, fmt.Errorf("%s %s is out of range: %s to %s", name, v, least, most))
-		}
+		errs = append(errs, inRange(name, d, least, most))
 	}
 	const day = 24 * time.Hour
 	check("access_token_ttl", a.AccessTokenTTL, 10*time.Second, day)
@@ -224,10 +267,24 @@ func (a *App) checkDurations() error {
 	if a.RefreshGrace > 0 {
 		check("refresh_grace", a.RefreshGrace, time.Second, time.Hour)
 	}
+	if a.SigningKeyRotation > 0 {
+		check("signing_key_rotation", a.SigningKeyRotation, time.Hour, 4000*day)
+	}
+	if a.SessionTokenTTL > 0 {
+		check("session_token_ttl", a.SessionTokenTTL, 10*time.Second, day)
+	}
 	if a.CleanupInterval > 0 {
 		check("cleanup_interval", a.CleanupInterval, time.Second, 7*day)
 	}
 	return errors.Join(errs...)
+}
+
+// inRange refuses a duration that is set and out of range.
+func inRange(name string, d caddy.Duration, least, most time.Duration) error {
+	if v := time.Duration(d); d != 0 && (v < least || v > most) {
+		return fmt.Errorf("%s %s is out of range: %s to %s", name, v, least, most)
+	}
+	return nil
 }
 
 func (a *App) lifetimes() authserver.Lifetimes {
@@ -239,6 +296,7 @@ func (a *App) lifetimes() authserver.Lifetimes {
 		Code:         time.Duration(a.CodeTTL),
 		Login:        time.Duration(a.LoginTTL),
 		Retention:    time.Duration(a.Retention),
+		Session:      max(time.Duration(a.SessionTokenTTL), 0),
 	}
 }
 

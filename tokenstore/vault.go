@@ -73,6 +73,23 @@ func (v *Vault) Consent(ctx context.Context, id string) (*Consent, error) {
 	return load(ctx, v, new(Consent), id)
 }
 
+// Consents returns a user's remembered consents, a hundred at most. One that does not open counts as none.
+func (v *Vault) Consents(ctx context.Context, userID string) ([]*Consent, error) {
+	rows, err := v.store.List(ctx, KindConsent, Query{Ref: "user:" + userID})
+	if err != nil {
+		return nil, err
+	}
+	consents := make([]*Consent, 0, len(rows))
+	for _, row := range rows {
+		c := new(Consent)
+		row.Kind = KindConsent
+		if err := v.openRecord(row, c); err == nil && c.UserID == userID {
+			consents = append(consents, c)
+		}
+	}
+	return consents, nil
+}
+
 // signingKeysRow is the one row of signing keys.
 const signingKeysRow = "keys"
 

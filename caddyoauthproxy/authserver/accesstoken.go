@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/go-jose/go-jose/v4"
 	josejson "github.com/go-jose/go-jose/v4/json"
@@ -39,14 +41,35 @@ const (
 // resource, or of a grant that was ended. The wrapped text says which, for the log.
 var ErrInvalidToken = errors.New("invalid access token")
 
-// Authenticate judges the access token of an MCP request to a proxy (RFC 9068 §4): signature, type, issuer,
-// audience, time, and that the grant is alive now. Errors are ErrInvalidToken, or what the vault says.
+// Authenticate judges the token of an MCP request to a proxy (RFC 9068 §4): signature, type, issuer,
+// audience, time, and that the grant is alive now. It may be an access token for the proxy's resource, or a session token of the
+// proxy's provider. Errors are ErrInvalidToken, or what the vault says.
 func (s *Server) Authenticate(ctx context.Context, token, proxyID string) (*tokenstore.Grant, *Claims, error) {
 	invalid := func(why string) error { return fmt.Errorf("%w: %s", ErrInvalidToken, why) }
 	p := s.proxies[proxyID]
 	if p == nil {
 		return nil, nil, invalid("no such proxy")
 	}
+	g, c, err := s.grantOfAccessToken(ctx, token)
+	if err != nil {
+		return nil, nil, err
+	}
+	if g.Proxy == "" {
+		if err := s.sessionMayUse(g, c, p); err != nil {
+			return nil, nil, fmt.Errorf("%w: %w", ErrInvalidToken, err)
+		}
+		return g, c, nil
+	}
+	if c.Audience != p.Resource || g.Proxy != p.ID {
+		return nil, nil, invalid("for another resource")
+	}
+	return g, c, nil
+}
+
+// grantOfAccessToken verifies a token of ours, whatever it is for, and finds its living grant. Errors are ErrInvalidToken, or
+// what the vault says.
+func (s *Server) grantOfAccessToken(ctx context.Context, token string) (*tokenstore.Grant, *Claims, error) {
+	invalid := func(why string) error { return fmt.Errorf("%w: %s", ErrInvalidToken, why) }
 	c, err := s.keys.verify(token)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrInvalidToken, err)
@@ -55,8 +78,6 @@ func (s *Server) Authenticate(ctx context.Context, token, proxyID string) (*toke
 	switch {
 	case c.Issuer != s.issuer:
 		return nil, nil, invalid("issued by another gateway")
-	case c.Audience != p.Resource:
-		return nil, nil, invalid("for another resource")
 	case !now.Before(time.Unix(c.Expires, 0)):
 		return nil, nil, invalid("expired")
 	case time.Unix(c.IssuedAt, 0).After(now.Add(clockLeeway)):
@@ -70,7 +91,7 @@ func (s *Server) Authenticate(ctx context.Context, token, proxyID string) (*toke
 		return nil, nil, fmt.Errorf("grant: %w", err)
 	case g.State != tokenstore.StateActive:
 		return nil, nil, invalid("its grant was ended")
-	case g.Proxy != p.ID || g.ClientID != c.ClientID || g.UserID != c.Subject:
+	case g.ClientID != c.ClientID || g.UserID != c.Subject:
 		return nil, nil, invalid("its grant is another")
 	case !now.Before(g.Ends):
 		return nil, nil, invalid("its grant has expired")
@@ -78,17 +99,32 @@ func (s *Server) Authenticate(ctx context.Context, token, proxyID string) (*toke
 	return g, c, nil
 }
 
-// sign makes a compact JWS of the claims with the newest key.
-func (k *keyring) sign(c Claims) (string, error) {
-	payload, err := josejson.Marshal(c)
+// sign makes a compact JWS of the claims with the key that signs now.
+func (k *keyring) sign(claims any) (string, error) {
+	payload, err := josejson.Marshal(claims)
 	if err != nil {
 		return "", err
 	}
-	jws, err := k.signer.Sign(payload)
-	if err != nil {
-		return "", err
+	return signCompact(k.current.Load().signingAt(k.vault.Now()).signer, plainPayload(payload))
+}
+
+// plainPayload writes JSON so that its base64url text is base64 as well: scripts decode it with the wrong alphabet.
+// Only bytes beyond ASCII and four others make the characters in which the two differ, and in JSON those stand
+// inside strings, where they may be escaped.
+func plainPayload(payload []byte) []byte {
+	plain := make([]byte, 0, len(payload))
+	for _, c := range string(payload) {
+		switch {
+		case c < 0x7f && c != '?' && c != '>' && c != '~':
+			plain = utf8.AppendRune(plain, c)
+		case c > 0xffff:
+			high, low := utf16.EncodeRune(c)
+			plain = fmt.Appendf(plain, `\u%04x\u%04x`, high, low)
+		default:
+			plain = fmt.Appendf(plain, `\u%04x`, c)
+		}
 	}
-	return jws.CompactSerialize()
+	return plain
 }
 
 // verify checks that the token is one that this gateway signed, in the one spelling in which it did, and
@@ -101,7 +137,7 @@ func (k *keyring) verify(token string) (*Claims, error) {
 		return nil, errors.New("too long")
 	}
 	head, rest, _ := strings.Cut(token, ".")
-	key, ok := k.byHeader[head]
+	key, ok := k.current.Load().byHeader[head]
 	if !ok {
 		return nil, errors.New("not signed by a key of this gateway")
 	}
@@ -109,11 +145,11 @@ func (k *keyring) verify(token string) (*Claims, error) {
 	if !ok || !canonicalSegment(payload) || !canonicalSegment(signature) {
 		return nil, errors.New("not in canonical form")
 	}
-	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{signingAlgorithm})
+	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{key.algorithm})
 	if err != nil {
 		return nil, errors.New("malformed")
 	}
-	verified, err := jws.Verify(key)
+	verified, err := jws.Verify(key.public)
 	if err != nil {
 		return nil, errors.New("wrong signature")
 	}

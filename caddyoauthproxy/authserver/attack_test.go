@@ -214,7 +214,7 @@ func TestT18T54RegistrationTakesOnlyWhatItKnows(t *testing.T) {
 	if a.status != http.StatusCreated || m["client_id"] == "admin" || m["client_secret"] == "x" || strings.Contains(a.body, "password") {
 		t.Errorf("got %d %s", a.status, a.body)
 	}
-	if m["token_endpoint_auth_method"] != "client_secret_basic" || m["registration_client_uri"] != nil {
+	if m["token_endpoint_auth_method"] != "client_secret_basic" {
 		t.Errorf("defaults: %s", a.body)
 	}
 	for name, c := range map[string]struct{ body, error string }{

@@ -1,13 +1,13 @@
 package authserver
 
 import (
-	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"go.uber.org/zap"
@@ -18,11 +18,18 @@ import (
 
 // serveAuthorize is GET authorize (RFC 6749 §4.1.1): response_type=code, client_id, redirect_uri,
 // code_challenge with S256 (RFC 7636), state, scope, resource (RFC 8707). It answers with the consent
-// page. Errors about the client or the redirect URI are a page, because nobody
-// may be redirected then; all others go back to the client with error, state and iss.
+// page, or goes on to the provider where the user has agreed before. Errors about the client or the redirect URI
+// are a page, because nobody may be redirected then; all others go back to the client with error, state and iss.
 //
 // Nothing is stored: the checked request travels in the page, sealed, until Allow is pressed.
 func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
+	if isPrefetch(w, r) {
+		return
+	}
+	if err := s.charge(s.limits.authorize, r); err != nil {
+		s.problem(w, r, err)
+		return
+	}
 	q := r.URL.Query()
 	client, redirectURI, err := s.authorizeTarget(r, q)
 	if err != nil {
@@ -34,12 +41,31 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 		s.redirectError(w, r, redirectURI, q.Get("state"), err)
 		return
 	}
-	page, err := s.consentPage(w, r, client, req)
+	decision, err := s.decideConsent(r, req, q)
 	if err != nil {
 		s.problem(w, r, err)
 		return
 	}
-	s.pages.Consent(w, page)
+	if decision.ask {
+		page, err := s.consentPage(w, r, client, req, decision)
+		if err != nil {
+			s.problem(w, r, err)
+			return
+		}
+		s.pages.Consent(w, page)
+		return
+	}
+	s.logDecision("consent not asked", req, zap.String("why", decision.why))
+	s.startLogin(w, r, req, answered{browser: s.browser(w, r), userID: decision.userID})
+}
+
+// isPrefetch answers a guess of the browser, which must not count as the user's visit.
+func isPrefetch(w http.ResponseWriter, r *http.Request) bool {
+	if !strings.Contains(r.Header.Get("Sec-Purpose"), "prefetch") {
+		return false
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return true
 }
 
 // authorizeTarget establishes who asks and where the answer goes, before anything else is looked at.
@@ -55,6 +81,9 @@ func (s *Server) authorizeTarget(r *http.Request, q url.Values) (*tokenstore.Cli
 	if errors.Is(err, tokenstore.ErrNotFound) {
 		return nil, "", refuse("invalid_client", "This application is not known here. Remove the connection in the application and add it again, so that it registers anew.")
 	}
+	if errors.Is(err, errUnreachableClient) {
+		return nil, "", refuse("invalid_client", "The document that describes this application could not be fetched from its address, or is not valid. Try again in a minute; if it stays, tell the people who make the application.").because(err)
+	}
 	if err != nil {
 		return nil, "", fmt.Errorf("client: %w", err)
 	}
@@ -65,7 +94,7 @@ func (s *Server) authorizeTarget(r *http.Request, q url.Values) (*tokenstore.Cli
 	// The proxy may still be open here (it comes from resource, which has its own errors);
 	// then any proxy's rule has to hold, and the final one is asked below.
 	for _, p := range s.order {
-		if pinned != nil && p != pinned {
+		if pinned != nil && p != pinned || !s.mayUse(client.ID, p) {
 			continue
 		}
 		if registeredRedirect(client.RedirectURIs, p, redirectURI) {
@@ -79,6 +108,9 @@ func (s *Server) authorizeTarget(r *http.Request, q url.Values) (*tokenstore.Cli
 func (s *Server) authorizeRequest(r *http.Request, q url.Values, client *tokenstore.Client, redirectURI string) (*tokenstore.AuthRequest, error) {
 	if err := noRepeats(q); err != nil {
 		return nil, err
+	}
+	if !slices.Contains(client.GrantTypes, grantCode) {
+		return nil, refuse("unauthorized_client", "the client is not registered for the authorization_code grant")
 	}
 	if q.Get("response_type") != "code" {
 		return nil, refuse("unsupported_response_type", "response_type must be code")
@@ -107,8 +139,8 @@ func (s *Server) authorizeRequest(r *http.Request, q url.Values, client *tokenst
 	if refusal != nil {
 		return nil, refusal
 	}
-	if !p.allowsRedirect(redirectURI) {
-		return nil, refuse("access_denied", "this redirect URI is not allowed for this MCP server")
+	if p.checkRedirect(redirectURI) != nil || !s.mayUse(client.ID, p) {
+		return nil, refuse("access_denied", "this client or its redirect URI is not allowed for this MCP server")
 	}
 	return &tokenstore.AuthRequest{
 		TransactionID: rand.Text(),
@@ -119,6 +151,7 @@ func (s *Server) authorizeRequest(r *http.Request, q url.Values, client *tokenst
 		Scopes:        grantScopes(p, q.Get("scope")),
 		Proxy:         p.ID,
 		Resource:      p.Resource,
+		ClientHash:    s.clientHash(client),
 	}, nil
 }
 
@@ -175,32 +208,21 @@ func (s *Server) redirectClient(w http.ResponseWriter, r *http.Request, redirect
 func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
 	e := asError(err)
 	status := e.Status
-	switch {
-	case status == 0, e.Code == "invalid_client":
+	if status == 0 || e.Code == "invalid_client" {
 		status = http.StatusBadRequest
-	case status == http.StatusServiceUnavailable:
-		w.Header().Set("Retry-After", "2")
 	}
+	e.setRetryAfter(w.Header())
 	s.logRefusal(r, e, status)
 	p := console.Problem{Title: "This sign-in cannot go on", Text: e.Description, Code: e.Code,
 		Advice: "Go back to the application and start the connection again."}
-	if status >= 500 {
+	switch {
+	case status == http.StatusTooManyRequests:
+		p.Title, p.Advice = "Too many sign-ins from here", "Wait a moment, and load this page again."
+	case status >= 500:
 		p.Title = "The gateway is in trouble"
 		p.Advice = "Nothing is lost. Try again in a minute; if it stays, tell the people who run this gateway."
 	}
 	s.pages.Problem(w, status, p)
-}
-
-// loadClient is client for code that already knows the client to exist: its absence is a refusal.
-func (s *Server) loadClient(ctx context.Context, id string) (*tokenstore.Client, error) {
-	c, err := s.client(ctx, id)
-	if errors.Is(err, tokenstore.ErrNotFound) {
-		return nil, refuse("invalid_client", "This application is no longer registered here.").because(err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("client: %w", err)
-	}
-	return c, nil
 }
 
 func (s *Server) logDecision(msg string, req *tokenstore.AuthRequest, fields ...zap.Field) {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -34,14 +33,17 @@ const (
 // user is asked for at the door, account and grant are stored, and the browser goes on to
 // the client with the gateway's own code, state and iss.
 func (s *Server) serveCallback(w http.ResponseWriter, r *http.Request) {
-	if strings.Contains(r.Header.Get("Sec-Purpose"), "prefetch") {
-		w.WriteHeader(http.StatusNoContent) // a guess of the browser must not use up the login
+	if isPrefetch(w, r) {
 		return
 	}
 	q := r.URL.Query()
+	q.Del("format") // scripts add it
 	login, err := s.findLogin(r, q)
 	if err != nil {
-		s.problem(w, r, err)
+		if limited := s.charge(s.limits.login, r); limited != nil {
+			err = limited
+		}
+		s.callbackProblem(w, r, err)
 		return
 	}
 	// Two deliveries of one callback share one exchange, which outlives both connections.
@@ -52,15 +54,37 @@ func (s *Server) serveCallback(w http.ResponseWriter, r *http.Request) {
 		return s.finishLogin(ctx, login.ID, q)
 	})
 	if err != nil {
-		s.problem(w, r, err)
+		s.callbackProblem(w, r, err)
 		return
 	}
 	done := outcome.(*tokenstore.Login)
+	if done.Request.Flow != "" {
+		s.answerSession(w, r, done)
+		return
+	}
+	switch {
+	case done.Remember && done.Error == "":
+		if err := s.setSession(w, r, done.GrantID); err != nil {
+			s.problem(w, r, err)
+			return
+		}
+	case done.UserID != "" && done.Error != "":
+		s.dropCookie(w, sessionCookie) // so that the next attempt asks
+	}
 	params := url.Values{"code": {s.vault.Derive(purposeCode, q.Get("state"))}}
 	if done.Error != "" {
 		params = url.Values{"error": {done.Error}, "error_description": {loginErrors[done.Error]}}
 	}
 	s.redirectClient(w, r, done.Request.RedirectURI, done.Request.State, params)
+}
+
+// callbackProblem tells a person, or a script, why a callback leads nowhere.
+func (s *Server) callbackProblem(w http.ResponseWriter, r *http.Request, err error) {
+	if wantsJSON(r) {
+		s.writeSessionError(w, r, err)
+		return
+	}
+	s.problem(w, r, err)
 }
 
 // loginErrors are the error codes with which a login can end, and what the client is told.
@@ -89,8 +113,9 @@ func (s *Server) findLogin(r *http.Request, q url.Values) (*tokenstore.Login, er
 	case err != nil:
 		return nil, fmt.Errorf("login: %w", err)
 	}
+	// A script that asked for a session token may fetch its callback itself, and has no cookie.
 	cookie := s.loginCookie(r, login.ID)
-	if subtle.ConstantTimeCompare([]byte(s.vault.Hash(purposeBrowser, cookie)), []byte(login.Browser)) != 1 {
+	if login.Request.Flow != tokenstore.FlowSession && subtle.ConstantTimeCompare([]byte(s.vault.Hash(purposeBrowser, cookie)), []byte(login.Browser)) != 1 {
 		return nil, s.burnLogin(r.Context(), login)
 	}
 	now := s.vault.Now()
@@ -125,8 +150,9 @@ func (s *Server) finishLogin(ctx context.Context, loginID string, q url.Values) 
 	if !login.Claimed.IsZero() {
 		return nil, refuse("invalid_request", "This sign-in was interrupted.").because(errors.New("claimed before"))
 	}
+	provider := s.provider(login.Provider)
 	p := s.proxies[login.Request.Proxy]
-	if p == nil || p.Provider.Name() != login.Provider {
+	if provider == nil || login.Request.Flow != tokenstore.FlowSession && (p == nil || p.Provider != provider) {
 		return nil, refuse("invalid_request", "This gateway's configuration has changed meanwhile.")
 	}
 	// The claim is durable before the provider's code is used, so that no other node uses it too.
@@ -134,7 +160,7 @@ func (s *Server) finishLogin(ctx context.Context, loginID string, q url.Values) 
 	if err := s.vault.Commit(ctx, tokenstore.Save(login)); err != nil {
 		return nil, fmt.Errorf("claim login: %w", err)
 	}
-	tokens, user, code := s.redeem(ctx, p, login, q)
+	tokens, user, code := s.redeem(ctx, provider, login, q)
 	login.Finished, login.Error = s.vault.Now(), code
 	login.DeleteAfter = login.Finished.Add(tidyAfter)
 	login.Nonce, login.Verifier = "", ""
@@ -144,26 +170,29 @@ func (s *Server) finishLogin(ctx context.Context, loginID string, q url.Values) 
 		}
 		return login, nil
 	}
-	return login, s.storeGrant(ctx, p, login, tokens, user, q.Get("state"))
+	return login, s.storeGrant(ctx, login, tokens, user, q.Get("state"))
 }
 
 // redeem turns the provider's answer into tokens and a user who may come in, or into an OAuth error code.
-func (s *Server) redeem(ctx context.Context, p *Proxy, login *tokenstore.Login, q url.Values) (upstream.Tokens, tokenstore.User, string) {
+func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login *tokenstore.Login, q url.Values) (upstream.Tokens, tokenstore.User, string) {
 	fail := func(code string, err error, fields ...zap.Field) (upstream.Tokens, tokenstore.User, string) {
 		s.logDecision("login failed", &login.Request, append(fields, zap.String("provider", login.Provider),
 			zap.String("error", code), zap.NamedError("cause", withoutURL(err)))...)
 		return upstream.Tokens{}, tokenstore.User{}, code
 	}
-	client, err := s.client(ctx, login.Request.ClientID)
-	if err != nil || !registeredRedirect(client.RedirectURIs, p, login.Request.RedirectURI) {
-		return fail("access_denied", errors.New("client or redirect URI no longer registered"))
+	p := s.proxies[login.Request.Proxy]
+	if login.Request.Flow == "" {
+		client, err := s.findClient(ctx, login.Request.ClientID, staleForToken)
+		if err != nil || !registeredRedirect(client.RedirectURIs, p, login.Request.RedirectURI) {
+			return fail("access_denied", errors.New("client or redirect URI no longer registered"))
+		}
 	}
 	if q.Get("code") == "" {
 		// RFC 9207 §2.4: an error of another issuer is not acted on either; what the provider
 		// says about it is its own text and goes nowhere.
 		return fail("access_denied", errors.New("no code from the provider"), zap.String("provider_error", errorCode(q.Get("error"))))
 	}
-	tokens, user, err := p.Provider.Exchange(ctx, upstream.CodeResponse{
+	tokens, user, err := provider.Exchange(ctx, upstream.CodeResponse{
 		Code: q.Get("code"), Issuer: q.Get("iss"), Nonce: login.Nonce, Verifier: login.Verifier, RedirectURI: s.RedirectURI(),
 	})
 	if err != nil {
@@ -173,8 +202,11 @@ func (s *Server) redeem(ctx context.Context, p *Proxy, login *tokenstore.Login, 
 		}
 		return fail("server_error", err)
 	}
-	if !p.Allow.Permits(user) {
+	if p != nil && !p.Allow.Permits(user) || p == nil && !s.permitsSession(provider.Name(), user) {
 		return fail("access_denied", errors.New("the proxy's allow list does not name the user"), zap.String("user", user.Label()))
+	}
+	if login.UserID != "" && login.UserID != s.userID(user) {
+		return fail("access_denied", errors.New("the remembered consent was another user's"), zap.String("user", user.Label()))
 	}
 	return tokens, user, ""
 }
@@ -187,40 +219,68 @@ func errorCode(v string) string {
 	return v
 }
 
-// storeGrant makes account, grant and code durable together with the end of the login. Until the
-// code is redeemed the grant lives as long as the code.
-func (s *Server) storeGrant(ctx context.Context, p *Proxy, login *tokenstore.Login, t upstream.Tokens, u tokenstore.User, state string) error {
+// userID is the user's id in the gateway: the same for ever, and made of nothing that may change.
+func (s *Server) userID(u tokenstore.User) string {
+	return s.vault.Derive(purposeUser, u.Provider, u.Issuer, u.Subject)
+}
+
+// storeGrant makes everything that a login leads to durable together with its end.
+func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, t upstream.Tokens, u tokenstore.User, state string) error {
 	now := s.vault.Now()
-	client, err := s.loadClient(ctx, login.Request.ClientID)
-	if err != nil {
-		return err
-	}
-	userID := s.vault.Derive(purposeUser, u.Provider, u.Issuer, u.Subject)
-	codeEnd := now.Add(s.life.Code)
+	userID := s.userID(u)
 	account := &tokenstore.Account{
-		Meta:  tokenstore.Meta{ID: rand.Text(), DeleteAfter: codeEnd.Add(tidyAfter)},
-		State: tokenstore.StateActive, Provider: p.Provider.Name(), UserID: userID,
+		Meta:  tokenstore.Meta{ID: rand.Text()},
+		State: tokenstore.StateActive, Provider: login.Provider, UserID: userID,
 		AccessToken: t.AccessToken, RefreshToken: t.RefreshToken, IDToken: t.IDToken, TokenType: t.TokenType,
 		Scopes: t.Scopes, Obtained: now, Expires: t.Expires,
 	}
-	grant := &tokenstore.Grant{
-		Meta:  tokenstore.Meta{ID: rand.Text(), DeleteAfter: codeEnd.Add(tidyAfter)},
-		State: tokenstore.StateActive, ClientID: client.ID, Client: client.Name,
-		Proxy: p.ID, Resource: p.Resource, Scopes: login.Request.Scopes,
-		UserID: userID, User: u, AccountID: account.ID,
-		Created: now, Expires: codeEnd, Ends: now.Add(s.life.RefreshTotal),
+	writes := []tokenstore.Write{}
+	var grant *tokenstore.Grant
+	if login.Request.Flow != "" {
+		grant = s.newSessionGrant(login, u, userID, account.ID)
+		account.DeleteAfter = grant.Ends.Add(s.life.Retention)
+	} else {
+		client, err := s.findClient(ctx, login.Request.ClientID, staleForToken)
+		if err != nil {
+			return fmt.Errorf("client: %w", err)
+		}
+		var code *tokenstore.Code
+		grant, code = s.newGrant(login, client, u, userID, account.ID, state)
+		account.DeleteAfter = grant.DeleteAfter
+		writes = append(writes, tokenstore.Save(code))
+		if login.Remember {
+			write, err := s.rememberConsent(ctx, login, client, userID)
+			if err != nil {
+				return err
+			}
+			writes = append(writes, write)
+		}
 	}
 	login.GrantID = grant.ID
-	code := &tokenstore.Code{
-		Meta:    tokenstore.Meta{ID: s.vault.Hash(purposeCode, s.vault.Derive(purposeCode, state)), DeleteAfter: codeEnd.Add(tidyAfter)},
-		GrantID: grant.ID, ClientID: client.ID, RedirectURI: login.Request.RedirectURI,
-		CodeChallenge: login.Request.CodeChallenge, Resource: p.Resource, Expires: codeEnd,
-	}
-	err = s.vault.Commit(ctx, tokenstore.Save(account), tokenstore.Save(grant), tokenstore.Save(code), tokenstore.Save(login))
-	if err != nil {
+	writes = append(writes, tokenstore.Save(account), tokenstore.Save(grant), tokenstore.Save(login))
+	if err := s.vault.Commit(ctx, writes...); err != nil {
 		return fmt.Errorf("store grant: %w", err)
 	}
 	s.logDecision("login finished", &login.Request, zap.String("provider", login.Provider),
 		zap.String("grant", grant.ID), zap.String("user", u.Label()))
 	return nil
+}
+
+// newGrant makes a client's grant, which lives as long as its code until that is redeemed.
+func (s *Server) newGrant(login *tokenstore.Login, client *tokenstore.Client, u tokenstore.User, userID, accountID, state string) (*tokenstore.Grant, *tokenstore.Code) {
+	now := s.vault.Now()
+	codeEnd := now.Add(s.life.Code)
+	req := &login.Request
+	grant := &tokenstore.Grant{
+		Meta:  tokenstore.Meta{ID: rand.Text(), DeleteAfter: codeEnd.Add(tidyAfter)},
+		State: tokenstore.StateActive, ClientID: client.ID, Client: client.Name,
+		Proxy: req.Proxy, Resource: req.Resource, Scopes: req.Scopes,
+		UserID: userID, User: u, AccountID: accountID, RedirectURI: req.RedirectURI, ClientHash: req.ClientHash,
+		Created: now, Expires: codeEnd, Ends: now.Add(s.life.RefreshTotal),
+	}
+	return grant, &tokenstore.Code{
+		Meta:    tokenstore.Meta{ID: s.vault.Hash(purposeCode, s.vault.Derive(purposeCode, state)), DeleteAfter: codeEnd.Add(tidyAfter)},
+		GrantID: grant.ID, ClientID: client.ID, RedirectURI: req.RedirectURI,
+		CodeChallenge: req.CodeChallenge, Resource: req.Resource, Expires: codeEnd,
+	}
 }

@@ -17,9 +17,10 @@ import (
 
 // Client authentication methods (RFC 7591 §2).
 const (
-	authNone  = "none"
-	authPost  = "client_secret_post"
-	authBasic = "client_secret_basic"
+	authNone       = "none"
+	authPost       = "client_secret_post"
+	authBasic      = "client_secret_basic"
+	authPrivateKey = "private_key_jwt"
 )
 
 // purposes of keyed hashes and derived values in the vault.
@@ -33,6 +34,12 @@ const (
 	purposeCSRF         tokenstore.Purpose = "csrf"
 	purposeLoginCookie  tokenstore.Purpose = "login_cookie"
 	purposeUser         tokenstore.Purpose = "user"
+	purposeAddress      tokenstore.Purpose = "address"
+	purposeManagement   tokenstore.Purpose = "registration_access_token"
+	purposeClientHash   tokenstore.Purpose = "client_metadata"
+	purposeAssertion    tokenstore.Purpose = "client_assertion"
+	purposeRemembered   tokenstore.Purpose = "remembered_consent"
+	purposeSession      tokenstore.Purpose = "browser_session"
 )
 
 // errInvalidClient is the answer to every failed client authentication. It is 401 and says
@@ -46,38 +53,54 @@ func errInvalidClient(cause string) *Error {
 	}
 }
 
+// credentials are what a request says of the client that sends it.
+type credentials struct{ id, secret, assertion string }
+
 // authenticateClient finds out which client sends the form (RFC 6749 §2.3): by HTTP Basic, by
-// secret in the body, or as a public client by its id alone; never by two ways at once.
+// secret in the body, by a signed assertion (RFC 7523), or as a public client by its id alone; never by two ways at once,
+// and never by another than the client has.
 func (s *Server) authenticateClient(ctx context.Context, r *http.Request, form url.Values) (*tokenstore.Client, error) {
-	id, secret, err := clientCredentials(r, form)
+	cred, err := clientCredentials(r, form)
 	if err != nil {
 		return nil, err
 	}
 	// An unknown client costs the same work as a wrong secret.
-	hash := s.vault.Hash(purposeClientSecret, secret)
-	c, err := s.client(ctx, id)
+	hash := s.vault.Hash(purposeClientSecret, cred.secret)
+	// A metadata document may be a little out of date here: the user agreed by one that was not.
+	c, err := s.findClient(ctx, cred.id, staleForToken)
 	if errors.Is(err, tokenstore.ErrNotFound) {
 		subtle.ConstantTimeCompare([]byte(hash), []byte(hash))
-		return nil, errInvalidClient("no such client")
+		return nil, errInvalidClient("no such client: " + err.Error())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
 	switch {
-	case c.SecretHash == "" && secret == "":
+	case c.AuthMethod == authPrivateKey:
+		if cred.assertion == "" {
+			return nil, errInvalidClient("no assertion from a client that has keys")
+		}
+		return c, s.checkAssertion(ctx, c, cred.assertion)
+	case cred.assertion != "":
+		return nil, errInvalidClient("an assertion from a client that registered none of its keys")
+	case c.AuthMethod == authNone && cred.secret == "":
 		return c, nil
-	case c.SecretHash == "":
+	case c.AuthMethod == authNone:
 		return nil, errInvalidClient("a secret from a public client")
-	case secret == "":
+	case cred.secret == "":
 		return nil, errInvalidClient("no secret from a confidential client")
-	case subtle.ConstantTimeCompare([]byte(hash), []byte(c.SecretHash)) != 1:
+	case c.SecretHash == "" || subtle.ConstantTimeCompare([]byte(hash), []byte(c.SecretHash)) != 1:
 		return nil, errInvalidClient("wrong secret")
 	}
 	return c, nil
 }
 
-// clientRequest reads a form that a client sends to an endpoint, and finds out which client.
+// clientRequest reads a form that a client sends to an endpoint, and finds out which client. It counts the request
+// as a failure; clientRequestDone takes that back.
 func (s *Server) clientRequest(w http.ResponseWriter, r *http.Request) (*tokenstore.Client, *Proxy, url.Values, error) {
+	if err := s.charge(s.limits.token, r); err != nil {
+		return nil, nil, nil, err
+	}
 	pinned, err := s.proxyOf(r)
 	if err != nil {
 		return nil, nil, nil, err
@@ -90,30 +113,48 @@ func (s *Server) clientRequest(w http.ResponseWriter, r *http.Request) (*tokenst
 	return client, pinned, form, err
 }
 
-// clientCredentials reads id and secret from the one place where they are. Clients that
+// clientRequestDone is called when a client's request has succeeded: only failures count against an address.
+func (s *Server) clientRequestDone(r *http.Request) { s.limits.token.giveBack(s.address(r)) }
+
+// clientCredentials reads the client's id and its credential from the one place where they are. Clients that
 // registered for Basic may send the secret in the body and the other way round: OAuth 2.1 §2.4.1
 // demands the body, RFC 6749 §2.3.1 Basic, and clients confuse them.
-func clientCredentials(r *http.Request, form url.Values) (id, secret string, err error) {
+func clientCredentials(r *http.Request, form url.Values) (credentials, error) {
+	cred := credentials{id: form.Get("client_id"), secret: form.Get("client_secret")}
 	headers := r.Header.Values("Authorization")
+	ways := 0
+	for _, used := range []bool{len(headers) > 0, cred.secret != "", form.Get("client_assertion") != ""} {
+		if used {
+			ways++
+		}
+	}
 	switch {
 	case len(headers) > 1:
-		return "", "", refuse("invalid_request", "more than one Authorization header")
-	case len(headers) == 0:
-		if form.Get("client_id") == "" {
-			return "", "", errInvalidClient("no client_id")
+		return cred, refuse("invalid_request", "more than one Authorization header")
+	case ways > 1:
+		return cred, refuse("invalid_request", "client authentication in more than one way at once")
+	case form.Get("client_assertion") != "":
+		cred.assertion = form.Get("client_assertion")
+		if form.Get("client_assertion_type") != assertionType {
+			return cred, refuse("invalid_request", "client_assertion_type must be "+assertionType)
 		}
-		return form.Get("client_id"), form.Get("client_secret"), nil
-	case form.Get("client_secret") != "":
-		return "", "", refuse("invalid_request", "client authentication by header and body at once")
+		if cred.id == "" { // RFC 7521 §4.2: the assertion may name the client alone
+			cred.id = assertionSubject(cred.assertion)
+		}
+	case len(headers) == 1:
+		id, secret, ok := basicCredentials(headers[0])
+		if !ok {
+			return cred, errInvalidClient("malformed Authorization header")
+		}
+		if cred.id != "" && cred.id != id {
+			return cred, refuse("invalid_request", "client_id in the body is not the one in the Authorization header")
+		}
+		cred.id, cred.secret = id, secret
 	}
-	id, secret, ok := basicCredentials(headers[0])
-	if !ok {
-		return "", "", errInvalidClient("malformed Authorization header")
+	if cred.id == "" {
+		return cred, errInvalidClient("no client_id")
 	}
-	if inBody := form.Get("client_id"); inBody != "" && inBody != id {
-		return "", "", refuse("invalid_request", "client_id in the body is not the one in the Authorization header")
-	}
-	return id, secret, nil
+	return cred, nil
 }
 
 // basicCredentials decodes HTTP Basic. RFC 6749 §2.3.1 form-encodes both parts first; not every
@@ -131,22 +172,4 @@ func basicCredentials(header string) (id, secret string, ok bool) {
 	id, errID := url.QueryUnescape(rawID)
 	secret, errSecret := url.QueryUnescape(rawSecret)
 	return id, secret, found && errID == nil && errSecret == nil && id != ""
-}
-
-// client loads a client by id.
-func (s *Server) client(ctx context.Context, id string) (*tokenstore.Client, error) {
-	if !plausibleID(id) {
-		return nil, tokenstore.ErrNotFound
-	}
-	return s.vault.Client(ctx, id)
-}
-
-// plausibleID keeps anything but short plain identifiers away from the store.
-func plausibleID(id string) bool {
-	if id == "" || len(id) > 64 {
-		return false
-	}
-	return strings.IndexFunc(id, func(c rune) bool {
-		return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-')
-	}) < 0
 }

@@ -1,12 +1,14 @@
 package authserver
 
 import (
+	"context"
 	"crypto/subtle"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 
 	"go.uber.org/zap"
 	"golang.org/x/oauth2"
@@ -20,8 +22,93 @@ import (
 // remembers the user's consent would let any new chatbot through unseen (the confused deputy of the MCP
 // security page), so the gateway asks by itself, per client, before the provider.
 
+// ConsentMode says when the user is asked.
+type ConsentMode string
+
+const (
+	// ConsentAlways asks at every login. It is the default.
+	ConsentAlways ConsentMode = "always"
+
+	// ConsentRemember lets users have their answer remembered, for one client, redirect URI, proxy, resource, provider
+	// and set of scopes, in one browser. A start from another web site is asked about all the same.
+	ConsentRemember ConsentMode = "remember"
+
+	// ConsentOff never asks. Whoever can register can then have any user who follows a link logged in unseen.
+	ConsentOff ConsentMode = "off"
+)
+
+// consentDecision says whether to ask, and what is known about earlier answers.
+type consentDecision struct {
+	ask      bool
+	remember bool   // the answer may be remembered
+	changed  bool   // the user agreed before, to something else
+	why      string // not asked
+	userID   string // who agreed
+}
+
+// decideConsent finds out whether the user has to be asked. A remembered consent counts only when the browser says that the
+// user, and no other site, began this: otherwise a hostile page could log the user in silently.
+func (s *Server) decideConsent(r *http.Request, req *tokenstore.AuthRequest, q url.Values) (consentDecision, error) {
+	p := s.proxies[req.Proxy]
+	switch p.Consent {
+	case ConsentOff:
+		return consentDecision{why: "switched off"}, nil
+	case ConsentRemember:
+	default:
+		return consentDecision{ask: true}, nil
+	}
+	d := consentDecision{ask: true, remember: true}
+	user := s.sessionUser(r)
+	if user == "" {
+		return d, nil
+	}
+	site := r.Header.Get("Sec-Fetch-Site")
+	ownStart := (site == "none" || site == "same-origin") && !slices.Contains(strings.Fields(q.Get("prompt")), "consent")
+	consent, err := s.vault.Consent(r.Context(), s.consentID(user, req))
+	switch {
+	case err == nil && ownStart && s.vault.Now().Before(consent.DeleteAfter):
+		return consentDecision{why: "remembered", userID: user}, nil
+	case errors.Is(err, tokenstore.ErrNotFound):
+		d.changed, err = s.agreedBefore(r.Context(), user, req)
+	}
+	if err != nil {
+		return d, fmt.Errorf("remembered consent: %w", err)
+	}
+	return d, nil
+}
+
+// consentID is the id of the consent that would cover exactly this request of this user.
+func (s *Server) consentID(userID string, req *tokenstore.AuthRequest) string {
+	provider := s.proxies[req.Proxy].Provider
+	scopes := func(list []string) string { return strings.Join(slices.Sorted(slices.Values(list)), " ") }
+	return s.vault.Derive(purposeRemembered, userID, req.ClientID, req.RedirectURI, req.ClientHash, req.Proxy, req.Resource,
+		provider.Name(), scopes(provider.Scopes()), scopes(req.Scopes))
+}
+
+// agreedBefore reports whether the user once agreed to something else of the same client.
+func (s *Server) agreedBefore(ctx context.Context, userID string, req *tokenstore.AuthRequest) (bool, error) {
+	consents, err := s.vault.Consents(ctx, userID)
+	return slices.ContainsFunc(consents, func(c *tokenstore.Consent) bool { return c.ClientID == req.ClientID && c.Proxy == req.Proxy }), err
+}
+
+// rememberConsent makes the record of a consent whose giver is known now.
+func (s *Server) rememberConsent(ctx context.Context, login *tokenstore.Login, client *tokenstore.Client, userID string) (tokenstore.Write, error) {
+	req, now := &login.Request, s.vault.Now()
+	consent, err := s.vault.Consent(ctx, s.consentID(userID, req))
+	if err != nil && !errors.Is(err, tokenstore.ErrNotFound) {
+		return tokenstore.Write{}, fmt.Errorf("remembered consent: %w", err)
+	}
+	if consent == nil {
+		consent = &tokenstore.Consent{Meta: tokenstore.Meta{ID: s.consentID(userID, req)}}
+	}
+	consent.UserID, consent.ClientID, consent.Client, consent.RedirectURI = userID, req.ClientID, client.Name, req.RedirectURI
+	consent.Proxy, consent.Resource, consent.Provider, consent.Scopes = req.Proxy, req.Resource, login.Provider, req.Scopes
+	consent.Given, consent.DeleteAfter = now, now.Add(s.life.RefreshTotal)
+	return tokenstore.Save(consent), nil
+}
+
 // consentPage describes the page that asks the user.
-func (s *Server) consentPage(w http.ResponseWriter, r *http.Request, c *tokenstore.Client, req *tokenstore.AuthRequest) (console.Consent, error) {
+func (s *Server) consentPage(w http.ResponseWriter, r *http.Request, c *tokenstore.Client, req *tokenstore.AuthRequest, d consentDecision) (console.Consent, error) {
 	sealed, err := s.sealRequest(req)
 	if err != nil {
 		return console.Consent{}, err
@@ -47,9 +134,24 @@ func (s *Server) consentPage(w http.ResponseWriter, r *http.Request, c *tokensto
 		Proxy:        p.Name,
 		Resource:     p.Resource,
 		Provider:     p.Provider.Name(),
+		Remember:     d.remember,
+		Changed:      d.changed,
+	}
+	switch {
+	case s.configured[c.ID] != nil:
+		page.KnownToOperator = true
+	case strings.HasPrefix(c.ID, "https://"):
+		if u, err := url.Parse(c.ID); err == nil {
+			page.VerifiedHost = u.Host
+		}
 	}
 	for _, scope := range p.Provider.Scopes() {
 		page.Scopes = append(page.Scopes, console.Scope{Name: scope})
+	}
+	if len(req.Scopes) > 1 {
+		for _, scope := range req.Scopes {
+			page.Choices = append(page.Choices, console.Scope{Name: scope, Text: p.ScopeTexts[scope]})
+		}
 	}
 	return page, nil
 }
@@ -63,9 +165,17 @@ func (s *Server) csrfToken(browser string, req *tokenstore.AuthRequest) string {
 // serveConsent is POST consent: the user's answer, from the form of the consent page. Allow
 // opens a login and redirects to the provider; anything else goes back to the client with access_denied.
 func (s *Server) serveConsent(w http.ResponseWriter, r *http.Request) {
-	req, browser, err := s.consentAnswer(w, r)
+	req, answer, err := s.consentAnswer(w, r)
 	if err != nil {
 		s.problem(w, r, err)
+		return
+	}
+	if req.Flow == tokenstore.FlowConnect {
+		if !answer.allow {
+			s.notConnected(w, r, refuse("access_denied", "You chose not to connect."))
+			return
+		}
+		s.startLogin(w, r, req, answer)
 		return
 	}
 	client, err := s.loadClient(r.Context(), req.ClientID)
@@ -75,67 +185,91 @@ func (s *Server) serveConsent(w http.ResponseWriter, r *http.Request) {
 	}
 	// Minutes may lie between the page and the answer: the redirect is judged again by what holds now.
 	p := s.proxies[req.Proxy]
-	if p == nil || !registeredRedirect(client.RedirectURIs, p, req.RedirectURI) {
+	if p == nil || !registeredRedirect(client.RedirectURIs, p, req.RedirectURI) || s.clientHash(client) != req.ClientHash {
 		s.problem(w, r, refuse("invalid_redirect_uri", "The application's registration or this gateway's configuration has changed meanwhile."))
 		return
 	}
-	if r.PostForm.Get("decision") != "allow" {
+	if !answer.allow {
 		s.logDecision("consent refused", req)
 		s.redirectError(w, r, req.RedirectURI, req.State, refuse("access_denied", "the user said no"))
 		return
 	}
-	target, err := s.openLogin(w, r, p, req, browser)
-	if err != nil {
+	s.logDecision("consent given", req, zap.String("provider", p.Provider.Name()), zap.Strings("scopes", req.Scopes), zap.Bool("remember", answer.remember))
+	s.startLogin(w, r, req, answer)
+}
+
+// answered is the user's answer: from the form, or remembered.
+type answered struct {
+	browser  string // the cookie of the browser that answered
+	allow    bool
+	remember bool   // from now on
+	userID   string // who gave the answer that was remembered
+}
+
+// startLogin opens a login and sends the browser to the provider.
+func (s *Server) startLogin(w http.ResponseWriter, r *http.Request, req *tokenstore.AuthRequest, a answered) {
+	target, err := s.openLogin(w, r, req, a)
+	switch {
+	case err == nil:
+		w.Header().Set("Location", target)
+		w.WriteHeader(http.StatusSeeOther)
+	case req.RedirectURI == "" || asError(err).Status == http.StatusTooManyRequests:
+		s.problem(w, r, err)
+	default:
 		s.redirectError(w, r, req.RedirectURI, req.State, err)
-		return
 	}
-	s.logDecision("consent given", req, zap.String("provider", p.Provider.Name()))
-	w.Header().Set("Location", target)
-	w.WriteHeader(http.StatusSeeOther)
 }
 
 // consentAnswer accepts the form only from our own page, in the browser that was shown it.
-func (s *Server) consentAnswer(w http.ResponseWriter, r *http.Request) (*tokenstore.AuthRequest, string, error) {
+func (s *Server) consentAnswer(w http.ResponseWriter, r *http.Request) (*tokenstore.AuthRequest, answered, error) {
 	forbidden := func(cause error) error {
 		return &Error{Status: http.StatusForbidden, Code: "access_denied", Cause: cause,
 			Description: "This answer did not come from the page that asked. If you pressed the button yourself: your browser may be blocking cookies for this site."}
 	}
+	var none answered
 	if err := s.csrf.Check(r); err != nil {
-		return nil, "", forbidden(err)
+		return nil, none, forbidden(err)
 	}
 	form, err := readForm(w, r)
 	if err != nil {
-		return nil, "", err
+		return nil, none, err
 	}
 	req, err := s.openRequest(form.Get("request"))
 	switch {
 	case errors.Is(err, tokenstore.ErrExpired):
-		return nil, "", refuse("access_denied", "You took longer than this page is valid.").because(err)
+		return nil, none, refuse("access_denied", "You took longer than this page is valid.").because(err)
 	case err != nil:
-		return nil, "", forbidden(err)
+		return nil, none, forbidden(err)
 	}
 	browser := s.cookie(r, browserCookie)
 	if browser == "" || subtle.ConstantTimeCompare([]byte(form.Get("csrf")), []byte(s.csrfToken(browser, req))) != 1 {
-		return nil, "", forbidden(errors.New("form token does not belong to this browser"))
+		return nil, none, forbidden(errors.New("form token does not belong to this browser"))
 	}
-	return req, browser, nil
+	p := s.proxies[req.Proxy]
+	if p == nil {
+		return nil, none, refuse("access_denied", "This gateway's configuration has changed meanwhile.")
+	}
+	a := answered{browser: browser, allow: form.Get("decision") == "allow", remember: p.Consent == ConsentRemember && form.Has("remember")}
+	if a.allow && len(req.Scopes) > 1 {
+		req.Scopes = slices.DeleteFunc(req.Scopes, func(scope string) bool { return !form.Has("scope." + scope) })
+		if len(req.Scopes) == 0 {
+			return nil, none, refuse("access_denied", "Nothing was chosen that the application may do. Go back to the page before, and choose at least one, or press Do not allow.")
+		}
+	}
+	return req, a, nil
 }
 
 // openLogin stores the login and gives the provider's URL. State and cookie are derived from
 // the transaction, so that a second press of the button leads to the same place.
-func (s *Server) openLogin(w http.ResponseWriter, r *http.Request, p *Proxy, req *tokenstore.AuthRequest, browser string) (string, error) {
-	state := s.vault.Derive(purposeState, req.TransactionID)
-	cookie := s.vault.Derive(purposeLoginCookie, req.TransactionID, browser)
-	now := s.vault.Now()
-	login := &tokenstore.Login{
-		Meta:     tokenstore.Meta{ID: s.vault.Hash(purposeState, state), DeleteAfter: now.Add(s.life.Login + tidyAfter)},
-		Request:  *req,
-		Provider: p.Provider.Name(),
-		Browser:  s.vault.Hash(purposeBrowser, cookie),
-		Nonce:    oauth2.GenerateVerifier(),
-		Verifier: oauth2.GenerateVerifier(),
-		Expires:  now.Add(s.life.Login),
+func (s *Server) openLogin(w http.ResponseWriter, r *http.Request, req *tokenstore.AuthRequest, a answered) (string, error) {
+	if err := s.charge(s.limits.login, r); err != nil {
+		return "", err
 	}
+	p := s.proxies[req.Proxy]
+	cookie := s.vault.Derive(purposeLoginCookie, req.TransactionID, a.browser)
+	login, state := s.newLogin(req, p.Provider)
+	login.Browser = s.vault.Hash(purposeBrowser, cookie)
+	login.Remember, login.UserID = a.remember, a.userID
 	err := s.vault.Commit(r.Context(), tokenstore.Save(login))
 	if errors.Is(err, tokenstore.ErrConflict) {
 		login, err = s.vault.Login(r.Context(), login.ID)
@@ -146,13 +280,36 @@ func (s *Server) openLogin(w http.ResponseWriter, r *http.Request, p *Proxy, req
 	if err != nil {
 		return "", fmt.Errorf("open login: %w", err)
 	}
-	target, err := p.Provider.AuthorizationURL(r.Context(), upstream.AuthRequest{
+	target, err := s.providerURL(r.Context(), p.Provider, login, state)
+	if err != nil {
+		return "", err
+	}
+	s.setLoginCookie(w, r, login.ID, cookie)
+	return target, nil
+}
+
+// newLogin makes the login of a request, and the state by which the provider's answer finds it.
+func (s *Server) newLogin(req *tokenstore.AuthRequest, p *upstream.Provider) (login *tokenstore.Login, state string) {
+	state = s.vault.Derive(purposeState, req.TransactionID)
+	now := s.vault.Now()
+	return &tokenstore.Login{
+		Meta:     tokenstore.Meta{ID: s.vault.Hash(purposeState, state), DeleteAfter: now.Add(s.life.Login + tidyAfter)},
+		Request:  *req,
+		Provider: p.Name(),
+		Nonce:    oauth2.GenerateVerifier(),
+		Verifier: oauth2.GenerateVerifier(),
+		Expires:  now.Add(s.life.Login),
+	}, state
+}
+
+// providerURL is where the login goes on.
+func (s *Server) providerURL(ctx context.Context, p *upstream.Provider, login *tokenstore.Login, state string) (string, error) {
+	target, err := p.AuthorizationURL(ctx, upstream.AuthRequest{
 		State: state, Nonce: login.Nonce, Verifier: login.Verifier, RedirectURI: s.RedirectURI(),
 	})
 	if err != nil {
 		return "", &Error{Status: http.StatusServiceUnavailable, Code: "temporarily_unavailable",
 			Description: "the login service cannot be reached at the moment; try again", Cause: err}
 	}
-	s.setLoginCookie(w, r, login.ID, cookie)
 	return target, nil
 }

@@ -2,21 +2,24 @@ package authserver
 
 import (
 	"crypto/rand"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// Two kinds of cookies bind a login to the browser that asked for it. Both are host-only
+// Cookies bind a login to the browser that asked for it. All are host-only
 // by their __Host- prefix, so that no neighbouring site can plant them; on a loopback gateway
 // without https the prefix is impossible and the plain names are used.
 //
 //   - browser: set with the consent page; the form token is made from it, so that the answer
 //     can only come from the browser that saw the page.
 //   - login: one per login, set only after Allow; the callback must bring it back.
+//   - user: set when a login ends whose user wants the consent remembered; it says, sealed, who the user is.
 const (
 	browserCookie     = "oauth_proxy_browser"
+	sessionCookie     = "oauth_proxy_user"
 	loginCookiePrefix = "oauth_proxy_login_"
 	maxLoginCookies   = 8
 )
@@ -104,4 +107,23 @@ func cookieTime(value string) int64 {
 		return 0
 	}
 	return t
+}
+
+// setSession tells the browser who its user is, for remembered consents. Every login gives a new value.
+func (s *Server) setSession(w http.ResponseWriter, r *http.Request, grantID string) error {
+	g, err := s.vault.Grant(r.Context(), grantID)
+	if err != nil {
+		return fmt.Errorf("grant: %w", err)
+	}
+	s.setCookie(w, sessionCookie, s.vault.Seal(purposeSession, []byte(g.UserID), s.vault.Now().Add(s.life.RefreshTotal)), s.life.RefreshTotal)
+	return nil
+}
+
+// sessionUser is the id of the browser's user, "" where it is not known.
+func (s *Server) sessionUser(r *http.Request) string {
+	user, err := s.vault.OpenSealed(purposeSession, s.cookie(r, sessionCookie))
+	if err != nil {
+		return ""
+	}
+	return string(user)
 }

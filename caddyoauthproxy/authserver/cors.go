@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// public wraps a POST endpoint that scripts of any origin may call: it reads no cookie
+// public wraps an endpoint that scripts of any origin may call: it reads no cookie
 // and answers preflights (RFC 9700 §2.6 allows CORS on these). Credentials are never allowed.
-func public(h http.HandlerFunc) http.Handler {
+func public(h http.HandlerFunc, methods ...string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if preflight(w, r, http.MethodPost) || !methodIs(w, r, http.MethodPost) {
+		if preflight(w, r, methods...) || !methodIs(w, r, methods...) {
 			return
 		}
 		h(w, r)
@@ -33,14 +33,15 @@ func private(method string, h http.HandlerFunc) http.Handler {
 	})
 }
 
-func methodIs(w http.ResponseWriter, r *http.Request, method string) bool {
-	if r.Method == method || method == http.MethodGet && r.Method == http.MethodHead {
+func methodIs(w http.ResponseWriter, r *http.Request, methods ...string) bool {
+	if slices.Contains(methods, r.Method) || r.Method == http.MethodHead && slices.Contains(methods, http.MethodGet) {
 		return true
 	}
-	w.Header().Set("Allow", method)
+	allowed := strings.Join(methods, ", ")
+	w.Header().Set("Allow", allowed)
 	writeJSON(w, http.StatusMethodNotAllowed, map[string]string{
 		"error":             "invalid_request",
-		"error_description": "this endpoint takes " + method + " requests",
+		"error_description": "this endpoint takes " + allowed + " requests",
 	})
 	return false
 }
@@ -57,10 +58,11 @@ func preflight(w http.ResponseWriter, r *http.Request, methods ...string) bool {
 	if r.Method != http.MethodOptions {
 		return false
 	}
+	allowed := append(slices.Clone(methods), http.MethodOptions)
 	if slices.Contains(methods, http.MethodGet) {
-		methods = append(methods, http.MethodHead)
+		allowed = append(allowed, http.MethodHead)
 	}
-	h.Set("Access-Control-Allow-Methods", strings.Join(append(methods, http.MethodOptions), ", "))
+	h.Set("Access-Control-Allow-Methods", strings.Join(allowed, ", "))
 	h.Set("Access-Control-Allow-Headers", strings.Join(corsRequestHeaders, ", "))
 	h.Set("Access-Control-Max-Age", "600")
 	w.WriteHeader(http.StatusNoContent)

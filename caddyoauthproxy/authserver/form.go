@@ -2,6 +2,7 @@ package authserver
 
 import (
 	"errors"
+	"io"
 	"mime"
 	"net/http"
 	"net/url"
@@ -25,6 +26,15 @@ func readForm(w http.ResponseWriter, r *http.Request) (url.Values, error) {
 		return nil, err
 	}
 	return r.PostForm, nil
+}
+
+// readBody reads a body of any type.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxForm))
+	if err != nil {
+		return nil, bodyError(err, "the body could not be read")
+	}
+	return body, nil
 }
 
 func bodyError(err error, description string) *Error {

@@ -29,6 +29,7 @@ func (s *Server) serveIntrospect(w http.ResponseWriter, r *http.Request) {
 		s.writeError(w, r, err)
 		return
 	}
+	s.clientRequestDone(r)
 	writeJSON(w, http.StatusOK, answer)
 }
 
@@ -37,7 +38,7 @@ func (s *Server) introspect(w http.ResponseWriter, r *http.Request) (*introspect
 	if err != nil {
 		return nil, err
 	}
-	if client.SecretHash == "" {
+	if client.AuthMethod == authNone {
 		return nil, errInvalidClient("introspection by a public client")
 	}
 	token := form.Get("token")

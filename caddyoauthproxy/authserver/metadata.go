@@ -5,7 +5,11 @@ import (
 	"encoding/base64"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
 )
 
 // serverMetadata is the RFC 8414 document. Members without a value are left out (§3.2).
@@ -13,7 +17,7 @@ type serverMetadata struct {
 	Issuer                            string   `json:"issuer"`
 	AuthorizationEndpoint             string   `json:"authorization_endpoint"`
 	TokenEndpoint                     string   `json:"token_endpoint"`
-	RegistrationEndpoint              string   `json:"registration_endpoint"`
+	RegistrationEndpoint              string   `json:"registration_endpoint,omitempty"`
 	RevocationEndpoint                string   `json:"revocation_endpoint"`
 	IntrospectionEndpoint             string   `json:"introspection_endpoint"`
 	JWKSURI                           string   `json:"jwks_uri"`
@@ -25,7 +29,11 @@ type serverMetadata struct {
 	TokenEndpointAuthMethods          []string `json:"token_endpoint_auth_methods_supported"`
 	RevocationEndpointAuthMethods     []string `json:"revocation_endpoint_auth_methods_supported"`
 	IntrospectionEndpointAuthMethods  []string `json:"introspection_endpoint_auth_methods_supported"`
+	TokenEndpointAuthSigningAlgs      []string `json:"token_endpoint_auth_signing_alg_values_supported"`
+	RevocationEndpointAuthSigningAlgs []string `json:"revocation_endpoint_auth_signing_alg_values_supported"`
+	IntrospectionAuthSigningAlgs      []string `json:"introspection_endpoint_auth_signing_alg_values_supported"`
 	AuthorizationResponseISSSupported bool     `json:"authorization_response_iss_parameter_supported"`
+	ClientIDMetadataDocumentSupported bool     `json:"client_id_metadata_document_supported"`
 
 	// Subject types and ID token algorithms are required by OpenID Connect Discovery
 	// and only there for clients that read this document under that name.
@@ -41,6 +49,9 @@ type resourceMetadata struct {
 	BearerMethodsSupported []string `json:"bearer_methods_supported"`
 	ResourceName           string   `json:"resource_name,omitempty"`
 }
+
+// metadataMaxAge is how long others may cache the documents and the key set.
+const metadataMaxAge = 5 * time.Minute
 
 // ServeMetadata answers the well-known documents, on the issuer's site and on
 // those of the proxies. It reports false, and writes nothing, for any other path.
@@ -62,7 +73,7 @@ func (s *Server) ServeMetadata(w http.ResponseWriter, r *http.Request) bool {
 		})
 		return true
 	}
-	w.Header().Set("Cache-Control", "public, max-age=300")
+	w.Header().Set("Cache-Control", "public, max-age="+strconv.Itoa(seconds(metadataMaxAge)))
 	writeJSON(w, http.StatusOK, doc)
 	return true
 }
@@ -82,7 +93,7 @@ func (s *Server) metadata(r *http.Request) (doc any, known bool) {
 		s.base + oidcMetadataPath, s.base + asMetadataPath: // OpenID Connect Discovery §4
 		return s.serverMetadata(r.URL.Query().Get("proxy_id")), true
 	case s.base + jwksPath:
-		return s.keys.public, true
+		return s.keys.public(), true
 	}
 	if rest, ok := strings.CutPrefix(path, prMetadataPath); ok && (rest == "" || rest[0] == '/') {
 		if p := s.proxyByResourcePath(strings.TrimSuffix(rest, "/"), r.Host); p != nil {
@@ -104,27 +115,48 @@ func (s *Server) serverMetadata(proxyID string) any {
 		}
 		scopes = p.Scopes
 	}
-	secretMethods := []string{authPost, authBasic}
+	registration := s.endpoint(proxyID, "register")
+	if s.registration.Off {
+		registration = ""
+	}
+	grants := []string{grantCode, grantRefresh}
+	if s.hasMachineClients() {
+		grants = append(grants, grantMachine)
+	}
+	confidential := []string{authPost, authBasic, authPrivateKey}
+	methods := append([]string{authNone}, confidential...)
 	return &serverMetadata{
 		Issuer:                            s.issuer,
 		AuthorizationEndpoint:             s.endpoint(proxyID, "authorize"),
 		TokenEndpoint:                     s.endpoint(proxyID, "token"),
-		RegistrationEndpoint:              s.endpoint(proxyID, "register"),
+		RegistrationEndpoint:              registration,
 		RevocationEndpoint:                s.endpoint(proxyID, "revoke"),
 		IntrospectionEndpoint:             s.endpoint(proxyID, "introspect"),
 		JWKSURI:                           s.issuer + jwksPath,
 		ScopesSupported:                   scopes,
 		ResponseTypesSupported:            []string{"code"},
 		ResponseModesSupported:            []string{"query"},
-		GrantTypesSupported:               []string{grantCode, grantRefresh},
+		GrantTypesSupported:               grants,
 		CodeChallengeMethodsSupported:     []string{"S256"},
-		TokenEndpointAuthMethods:          append([]string{authNone}, secretMethods...),
-		RevocationEndpointAuthMethods:     append([]string{authNone}, secretMethods...),
-		IntrospectionEndpointAuthMethods:  secretMethods,
+		TokenEndpointAuthMethods:          methods,
+		RevocationEndpointAuthMethods:     methods,
+		IntrospectionEndpointAuthMethods:  confidential,
+		TokenEndpointAuthSigningAlgs:      algorithmNames(assertionAlgorithms),
+		RevocationEndpointAuthSigningAlgs: algorithmNames(assertionAlgorithms),
+		IntrospectionAuthSigningAlgs:      algorithmNames(assertionAlgorithms),
 		AuthorizationResponseISSSupported: true,
+		ClientIDMetadataDocumentSupported: !s.documents.off,
 		SubjectTypesSupported:             []string{"public"},
-		IDTokenSigningAlgValuesSupported:  []string{string(signingAlgorithm)},
+		IDTokenSigningAlgValuesSupported:  []string{s.keys.options.Algorithm},
 	}
+}
+
+func algorithmNames(algorithms []jose.SignatureAlgorithm) []string {
+	names := make([]string, 0, len(algorithms))
+	for _, a := range algorithms {
+		names = append(names, string(a))
+	}
+	return names
 }
 
 // endpoint is the absolute URL of an endpoint, pinned when a proxy is named.

@@ -1,10 +1,13 @@
 package authserver
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
+	"strconv"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -25,6 +28,16 @@ type Error struct {
 
 	// Cause is why, for the log. May be nil.
 	Cause error
+
+	// RetryAfter is when to try again, sent with 429 and 503. Default: 2 s.
+	RetryAfter time.Duration
+}
+
+// setRetryAfter tells when to try again, where that would help.
+func (e *Error) setRetryAfter(h http.Header) {
+	if e.Status == http.StatusServiceUnavailable || e.Status == http.StatusTooManyRequests {
+		h.Set("Retry-After", strconv.Itoa(seconds(cmp.Or(e.RetryAfter, 2*time.Second))))
+	}
 }
 
 // Error implements error.
@@ -52,6 +65,9 @@ func asError(err error) *Error {
 	switch {
 	case errors.As(err, &oe):
 		return oe
+	case errors.Is(err, errUnreachableClient):
+		return &Error{Status: http.StatusServiceUnavailable, Code: "temporarily_unavailable", RetryAfter: failedFor, Cause: err,
+			Description: "the client's metadata document cannot be fetched or is not valid; nothing else is said about why, on purpose"}
 	case errors.Is(err, tokenstore.ErrUnavailable), errors.Is(err, tokenstore.ErrClosed), errors.Is(err, tokenstore.ErrConflict):
 		return &Error{Status: http.StatusServiceUnavailable, Code: "temporarily_unavailable", Description: "the gateway cannot reach its vault at the moment; try again", Cause: err}
 	default:
@@ -66,8 +82,9 @@ func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	if status == 0 {
 		status = http.StatusBadRequest
 	}
-	if status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", "2")
+	e.setRetryAfter(w.Header())
+	if e.Code == "invalid_token" && status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
 	}
 	// RFC 6749 §5.2: a client that tried Basic is told so by a matching challenge.
 	if e.Code == "invalid_client" && status == http.StatusUnauthorized && r.Header.Get("Authorization") != "" {

@@ -60,8 +60,111 @@ func validRedirectURI(raw string, listed []string) error {
 	return nil
 }
 
-// ValidAllowedRedirect says whether an entry of a proxy's allowed_redirects makes sense.
-func ValidAllowedRedirect(raw string) error { return validRedirectURI(raw, []string{raw}) }
+// ValidRedirectURI says whether an operator may register the redirect URI for a client. Private-use schemes need no dot there.
+func ValidRedirectURI(raw string) error { return validRedirectURI(raw, []string{raw}) }
+
+// redirectPresets are redirect URIs of chatbots by a name that operators write into allowed_redirects. All are entries
+// as operators could write them. Sources are the vendors' documentation and the registrations that their clients send.
+var redirectPresets = map[string][]string{
+	"claude": {
+		"https://claude.ai/api/mcp/auth_callback", "https://claude.com/api/mcp/auth_callback",
+		"http://localhost/callback", // Claude Code, at any port
+	},
+	"chatgpt": {"https://chatgpt.com/connector/oauth/*", "https://chatgpt.com/connector_platform_oauth_redirect"},
+	"vscode": {
+		"https://vscode.dev/redirect", "https://insiders.vscode.dev/redirect",
+		"http://127.0.0.1", "http://127.0.0.1/", "http://localhost", "http://localhost/",
+	},
+	"cursor": {
+		"cursor://anysphere.cursor-mcp/oauth/callback", "cursor://oauth-callback",
+		"https://www.cursor.com/agents/mcp/oauth/callback",
+		"http://localhost/callback",
+	},
+	"inspector": {
+		"http://localhost/oauth/callback", "http://localhost/oauth/callback/debug",
+		"http://127.0.0.1/oauth/callback", "http://127.0.0.1/oauth/callback/debug",
+	},
+	"loopback": {"http://localhost/**", "http://127.0.0.1/**", "http://[::1]/**", "http://localhost", "http://127.0.0.1", "http://[::1]"},
+}
+
+// RedirectPresets names the presets that allowed_redirects knows.
+func RedirectPresets() []string { return slices.Sorted(maps.Keys(redirectPresets)) }
+
+// expandRedirects puts presets in the place of their names.
+func expandRedirects(entries []string) []string {
+	var all []string
+	for _, entry := range entries {
+		if preset, ok := redirectPresets[entry]; ok {
+			all = append(all, preset...)
+		} else {
+			all = append(all, entry)
+		}
+	}
+	return all
+}
+
+// knownSchemes are the private-use redirect URIs of well-known chatbots whose scheme has no dot. They are what a proxy
+// without a list of its own allows beside the rules for everybody.
+var knownSchemes = func() []string {
+	return slices.DeleteFunc(expandRedirects(RedirectPresets()), func(uri string) bool { return strings.HasPrefix(uri, "http") })
+}()
+
+// ValidAllowedRedirect says whether an entry of a proxy's allowed_redirects makes sense: the name of a preset, a redirect URI, or
+// a pattern, which is a redirect URI with * for one whole segment of its path, or /** for all that follows.
+func ValidAllowedRedirect(raw string) error {
+	if _, preset := redirectPresets[raw]; preset {
+		return nil
+	}
+	exact := raw
+	if strings.Contains(raw, "*") {
+		scheme, rest, _ := strings.Cut(raw, "://")
+		host, path, _ := strings.Cut(rest, "/")
+		switch {
+		case scheme != "https" && scheme != "http":
+			return errors.New("is a pattern of a private-use scheme; list each of those as it is")
+		case strings.Contains(host, "*"):
+			return errors.New("has a * in its host; a pattern can only leave whole segments of the path open")
+		}
+		segments := strings.Split(path, "/")
+		for i, segment := range segments {
+			if strings.Contains(segment, "*") && segment != "*" && (segment != "**" || i != len(segments)-1) {
+				return errors.New("has a * beside other characters; a * stands for one whole segment of the path, and ** for all segments at its end")
+			}
+		}
+		exact = strings.ReplaceAll(raw, "*", "x")
+	} else if !strings.Contains(raw, ":") {
+		return fmt.Errorf("is neither a URI nor a preset; presets are %s", strings.Join(RedirectPresets(), ", "))
+	}
+	return validRedirectURI(exact, []string{exact})
+}
+
+// matchesEntry compares a redirect URI with one entry of allowed_redirects. A pattern fixes scheme, host and
+// number of segments, and what it leaves open is a segment without a query.
+func matchesEntry(entry, uri string) bool {
+	if !strings.Contains(entry, "*") {
+		return sameRedirectURI(entry, uri)
+	}
+	a, errA := url.Parse(entry)
+	b, errB := url.Parse(uri)
+	if errA != nil || errB != nil || a.Scheme != b.Scheme || strings.ContainsAny(uri, "?#") {
+		return false
+	}
+	if a.Host != b.Host && !(a.Scheme == "http" && isLoopback(a.Hostname()) && a.Hostname() == b.Hostname()) {
+		return false
+	}
+	want, have := strings.Split(a.EscapedPath(), "/"), strings.Split(b.EscapedPath(), "/")
+	for i, segment := range want {
+		switch {
+		case segment == "**":
+			return len(have) > i
+		case i >= len(have):
+			return false
+		case segment != "*" && segment != have[i], segment == "*" && have[i] == "":
+			return false
+		}
+	}
+	return len(want) == len(have)
+}
 
 // dotSegment finds "." and ".." path segments, also percent-encoded, and encoded slashes that hide them.
 func dotSegment(escaped string) bool {
@@ -114,19 +217,28 @@ func withoutPort(raw string, u *url.URL) string {
 // registeredRedirect reports whether a client may use the redirect URI, and
 // whether the proxy lets clients use it. It is asked before every redirect.
 func registeredRedirect(registered []string, p *Proxy, requested string) bool {
-	if validRedirectURI(requested, p.AllowedRedirects) != nil {
+	if p.checkRedirect(requested) != nil {
 		return false
 	}
-	return matchesAny(registered, requested) && p.allowsRedirect(requested)
+	return slices.ContainsFunc(registered, func(entry string) bool { return sameRedirectURI(entry, requested) })
 }
 
-func matchesAny(list []string, uri string) bool {
-	return slices.ContainsFunc(list, func(entry string) bool { return sameRedirectURI(entry, uri) })
-}
+// errNotAllowed says that the operator's list does not have the redirect URI.
+var errNotAllowed = errors.New("is not among the proxy's allowed_redirects")
 
-// allowsRedirect applies the operator's list; an empty one allows every safe URI.
-func (p *Proxy) allowsRedirect(uri string) bool {
-	return len(p.AllowedRedirects) == 0 || matchesAny(p.AllowedRedirects, uri)
+// checkRedirect says why the proxy lets no client use the redirect URI; an empty list allows every safe one.
+func (p *Proxy) checkRedirect(uri string) error {
+	if len(p.AllowedRedirects) == 0 {
+		return validRedirectURI(uri, knownSchemes)
+	}
+	allowed := expandRedirects(p.AllowedRedirects)
+	if err := validRedirectURI(uri, allowed); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(allowed, func(entry string) bool { return matchesEntry(entry, uri) }) {
+		return errNotAllowed
+	}
+	return nil
 }
 
 // clientRedirect builds the URI that takes the browser back to the client: its own

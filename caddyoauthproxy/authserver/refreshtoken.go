@@ -158,7 +158,7 @@ func (s *Server) tryRefresh(ctx context.Context, client *tokenstore.Client, pinn
 	if stands == foreign {
 		return nil, invalid("not a token of this grant")
 	}
-	if err := s.checkGrant(grant, pinned, form); err != nil {
+	if err := s.checkGrant(grant, client, pinned, form); err != nil {
 		return nil, err
 	}
 	scopes, refusal := narrow(grant.Scopes, form.Get("scope"))
@@ -174,6 +174,12 @@ func (s *Server) tryRefresh(ctx context.Context, client *tokenstore.Client, pinn
 	}
 	if err := s.checkAccount(ctx, grant); err != nil {
 		return nil, err
+	}
+	if err := s.chargeClient(client); err != nil {
+		return nil, err
+	}
+	if err := s.renewClient(ctx, client, grant); err != nil {
+		return nil, fmt.Errorf("renew client: %w", err)
 	}
 	next := s.successor(t)
 	if stands == newest {

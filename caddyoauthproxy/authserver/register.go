@@ -1,16 +1,19 @@
 package authserver
 
 import (
+	"cmp"
+	"context"
 	"crypto/rand"
+	"crypto/subtle"
 	"encoding/hex"
-	"errors"
+	"encoding/json"
 	"fmt"
-	"io"
 	"mime"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	josejson "github.com/go-jose/go-jose/v4/json"
 	"go.uber.org/zap"
@@ -24,6 +27,38 @@ const (
 	maxMetadataString = 1024
 )
 
+// Prefixes tell people, secret scanners and this server what a string is.
+const (
+	registeredPrefix = "gateway_"
+	managementPrefix = "gwreg_"
+)
+
+// Registration says who may register, and how long clients are kept.
+type Registration struct {
+	// Off closes the endpoint.
+	Off bool
+
+	// Tokens are the initial access tokens (RFC 7591 §3), one of which a registration must carry. Empty lets anybody register.
+	Tokens []string
+
+	// TTL is how long a client is kept after its last token. It always outlasts the client's grants. Default: 90 d.
+	TTL time.Duration
+
+	// UnusedTTL is how long a client is kept that never got a token. Default: 24 h.
+	UnusedTTL time.Duration
+
+	// MaxUnused and MaxPerAddress bound how many of those there are, in total and from one address. The oldest give
+	// way to new ones. Defaults: 10,000 and 100.
+	MaxUnused, MaxPerAddress int
+}
+
+func (r *Registration) setDefaults() {
+	r.TTL = cmp.Or(r.TTL, 90*24*time.Hour)
+	r.UnusedTTL = cmp.Or(r.UnusedTTL, 24*time.Hour)
+	r.MaxUnused = cmp.Or(r.MaxUnused, 10_000)
+	r.MaxPerAddress = cmp.Or(r.MaxPerAddress, 100)
+}
+
 // registration is the client metadata of RFC 7591 §2 that the gateway knows. Other members are ignored.
 type registration struct {
 	RedirectURIs    []string `json:"redirect_uris"`
@@ -35,6 +70,14 @@ type registration struct {
 	GrantTypes      []string `json:"grant_types"`
 	ResponseTypes   []string `json:"response_types"`
 	Scope           string   `json:"scope"`
+
+	JWKS    josejson.RawMessage `json:"jwks"`
+	JWKSURI string              `json:"jwks_uri"`
+
+	// What only a metadata document or an update (RFC 7592) may have.
+	ClientID              string  `json:"client_id"`
+	ClientSecret          *string `json:"client_secret"`
+	ClientSecretExpiresAt *int64  `json:"client_secret_expires_at"`
 }
 
 // registered is the answer (RFC 7591 §3.2.1): the metadata as stored, and beside it the
@@ -54,6 +97,13 @@ type registered struct {
 	ResponseTypes         []string `json:"response_types"`
 	Scope                 string   `json:"scope,omitempty"`
 
+	JWKS    josejson.RawMessage `json:"jwks,omitempty"`
+	JWKSURI string              `json:"jwks_uri,omitempty"`
+
+	// The client manages its registration with these two (RFC 7592 §3).
+	ManagementToken string `json:"registration_access_token"`
+	ManagementURI   string `json:"registration_client_uri"`
+
 	AuthorizationURL string `json:"authorization_url"`
 	TokenURL         string `json:"token_url"`
 	RevocationURL    string `json:"revocation_url"`
@@ -61,8 +111,8 @@ type registered struct {
 }
 
 // serveRegister is POST register: dynamic client registration (RFC 7591). It takes client metadata
-// as JSON, without authentication, and answers 201 with a client_id and, unless the client is public,
-// a client_secret that is shown this once. A registration with one redirect URI that is
+// as JSON, by default without authentication, and answers 201 with a client_id and, unless the client is public or
+// has keys, a client_secret that is shown this once. A registration with one redirect URI that is
 // not allowed is refused whole (invalid_redirect_uri, naming it).
 func (s *Server) serveRegister(w http.ResponseWriter, r *http.Request) {
 	answer, err := s.register(w, r)
@@ -74,43 +124,140 @@ func (s *Server) serveRegister(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) register(w http.ResponseWriter, r *http.Request) (*registered, error) {
+	if err := s.charge(s.limits.register, r); err != nil {
+		return nil, err
+	}
 	pinned, err := s.proxyOf(r)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.mayRegister(r); err != nil {
 		return nil, err
 	}
 	meta, err := readRegistration(w, r)
 	if err != nil {
 		return nil, err
 	}
-	c, refusal := s.newClient(meta, pinned)
-	if refusal != nil {
-		return nil, refusal
+	address := s.vault.Hash(purposeAddress, s.address(r))
+	now := s.vault.Now()
+	c := &tokenstore.Client{
+		Meta:    tokenstore.Meta{ID: registeredPrefix + randomHex(8), DeleteAfter: now.Add(s.registration.UnusedTTL)},
+		Created: now, Address: address,
 	}
-	var secret string
-	if c.AuthMethod != authNone {
-		secret = "gw_secret_" + randomHex(16)
-		c.SecretHash = s.vault.Hash(purposeClientSecret, secret)
+	if pinned != nil {
+		c.Proxy = pinned.ID
+	}
+	if err := s.applyRegistration(c, meta); err != nil {
+		return nil, err
+	}
+	secret := s.newSecret(c)
+	management := managementPrefix + rand.Text()
+	c.ManagementHash = s.vault.Hash(purposeManagement, management)
+	if err := s.makeRoom(r.Context(), address); err != nil {
+		return nil, fmt.Errorf("make room for a client: %w", err)
 	}
 	if err := s.vault.Commit(r.Context(), tokenstore.Save(c)); err != nil {
 		return nil, fmt.Errorf("save client: %w", err)
 	}
 	s.log.Info("client registered", zap.String("client_id", c.ID), zap.String("client_name", c.Name),
 		zap.String("proxy", c.Proxy), zap.Strings("redirect_uris", c.RedirectURIs), zap.String("auth_method", c.AuthMethod))
+	return s.registered(c, secret, management), nil
+}
 
+// mayRegister asks for the initial access token (RFC 7591 §3) where the operator wants one.
+func (s *Server) mayRegister(r *http.Request) error {
+	switch {
+	case s.registration.Off:
+		return &Error{Status: http.StatusForbidden, Code: "access_denied", Description: "this gateway registers no clients; ask its operator for a client_id"}
+	case len(s.registration.Tokens) == 0:
+		return nil
+	}
+	presented := []byte(s.vault.Hash(purposeManagement, bearer(r)))
+	known := 0
+	for _, token := range s.registration.Tokens {
+		known |= subtle.ConstantTimeCompare([]byte(s.vault.Hash(purposeManagement, token)), presented)
+	}
+	if known != 1 {
+		return errBearer("registration at this gateway needs the initial access token that its operator gives out")
+	}
+	return nil
+}
+
+// errBearer refuses a request whose bearer token is missing or wrong (RFC 6750 §3.1).
+func errBearer(description string) error {
+	return &Error{Status: http.StatusUnauthorized, Code: "invalid_token", Description: description}
+}
+
+// bearer is the token of an Authorization header, "" where there is none or more than one.
+func bearer(r *http.Request) string {
+	headers := r.Header.Values("Authorization")
+	if len(headers) != 1 {
+		return ""
+	}
+	scheme, token, _ := strings.Cut(headers[0], " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return strings.TrimSpace(token)
+}
+
+// newSecret gives a client the secret that its authentication method needs.
+func (s *Server) newSecret(c *tokenstore.Client) (secret string) {
+	if c.AuthMethod != authPost && c.AuthMethod != authBasic {
+		c.SecretHash = ""
+		return ""
+	}
+	secret = "gw_secret_" + randomHex(16)
+	c.SecretHash = s.vault.Hash(purposeClientSecret, secret)
+	return secret
+}
+
+// makeRoom keeps clients that never got a token within bounds, by address and in total. It gives up the oldest of them rather than
+// refuse the new one: nobody can lock others out, and who registers to log in does so within minutes.
+func (s *Server) makeRoom(ctx context.Context, address string) error {
+	for _, bound := range []struct {
+		ref  string
+		most int
+	}{{tokenstore.RefAddress(address), s.registration.MaxPerAddress}, {tokenstore.RefUnused, s.registration.MaxUnused}} {
+		n, err := s.vault.CountClients(ctx, bound.ref)
+		if err != nil {
+			return err
+		}
+		if n < bound.most {
+			continue
+		}
+		ref := bound.ref
+		if ref == tokenstore.RefUnused {
+			ref = "" // those that end within the life of an unused client are the unused ones
+		}
+		batch := n - bound.most + 1 + bound.most/20 // a few at once, so that a flood does not pay for every one
+		evicted, err := s.vault.EvictClients(ctx, ref, s.vault.Now().Add(s.registration.UnusedTTL), batch)
+		if err != nil {
+			return err
+		}
+		s.log.Warn("clients that were never used gave way to new ones", zap.Int("evicted", evicted))
+	}
+	return nil
+}
+
+// registered is the answer to a registration, a read or an update. The secret is there only when it is new.
+func (s *Server) registered(c *tokenstore.Client, secret, management string) *registered {
 	a := &registered{
 		ClientID: c.ID, ClientSecret: secret, ClientIDIssuedAt: c.Created.Unix(),
 		RedirectURIs: c.RedirectURIs, ClientName: c.Name, ClientURI: c.URI, LogoURI: c.LogoURI,
 		ApplicationType: c.ApplicationType, AuthMethod: c.AuthMethod,
 		GrantTypes: c.GrantTypes, ResponseTypes: c.ResponseTypes, Scope: c.Scope,
+		JWKS: josejson.RawMessage(c.JWKS), JWKSURI: c.JWKSURI,
+		ManagementToken: management, ManagementURI: s.issuer + clientPath + "/" + c.ID,
 		AuthorizationURL: s.endpoint(c.Proxy, "authorize"),
 		TokenURL:         s.endpoint(c.Proxy, "token"),
 		RevocationURL:    s.endpoint(c.Proxy, "revoke"),
 		IntrospectionURL: s.endpoint(c.Proxy, "introspect"),
 	}
-	if secret != "" {
+	if c.SecretHash != "" {
 		a.ClientSecretExpiresAt = new(int64) // zero: it does not expire
 	}
-	return a, nil
+	return a
 }
 
 // readRegistration decodes the body with member names compared exactly and duplicates
@@ -120,9 +267,9 @@ func readRegistration(w http.ResponseWriter, r *http.Request) (*registration, er
 	if err != nil || mediaType != "application/json" {
 		return nil, refuse("invalid_client_metadata", "the body must be application/json")
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxForm))
+	body, err := readBody(w, r)
 	if err != nil {
-		return nil, bodyError(err, "the body could not be read")
+		return nil, err
 	}
 	return parseRegistration(body)
 }
@@ -135,81 +282,87 @@ func parseRegistration(body []byte) (*registration, error) {
 	return &meta, nil
 }
 
-// newClient checks the metadata and makes the client of it.
-func (s *Server) newClient(m *registration, pinned *Proxy) (*tokenstore.Client, *Error) {
-	c := &tokenstore.Client{
-		Meta:          tokenstore.Meta{ID: "gateway_" + randomHex(8)},
-		Name:          strings.TrimSpace(m.ClientName),
-		URI:           m.ClientURI,
-		LogoURI:       m.LogoURI,
-		RedirectURIs:  m.RedirectURIs,
-		AuthMethod:    m.AuthMethod,
-		ResponseTypes: []string{"code"},
-		Scope:         m.Scope,
-		Created:       s.vault.Now(),
+// applyRegistration checks the metadata of a client that registers or updates itself, and gives it to the client.
+func (s *Server) applyRegistration(c *tokenstore.Client, m *registration) error {
+	var pinned *Proxy
+	if c.Proxy != "" {
+		if pinned = s.proxies[c.Proxy]; pinned == nil {
+			return refuse("invalid_client_metadata", "the MCP server that this client registered for is no longer behind this gateway")
+		}
 	}
-	if pinned != nil {
-		c.Proxy = pinned.ID
+	if len(m.RedirectURIs) == 0 || len(m.RedirectURIs) > maxRedirectURIs {
+		return refuse("invalid_redirect_uri", fmt.Sprintf("redirect_uris must hold 1 to %d entries", maxRedirectURIs))
 	}
 	if err := s.checkRedirectURIs(m.RedirectURIs, pinned); err != nil {
-		return nil, err
+		return err
 	}
-	for _, v := range []string{m.ClientName, m.ClientURI, m.LogoURI, m.Scope} {
+	if m.AuthMethod == "" { // RFC 7591 §2
+		m.AuthMethod = authBasic
+	}
+	return m.apply(c)
+}
+
+// apply checks everything but redirect URIs, and gives the metadata to the client.
+func (m *registration) apply(c *tokenstore.Client) error {
+	invalid := func(description string) error { return refuse("invalid_client_metadata", description) }
+	for _, v := range []string{m.ClientName, m.ClientURI, m.LogoURI, m.Scope, m.JWKSURI} {
 		if len(v) > maxMetadataString {
-			return nil, refuse("invalid_client_metadata", "a member is longer than 1024 bytes")
+			return invalid("a member is longer than 1024 bytes")
 		}
 	}
 	for name, v := range map[string]string{"client_uri": m.ClientURI, "logo_uri": m.LogoURI} {
 		if u, err := url.Parse(v); v != "" && (err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "") {
-			return nil, refuse("invalid_client_metadata", name+" must be a web address")
+			return invalid(name + " must be a web address")
 		}
 	}
-	switch m.ApplicationType {
-	case "", "web", "native":
-		c.ApplicationType = m.ApplicationType
-	default:
-		return nil, refuse("invalid_client_metadata", "application_type must be web or native")
+	if !slices.Contains([]string{"", "web", "native"}, m.ApplicationType) {
+		return invalid("application_type must be web or native")
 	}
+	hasKeys := len(m.JWKS) > 0 || m.JWKSURI != ""
 	switch m.AuthMethod {
-	case "": // RFC 7591 §2
-		c.AuthMethod = authBasic
 	case authNone, authBasic, authPost:
+	case authPrivateKey:
+		if (len(m.JWKS) > 0) == (m.JWKSURI != "") {
+			return invalid("private_key_jwt needs either jwks or jwks_uri")
+		}
 	default:
-		return nil, refuse("invalid_client_metadata", "token_endpoint_auth_method must be none, client_secret_post or client_secret_basic")
+		return invalid("token_endpoint_auth_method must be none, client_secret_post, client_secret_basic or private_key_jwt")
+	}
+	if hasKeys {
+		if err := validClientKeys(m.JWKS, m.JWKSURI); err != nil {
+			return invalid(err.Error())
+		}
 	}
 	if len(m.ResponseTypes) > 0 && !slices.Contains(m.ResponseTypes, "code") {
-		return nil, refuse("invalid_client_metadata", "response_types must contain code")
+		return invalid("response_types must contain code")
 	}
 	// Unknown grant types are left out rather than refused: clients list what they
 	// can do, and the answer tells them what they may.
 	if len(m.GrantTypes) > 0 && !slices.Contains(m.GrantTypes, grantCode) {
-		return nil, refuse("invalid_client_metadata", "grant_types must contain authorization_code")
+		return invalid("grant_types must contain authorization_code")
 	}
-	c.GrantTypes = []string{grantCode}
+	c.Name, c.URI, c.LogoURI, c.Scope = strings.TrimSpace(m.ClientName), m.ClientURI, m.LogoURI, m.Scope
+	c.ApplicationType, c.AuthMethod, c.RedirectURIs = m.ApplicationType, m.AuthMethod, m.RedirectURIs
+	c.JWKS, c.JWKSURI = json.RawMessage(m.JWKS), m.JWKSURI
+	c.ResponseTypes, c.GrantTypes = []string{"code"}, []string{grantCode}
 	if len(m.GrantTypes) == 0 || slices.Contains(m.GrantTypes, grantRefresh) {
 		c.GrantTypes = append(c.GrantTypes, grantRefresh)
 	}
-	return c, nil
+	return nil
 }
 
 // checkRedirectURIs applies the rules of a proxy, or of any proxy on the gateway-wide endpoint:
 // authorize asks again when the proxy is known.
-func (s *Server) checkRedirectURIs(uris []string, pinned *Proxy) *Error {
-	if len(uris) == 0 || len(uris) > maxRedirectURIs {
-		return refuse("invalid_redirect_uri", fmt.Sprintf("redirect_uris must hold 1 to %d entries", maxRedirectURIs))
-	}
+func (s *Server) checkRedirectURIs(uris []string, pinned *Proxy) error {
 	candidates := s.order
 	if pinned != nil {
 		candidates = []*Proxy{pinned}
 	}
 	for _, uri := range uris {
-		err := errors.New("is not among the proxy's allowed_redirects")
+		var err error
 		ok := slices.ContainsFunc(candidates, func(p *Proxy) bool {
-			if invalid := validRedirectURI(uri, p.AllowedRedirects); invalid != nil {
-				err = invalid
-				return false
-			}
-			return p.allowsRedirect(uri)
+			err = p.checkRedirect(uri)
+			return err == nil
 		})
 		if !ok {
 			shown := uri

@@ -19,6 +19,7 @@ func (s *Server) serveRevoke(w http.ResponseWriter, r *http.Request) {
 		s.writeError(w, r, err)
 		return
 	}
+	s.clientRequestDone(r)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)
 }
@@ -92,6 +93,9 @@ func (s *Server) endGrant(ctx context.Context, id, reason string) error {
 			return fmt.Errorf("end grant: %w", err)
 		}
 		s.log.Warn("grant ended", grantFields(grant, zap.String("reason", reason))...)
+		if grant.AccountID == "" { // a client that acts for itself
+			return nil
+		}
 		s.background(ctx, func(ctx context.Context) {
 			if err := s.accounts.Revoke(ctx, grant.AccountID); err != nil {
 				s.log.Warn("upstream revocation failed", zap.String("grant", grant.ID), zap.NamedError("cause", withoutURL(err)))

@@ -41,6 +41,27 @@ type Options struct {
 	// Lifetimes are how long things live. Zero fields take their defaults.
 	Lifetimes Lifetimes
 
+	// Clients are those of the configuration.
+	Clients []*ConfiguredClient
+
+	// Registration says who may register. The zero value lets anybody.
+	Registration Registration
+
+	// Documents says whose client ID metadata documents are accepted. The zero value accepts all.
+	Documents Documents
+
+	// Limits bound how often the endpoints may be used. Zero fields take their defaults.
+	Limits Limits
+
+	// Signing says how access tokens are signed.
+	Signing Signing
+
+	// NoSessions closes the session-token flow.
+	NoSessions bool
+
+	// ClientIP is the address that a request came from. Default: the peer's.
+	ClientIP func(*http.Request) string
+
 	// Logger gets one line per security-relevant act. Never a secret.
 	Logger *zap.Logger
 
@@ -69,9 +90,19 @@ type Proxy struct {
 	// Provider is where users of this proxy log in and whose tokens go upstream.
 	Provider *upstream.Provider
 
-	// AllowedRedirects restricts the redirect URIs of clients. Empty allows every
-	// safe one, see validRedirectURI.
+	// ScopeTexts says in words what a scope allows, for the consent page.
+	ScopeTexts map[string]string
+
+	// AllowedRedirects restricts the redirect URIs of clients: exact ones, patterns, and names of
+	// presets, see ValidAllowedRedirect. Empty allows every safe one, see validRedirectURI.
 	AllowedRedirects []string
+
+	// Consent says when the user is asked. Default: ConsentAlways.
+	Consent ConsentMode
+
+	// MachineToken is the bearer token that goes upstream for clients that act for themselves (client_credentials).
+	// Empty: there are none at this proxy.
+	MachineToken string
 
 	// Allow says who may come in. The zero value lets every user of the provider in.
 	Allow Policy
@@ -86,6 +117,7 @@ type Lifetimes struct {
 	Code         time.Duration // authorization code; default 60 s
 	Login        time.Duration // from the consent page or the Allow button to the next step; default 5 min
 	Retention    time.Duration // ended grants stay listed; default 90 d
+	Session      time.Duration // session token; default 1 h
 }
 
 func (l *Lifetimes) setDefaults() {
@@ -101,26 +133,33 @@ func (l *Lifetimes) setDefaults() {
 	def(&l.Code, time.Minute)
 	def(&l.Login, 5*time.Minute)
 	def(&l.Retention, 90*24*time.Hour)
+	def(&l.Session, time.Hour)
 }
 
 // Server is the authorization server. It is an http.Handler for the routes in the package comment.
 type Server struct {
-	issuer    string
-	base      string // the issuer's path, "" or "/…" without trailing slash
-	secure    bool   // the issuer is https
-	vault     *tokenstore.Vault
-	accounts  *upstream.Accounts
-	proxies   map[string]*Proxy
-	order     []*Proxy
-	pages     *console.Pages
-	life      Lifetimes
-	log       *zap.Logger
-	acquire   func() (func(), error)
-	keys      *keyring
-	mux       *http.ServeMux
-	csrf      *http.CrossOriginProtection
-	callbacks singleflight.Group
-	tasks     sync.WaitGroup
+	issuer       string
+	base         string // the issuer's path, "" or "/…" without trailing slash
+	secure       bool   // the issuer is https
+	configured   map[string]*ConfiguredClient
+	documents    *documents
+	registration Registration
+	limits       limiters
+	clientIP     func(*http.Request) string
+	sessions     bool
+	vault        *tokenstore.Vault
+	accounts     *upstream.Accounts
+	proxies      map[string]*Proxy
+	order        []*Proxy
+	pages        *console.Pages
+	life         Lifetimes
+	log          *zap.Logger
+	acquire      func() (func(), error)
+	keys         *keyring
+	mux          *http.ServeMux
+	csrf         *http.CrossOriginProtection
+	callbacks    singleflight.Group
+	tasks        sync.WaitGroup
 }
 
 // New makes a Server. It reads or creates the signing keys in the vault.
@@ -143,6 +182,23 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		acquire:  o.Acquire,
 		csrf:     http.NewCrossOriginProtection(),
 	}
+	s.configured = make(map[string]*ConfiguredClient, len(o.Clients))
+	for _, c := range o.Clients {
+		own := *c
+		if own.Secret != "" {
+			own.SecretHash = s.vault.Hash(purposeClientSecret, own.Secret)
+			own.Secret = ""
+		}
+		s.configured[c.ID] = &own
+	}
+	s.documents = newDocuments(o.Documents, IsLoopback(o.Issuer), o.Vault.Now)
+	s.registration = o.Registration
+	s.registration.setDefaults()
+	s.limits = newLimiters(o.Limits)
+	s.sessions = !o.NoSessions
+	if s.clientIP = o.ClientIP; s.clientIP == nil {
+		s.clientIP = remoteIP
+	}
 	if s.acquire == nil {
 		s.acquire = func() (func(), error) { return func() {}, nil }
 	}
@@ -153,7 +209,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		return nil, fmt.Errorf("issuer %q: %w", s.issuer, err)
 	}
 	var err error
-	if s.keys, err = loadSigningKeys(ctx, s.vault); err != nil {
+	if s.keys, err = openKeyring(ctx, s.vault, o.Signing); err != nil {
 		return nil, fmt.Errorf("signing keys: %w", err)
 	}
 	s.routes()
@@ -166,6 +222,9 @@ const (
 	callbackPath      = "/api/v1/oauth/callback"
 	callbackAliasPath = "/oauth/callback"
 	homePath          = "/oauth/"
+	connectPath       = "/oauth/authorize"
+	clientPath        = "/api/v1/oauth/clients"
+	sessionPath       = "/api/v1/oauth"
 	jwksPath          = "/.well-known/jwks.json"
 	asMetadataPath    = "/.well-known/oauth-authorization-server"
 	oidcMetadataPath  = "/.well-known/openid-configuration"
@@ -185,14 +244,22 @@ func (s *Server) routes() {
 		s.mux.Handle(s.base+endpointPath+"/"+name, h)
 		s.mux.Handle(s.base+endpointPath+"/{proxy}/"+name, h)
 	}
-	both("register", public(s.serveRegister))
-	both("token", public(s.serveToken))
-	both("revoke", public(s.serveRevoke))
-	both("introspect", public(s.serveIntrospect))
+	both("register", public(s.serveRegister, http.MethodPost))
+	both("token", public(s.serveToken, http.MethodPost))
+	both("revoke", public(s.serveRevoke, http.MethodPost))
+	both("introspect", public(s.serveIntrospect, http.MethodPost))
 	both("authorize", private(http.MethodGet, s.serveAuthorize))
 	s.mux.Handle(s.base+endpointPath+"/consent", private(http.MethodPost, s.serveConsent))
 	s.mux.Handle(s.base+callbackPath, private(http.MethodGet, s.serveCallback))
 	s.mux.Handle(s.base+callbackAliasPath, private(http.MethodGet, s.serveCallback))
+	s.mux.Handle(s.base+clientPath+"/{client}", public(s.serveClientConfiguration, http.MethodGet, http.MethodPut, http.MethodDelete))
+	s.mux.Handle(s.base+connectPath+"/{proxy}", private(http.MethodGet, s.serveConnect))
+	if s.sessions {
+		s.mux.Handle(s.base+sessionPath+"/authorize/{provider}", private(http.MethodPost, s.serveSessionStart))
+		s.mux.Handle(s.base+sessionPath+"/validate", private(http.MethodPost, s.serveSessionValidate))
+		s.mux.Handle(s.base+sessionPath+"/refresh", private(http.MethodPost, s.serveSessionRefresh))
+		s.mux.Handle(s.base+sessionPath+"/logout", private(http.MethodPost, s.serveSessionLogout))
+	}
 	s.mux.Handle(s.base+homePath+"{$}", private(http.MethodGet, s.serveHome))
 }
 
@@ -208,7 +275,7 @@ func (s *Server) Handles(r *http.Request) bool {
 // MayHandle reports whether a path looks like one of a server's, while there is no server to ask: the rest of the site
 // need not suffer for it.
 func MayHandle(r *http.Request) bool {
-	return slices.ContainsFunc([]string{endpointPath, callbackPath, homePath, "/.well-known/o", jwksPath}, func(part string) bool {
+	return slices.ContainsFunc([]string{endpointPath, sessionPath, homePath, "/.well-known/o", jwksPath}, func(part string) bool {
 		return strings.Contains(r.URL.Path, part)
 	})
 }

@@ -4,101 +4,284 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
-// signingAlgorithm signs access tokens: short signatures, and in every JOSE library and key store.
-const signingAlgorithm = jose.ES256
+// Signing says how access tokens are signed.
+type Signing struct {
+	// Algorithm is ES256 (default), RS256 or EdDSA. After a change the new key takes over as in a rotation.
+	Algorithm string
+
+	// RotateAfter is how long a key signs before the next one takes over. Default: 90 d; negative for never.
+	RotateAfter time.Duration
+}
+
+// SigningAlgorithms are the values of Signing.Algorithm.
+func SigningAlgorithms() []string {
+	return []string{string(jose.ES256), string(jose.RS256), string(jose.EdDSA)}
+}
 
 // accessTokenType is the JWT type of access tokens (RFC 9068 §2.1); an ID token or any other JWT never has it.
 const accessTokenType = "at+jwt"
 
-// keyring is the gateway's signing keys, ready for use.
+const (
+	// keyLead is how long a new key is published before it signs, so that every node and every cache of the
+	// key set knows it by then: the key set may be cached for metadataMaxAge.
+	keyLead = 10 * time.Minute
+
+	// keyOverlap is how long a key verifies after its successor began to sign: no token lives longer.
+	keyOverlap = 25 * time.Hour
+
+	defaultRotateAfter = 90 * 24 * time.Hour
+)
+
+// keyring is the gateway's signing keys. They are in the vault, and every node looks there from time to time.
 type keyring struct {
-	signer   jose.Signer
-	byHeader map[string]*ecdsa.PublicKey // by the encoded JOSE header of tokens signed with the key
+	vault   *tokenstore.Vault
+	options Signing
+	current atomic.Pointer[keySet]
+}
+
+// keySet is the keys at one time, ready for use. It is never changed.
+type keySet struct {
+	version  uint64
+	keys     []*signingKey // the one that signs last in front
+	byHeader map[string]*signingKey
 	public   *jose.JSONWebKeySet
 }
 
-// loadSigningKeys reads the keys from the vault, where the first node to come makes them.
-func loadSigningKeys(ctx context.Context, v *tokenstore.Vault) (*keyring, error) {
-	keys, err := v.SigningKeys(ctx)
-	if errors.Is(err, tokenstore.ErrNotFound) {
-		keys, err = createSigningKeys(ctx, v)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return newKeyring(keys)
+type signingKey struct {
+	stored    tokenstore.SigningKey
+	algorithm jose.SignatureAlgorithm
+	signer    jose.Signer
+	public    any
 }
 
-func createSigningKeys(ctx context.Context, v *tokenstore.Vault) (*tokenstore.SigningKeys, error) {
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("generate: %w", err)
+// openKeyring reads the keys from the vault, where the first node to come makes them.
+func openKeyring(ctx context.Context, v *tokenstore.Vault, o Signing) (*keyring, error) {
+	if o.Algorithm == "" {
+		o.Algorithm = string(jose.ES256)
 	}
-	jwk := jose.JSONWebKey{Key: private, Algorithm: string(signingAlgorithm), Use: "sig"}
+	if o.RotateAfter == 0 {
+		o.RotateAfter = defaultRotateAfter
+	}
+	k := &keyring{vault: v, options: o}
+	return k, k.maintain(ctx)
+}
+
+// maintain brings the keys up to date: it reads what other nodes did, adds a key when it is time for one, and removes those that no
+// living token is signed with.
+func (k *keyring) maintain(ctx context.Context) error {
+	return k.update(ctx, func(keys *tokenstore.SigningKeys, now time.Time) (bool, error) {
+		changed := k.retire(keys, now)
+		newest := keys.Keys[0]
+		due := k.options.RotateAfter > 0 && now.After(newest.Signs.Add(k.options.RotateAfter-keyLead))
+		if newest.Algorithm == k.options.Algorithm && !due {
+			return changed, nil
+		}
+		return true, k.add(keys, now, now.Add(keyLead))
+	})
+}
+
+// rotate begins a rotation by command. With compromised, the new key signs at once and all others are gone: every
+// access token ends with them, and clients refresh.
+func (k *keyring) rotate(ctx context.Context, compromised bool) error {
+	return k.update(ctx, func(keys *tokenstore.SigningKeys, now time.Time) (bool, error) {
+		if compromised {
+			keys.Keys = nil
+			return true, k.add(keys, now, now)
+		}
+		if keys.Keys[0].Signs.After(now) {
+			return false, nil // one is under way already
+		}
+		return true, k.add(keys, now, now.Add(keyLead))
+	})
+}
+
+// update reads the keys, has them changed, and saves them. Whoever loses a race against another node looks again.
+func (k *keyring) update(ctx context.Context, change func(*tokenstore.SigningKeys, time.Time) (bool, error)) error {
+	for {
+		keys, err := k.vault.SigningKeys(ctx)
+		now := k.vault.Now()
+		changed := false
+		switch {
+		case errors.Is(err, tokenstore.ErrNotFound):
+			keys, changed = new(tokenstore.SigningKeys), true
+			err = k.add(keys, now, now)
+		case err == nil && len(keys.Keys) == 0:
+			err = errors.New("the vault holds none")
+		case err == nil:
+			changed, err = change(keys, now)
+		}
+		if err != nil {
+			return err
+		}
+		if changed {
+			err := k.vault.Commit(ctx, tokenstore.Save(keys))
+			if errors.Is(err, tokenstore.ErrConflict) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if set := k.current.Load(); set != nil && set.version == keys.Version {
+			return nil
+		}
+		set, err := newKeySet(keys)
+		if err != nil {
+			return err
+		}
+		k.current.Store(set)
+		return nil
+	}
+}
+
+// retire removes keys whose successor has been signing for longer than any token lives.
+func (k *keyring) retire(keys *tokenstore.SigningKeys, now time.Time) bool {
+	before := len(keys.Keys)
+	for i := len(keys.Keys) - 1; i > 0; i-- {
+		if now.After(keys.Keys[i-1].Signs.Add(keyOverlap)) {
+			keys.Keys = slices.Delete(keys.Keys, i, i+1)
+		}
+	}
+	return len(keys.Keys) != before
+}
+
+// add makes a key and puts it in front.
+func (k *keyring) add(keys *tokenstore.SigningKeys, now, signs time.Time) error {
+	private, err := generateKey(jose.SignatureAlgorithm(k.options.Algorithm))
+	if err != nil {
+		return fmt.Errorf("generate: %w", err)
+	}
+	jwk := jose.JSONWebKey{Key: private, Algorithm: k.options.Algorithm, Use: "sig"}
 	thumbprint, err := jwk.Thumbprint(crypto.SHA256) // RFC 7638
 	if err != nil {
-		return nil, fmt.Errorf("thumbprint: %w", err)
+		return fmt.Errorf("thumbprint: %w", err)
 	}
 	jwk.KeyID = base64.RawURLEncoding.EncodeToString(thumbprint)
 	encoded, err := jwk.MarshalJSON()
 	if err != nil {
-		return nil, fmt.Errorf("encode: %w", err)
+		return fmt.Errorf("encode: %w", err)
 	}
-	keys := &tokenstore.SigningKeys{Keys: []tokenstore.SigningKey{{
-		ID: jwk.KeyID, Algorithm: string(signingAlgorithm), JWK: encoded, Created: v.Now(),
-	}}}
-	err = v.Commit(ctx, tokenstore.Save(keys))
-	if errors.Is(err, tokenstore.ErrConflict) {
-		return v.SigningKeys(ctx) // another node was first
-	}
-	return keys, err
+	keys.Keys = slices.Insert(keys.Keys, 0, tokenstore.SigningKey{
+		ID: jwk.KeyID, Algorithm: k.options.Algorithm, JWK: encoded, Created: now, Signs: signs,
+	})
+	return nil
 }
 
-func newKeyring(keys *tokenstore.SigningKeys) (*keyring, error) {
-	k := &keyring{byHeader: make(map[string]*ecdsa.PublicKey), public: &jose.JSONWebKeySet{}}
-	for i, stored := range keys.Keys {
+func generateKey(algorithm jose.SignatureAlgorithm) (any, error) {
+	switch algorithm {
+	case jose.ES256:
+		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	case jose.RS256:
+		return rsa.GenerateKey(rand.Reader, 2048)
+	case jose.EdDSA:
+		_, private, err := ed25519.GenerateKey(rand.Reader)
+		return private, err
+	default:
+		return nil, fmt.Errorf("algorithm %q is unknown; known are %s", algorithm, strings.Join(SigningAlgorithms(), ", "))
+	}
+}
+
+func newKeySet(keys *tokenstore.SigningKeys) (*keySet, error) {
+	set := &keySet{version: keys.Version, byHeader: make(map[string]*signingKey), public: &jose.JSONWebKeySet{}}
+	for _, stored := range keys.Keys {
 		var jwk jose.JSONWebKey
 		if err := jwk.UnmarshalJSON(stored.JWK); err != nil {
 			return nil, fmt.Errorf("key %s: unreadable", stored.ID) // the cause could quote the key
 		}
-		private, ok := jwk.Key.(*ecdsa.PrivateKey)
-		if !ok || jwk.Algorithm != string(signingAlgorithm) {
-			return nil, fmt.Errorf("key %s: not an %s key", stored.ID, signingAlgorithm)
+		public := jwk.Public()
+		if public.Key == nil || jwk.IsPublic() || !slices.Contains(SigningAlgorithms(), jwk.Algorithm) {
+			return nil, fmt.Errorf("key %s: not a private key of a known algorithm", stored.ID)
 		}
-		signer, err := jose.NewSigner(jose.SigningKey{Algorithm: signingAlgorithm, Key: jwk},
-			(&jose.SignerOptions{}).WithType(accessTokenType))
+		key := &signingKey{stored: stored, algorithm: jose.SignatureAlgorithm(jwk.Algorithm), public: public.Key}
+		var err error
+		key.signer, err = jose.NewSigner(jose.SigningKey{Algorithm: key.algorithm, Key: jwk}, (&jose.SignerOptions{}).WithType(accessTokenType))
 		if err != nil {
 			return nil, fmt.Errorf("key %s: %w", stored.ID, err)
 		}
-		probe, err := signer.Sign([]byte("{}"))
+		probe, err := signCompact(key.signer, []byte("{}"))
 		if err != nil {
 			return nil, fmt.Errorf("key %s: %w", stored.ID, err)
 		}
-		compact, err := probe.CompactSerialize()
-		if err != nil {
-			return nil, fmt.Errorf("key %s: %w", stored.ID, err)
-		}
-		header, _, _ := strings.Cut(compact, ".")
-		k.byHeader[header] = &private.PublicKey
-		k.public.Keys = append(k.public.Keys, jwk.Public())
-		if i == 0 { // the newest key signs
-			k.signer = signer
+		header, _, _ := strings.Cut(probe, ".")
+		set.byHeader[header] = key
+		set.public.Keys = append(set.public.Keys, public)
+		set.keys = append(set.keys, key)
+	}
+	return set, nil
+}
+
+func signCompact(signer jose.Signer, payload []byte) (string, error) {
+	jws, err := signer.Sign(payload)
+	if err != nil {
+		return "", err
+	}
+	return jws.CompactSerialize()
+}
+
+// signingAt is the key that signs at a time: the newest whose time has come.
+func (set *keySet) signingAt(now time.Time) *signingKey {
+	for _, key := range set.keys {
+		if !key.stored.Signs.After(now) {
+			return key
 		}
 	}
-	if k.signer == nil {
-		return nil, errors.New("the vault holds none")
+	return set.keys[len(set.keys)-1]
+}
+
+// public is the key set that others verify with.
+func (k *keyring) public() *jose.JSONWebKeySet { return k.current.Load().public }
+
+// SigningKey is what operators see of a signing key.
+type SigningKey struct {
+	ID        string    `json:"id"`
+	Algorithm string    `json:"algorithm"`
+	Created   time.Time `json:"created"`
+	Signs     time.Time `json:"signs"`  // from when on it signs
+	Active    bool      `json:"active"` // it is the one that signs now
+}
+
+// SigningKeys lists the signing keys, the newest first.
+func (s *Server) SigningKeys() []SigningKey {
+	set := s.keys.current.Load()
+	active := set.signingAt(s.vault.Now())
+	list := make([]SigningKey, 0, len(set.keys))
+	for _, key := range set.keys {
+		list = append(list, SigningKey{key.stored.ID, key.stored.Algorithm, key.stored.Created, key.stored.Signs, key == active})
 	}
-	return k, nil
+	return list
+}
+
+// RotateSigningKey makes a new signing key. It is published at once and signs ten minutes later, and the old one verifies
+// until the last token that it signed has ended. With compromised, the new key signs now and the others are gone,
+// and with them every access token and session token.
+func (s *Server) RotateSigningKey(ctx context.Context, compromised bool) error {
+	if err := s.keys.rotate(ctx, compromised); err != nil {
+		return fmt.Errorf("rotate signing key: %w", err)
+	}
+	return nil
+}
+
+// Maintain does what is due from time to time: it is to be called every minute.
+func (s *Server) Maintain(ctx context.Context) error {
+	if err := s.keys.maintain(ctx); err != nil {
+		return fmt.Errorf("signing keys: %w", err)
+	}
+	return nil
 }

@@ -16,10 +16,11 @@ import (
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
-// Grant types (RFC 6749 §4.1.3, §6).
+// Grant types (RFC 6749 §4.1.3, §6, §4.4).
 const (
 	grantCode    = "authorization_code"
 	grantRefresh = "refresh_token"
+	grantMachine = "client_credentials"
 )
 
 // replayTolerance is how soon a code may be presented again without harm: clients that lost the
@@ -45,6 +46,7 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 		s.writeError(w, r, err)
 		return
 	}
+	s.clientRequestDone(r)
 	writeJSON(w, http.StatusOK, answer)
 }
 
@@ -55,14 +57,14 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) (*tokenResponse, 
 	}
 	grantType := form.Get("grant_type")
 	switch grantType {
-	case grantCode, grantRefresh:
+	case grantCode, grantRefresh, grantMachine:
 	case "":
 		return nil, refuse("invalid_request", "grant_type is missing")
 	default:
-		return nil, refuse("unsupported_grant_type", "grant_type must be authorization_code or refresh_token")
+		return nil, refuse("unsupported_grant_type", "grant_type must be authorization_code, refresh_token or client_credentials")
 	}
 	if !slices.Contains(client.GrantTypes, grantType) {
-		return nil, refuse("unauthorized_client", "the client did not register for this grant_type")
+		return nil, refuse("unauthorized_client", "the client is not registered for this grant_type")
 	}
 	// Everything that can be wrong with the request itself is found before a credential is used up.
 	if named, refusal := s.proxyByResource(form.Get("resource")); refusal != nil {
@@ -70,10 +72,19 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) (*tokenResponse, 
 	} else if named != nil && pinned != nil && named != pinned {
 		return nil, refuse("invalid_target", "resource is not the one of this proxy's endpoint")
 	}
-	if grantType == grantCode {
+	switch grantType {
+	case grantCode:
 		return s.redeemCode(r.Context(), client, pinned, form)
+	case grantRefresh:
+		return s.redeemRefresh(r.Context(), client, pinned, form)
+	default:
+		return s.issueToMachine(r.Context(), client, pinned, form)
 	}
-	return s.redeemRefresh(r.Context(), client, pinned, form)
+}
+
+// chargeClient counts a token that a client is about to get.
+func (s *Server) chargeClient(c *tokenstore.Client) error {
+	return tooMany(s.limits.client.take(c.ID, s.vault.Now()))
 }
 
 // redeemCode exchanges an authorization code. Each binding of the code refuses by itself, and a
@@ -113,7 +124,7 @@ func (s *Server) redeemCode(ctx context.Context, client *tokenstore.Client, pinn
 	if err != nil {
 		return nil, fmt.Errorf("grant: %w", err)
 	}
-	if err := s.checkGrant(grant, pinned, form); err != nil {
+	if err := s.checkGrant(grant, client, pinned, form); err != nil {
 		return nil, err
 	}
 	account, err := s.vault.Account(ctx, grant.AccountID)
@@ -121,6 +132,12 @@ func (s *Server) redeemCode(ctx context.Context, client *tokenstore.Client, pinn
 		return nil, fmt.Errorf("account: %w", err)
 	}
 
+	if err := s.chargeClient(client); err != nil {
+		return nil, err
+	}
+	if err := s.renewClient(ctx, client, grant); err != nil {
+		return nil, fmt.Errorf("renew client: %w", err)
+	}
 	code.Used = now
 	account.DeleteAfter = grant.Ends.Add(s.life.Retention)
 	refresh := s.startFamily(grant, now)
@@ -161,7 +178,7 @@ func verifiesPKCE(verifier, challenge string) bool {
 
 // checkGrant refuses a grant that is over, or that is not for the resource the request names. Policy
 // and configuration are those of now, not of the login.
-func (s *Server) checkGrant(g *tokenstore.Grant, pinned *Proxy, form url.Values) error {
+func (s *Server) checkGrant(g *tokenstore.Grant, c *tokenstore.Client, pinned *Proxy, form url.Values) error {
 	p := s.proxies[g.Proxy]
 	named, refusal := s.proxyByResource(form.Get("resource"))
 	switch {
@@ -177,6 +194,10 @@ func (s *Server) checkGrant(g *tokenstore.Grant, pinned *Proxy, form url.Values)
 		return refuse("invalid_grant", "the grant was ended: "+g.Reason)
 	case !s.vault.Now().Before(g.Expires):
 		return refuse("invalid_grant", "the grant has expired")
+	case !s.mayUse(c.ID, p):
+		return refuse("invalid_grant", "the client may no longer use this MCP server")
+	case g.RedirectURI != "" && !registeredRedirect(c.RedirectURIs, p, g.RedirectURI):
+		return refuse("invalid_grant", "the redirect URI by which the user was sent back is no longer the client's, or no longer allowed")
 	case !p.Allow.Permits(g.User):
 		return refuse("invalid_grant", "the user may no longer use this MCP server")
 	}

@@ -123,6 +123,7 @@ func newWorld(t *testing.T, options ...option) *world {
 	issuer, _ := url.Parse(srv.URL)
 	o := authserver.Options{
 		Issuer: issuer, Vault: w.vault, Accounts: accounts, Pages: pages, Logger: zap.NewNop(),
+		Limits:  authserver.Limits{Login: authserver.Rate{Events: 1000, Window: time.Second}, Token: authserver.Rate{Events: 10_000, Window: time.Second}},
 		Proxies: []*authserver.Proxy{proxy(t, "a", srv.URL+"/mcp/a", provider), proxy(t, "b", srv.URL+"/mcp/b", provider)},
 	}
 	for _, f := range options {

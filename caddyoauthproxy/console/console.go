@@ -14,9 +14,10 @@ import (
 	"html/template"
 	"net/http"
 	"slices"
+	"time"
 )
 
-//go:embed pages/*.html pages/style.css
+//go:embed pages/*.html pages/style.css pages/copy.js
 var files embed.FS
 
 // Options configures the pages.
@@ -29,6 +30,7 @@ type Options struct {
 type Pages struct {
 	brand     string
 	style     template.CSS
+	copy      template.JS
 	policy    string
 	templates map[string]*template.Template
 }
@@ -47,7 +49,12 @@ func New(o Options) (*Pages, error) {
 	// redirect targets included.
 	hash := sha256.Sum256([]byte("\n" + string(style)))
 	p.policy = "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) + "'; base-uri 'none'; frame-ancestors 'none'"
-	for _, name := range []string{"consent", "problem", "notice", "home"} {
+	script, err := files.ReadFile("pages/copy.js")
+	if err != nil {
+		return nil, fmt.Errorf("pages: %w", err)
+	}
+	p.copy = template.JS(script) //nolint:gosec // our own file
+	for _, name := range []string{"consent", "connect", "session", "problem", "notice", "home"} {
 		t, err := template.New("layout.html").ParseFS(files, "pages/layout.html", "pages/"+name+".html")
 		if err != nil {
 			return nil, fmt.Errorf("page %s: %w", name, err)
@@ -65,8 +72,18 @@ type page struct {
 	Data  any
 }
 
+// copyPolicy lets the one script of the session page run. All pages work without it.
+func (p *Pages) copyPolicy() string {
+	hash := sha256.Sum256([]byte("\n" + string(p.copy)))
+	return p.policy + "; script-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) + "'"
+}
+
 // write sends a page with the headers that every page has.
 func (p *Pages) write(w http.ResponseWriter, status int, name, title string, data any) {
+	p.writeWith(w, p.policy, status, name, title, data)
+}
+
+func (p *Pages) writeWith(w http.ResponseWriter, policy string, status int, name, title string, data any) {
 	var body bytes.Buffer
 	if err := p.templates[name].Execute(&body, page{title, p.brand, p.style, data}); err != nil {
 		http.Error(w, "the page could not be drawn", http.StatusInternalServerError)
@@ -74,7 +91,7 @@ func (p *Pages) write(w http.ResponseWriter, status int, name, title string, dat
 	}
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", p.policy)
+	h.Set("Content-Security-Policy", policy)
 	h.Set("X-Frame-Options", "DENY")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "no-referrer")
@@ -117,8 +134,53 @@ type Consent struct {
 	// Loopback says that the client runs on the user's own machine, where any program could be it.
 	Loopback bool
 
-	// Verified says that the client's name is vouched for.
-	Verified bool
+	// VerifiedHost is the host that vouches for the client's name by serving its metadata document, and KnownToOperator says
+	// that the operator does. Both are empty for clients that registered themselves.
+	VerifiedHost    string
+	KnownToOperator bool
+
+	// Changed says that the user agreed before, to something else.
+	Changed bool
+
+	// Proxy is the MCP server's name, Resource its URL, and Provider where the user will log in.
+	Proxy, Resource, Provider string
+
+	// Scopes are what the provider will be asked for.
+	Scopes []Scope
+
+	// Choices are the gateway's own scopes, of which the user may leave some out. Empty where there is nothing to choose.
+	Choices []Scope
+
+	// Remember offers to remember the answer.
+	Remember bool
+}
+
+// Consent draws the consent page.
+func (p *Pages) Consent(w http.ResponseWriter, c Consent) {
+	c.ClientName, c.ClientID, c.ClientURI = Clean(c.ClientName, 64), Clean(c.ClientID, 128), Clean(c.ClientURI, 128)
+	c.RedirectHost, c.VerifiedHost = asciiHost(c.RedirectHost), asciiHost(c.VerifiedHost)
+	c.Scopes = inWords(c.Scopes)
+	if c.ClientName == "" {
+		c.ClientName = "An application without a name"
+	}
+	p.write(w, http.StatusOK, "consent", "Allow access to "+c.Proxy+"?", c)
+}
+
+// inWords gives scopes that everybody has their words.
+func inWords(scopes []Scope) []Scope {
+	scopes = slices.Clone(scopes)
+	for i, scope := range scopes {
+		if scope.Text == "" {
+			scopes[i].Text = scopeTexts[scope.Name]
+		}
+	}
+	return scopes
+}
+
+// Connect is the page that asks a user who came without a chatbot.
+type Connect struct {
+	// Action is where the answer goes. Request and CSRF are its hidden fields.
+	Action, Request, CSRF string
 
 	// Proxy is the MCP server's name, Resource its URL, and Provider where the user will log in.
 	Proxy, Resource, Provider string
@@ -127,20 +189,35 @@ type Consent struct {
 	Scopes []Scope
 }
 
-// Consent draws the consent page.
-func (p *Pages) Consent(w http.ResponseWriter, c Consent) {
-	c.ClientName, c.ClientID, c.ClientURI = Clean(c.ClientName, 64), Clean(c.ClientID, 128), Clean(c.ClientURI, 128)
-	c.RedirectHost = asciiHost(c.RedirectHost)
-	c.Scopes = slices.Clone(c.Scopes)
-	for i, scope := range c.Scopes {
-		if scope.Text == "" {
-			c.Scopes[i].Text = scopeTexts[scope.Name]
-		}
-	}
-	if c.ClientName == "" {
-		c.ClientName = "An application without a name"
-	}
-	p.write(w, http.StatusOK, "consent", "Allow access to "+c.Proxy+"?", c)
+// Connect draws the page.
+func (p *Pages) Connect(w http.ResponseWriter, c Connect) {
+	c.Scopes = inWords(c.Scopes)
+	p.write(w, http.StatusOK, "connect", "Connect "+c.Proxy+"?", c)
+}
+
+// Session is the page at the end of a login without a chatbot: it shows who is connected, and the session token.
+type Session struct {
+	// Proxy is the MCP server's name and Resource its URL; empty when the token is good for all of the provider's.
+	Proxy, Resource string
+
+	// User is who logged in, at Provider.
+	User, Provider string
+
+	// Token is the session token, and Expires when it ends.
+	Token   string
+	Expires time.Time
+
+	// Home is the start page.
+	Home string
+
+	// Copy is the script behind the button that copies the token.
+	Copy template.JS
+}
+
+// Session draws the page.
+func (p *Pages) Session(w http.ResponseWriter, s Session) {
+	s.User, s.Copy = Clean(s.User, 128), p.copy
+	p.writeWith(w, p.copyPolicy(), http.StatusOK, "session", "You are connected", s)
 }
 
 // Problem is a page that says what went wrong.
@@ -149,6 +226,7 @@ type Problem struct {
 	Text   string // why
 	Advice string // what to do now
 	Code   string // the OAuth error code, for support
+	Home   string // where to go from here; may be empty
 }
 
 // Problem draws an error page.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -13,6 +12,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/outbound"
 )
 
 const (
@@ -21,37 +22,7 @@ const (
 
 	// maxRetryAfter is the longest wait that a provider can ask for.
 	maxRetryAfter = time.Hour
-
-	userAgent = "caddy-oauth-proxy"
 )
-
-// NewHTTPClient returns a client for requests to providers. It follows no redirect, because
-// requests carry secrets, and has a connection pool of its own. timeout bounds a
-// whole request; zero means DefaultTimeout.
-func NewHTTPClient(timeout time.Duration) *http.Client {
-	if timeout <= 0 {
-		timeout = DefaultTimeout
-	}
-	dialer := &net.Dialer{Timeout: min(timeout, 10*time.Second)}
-	return &http.Client{
-		Timeout:       timeout,
-		CheckRedirect: followNone,
-		Transport: &http.Transport{
-			Proxy:               http.ProxyFromEnvironment,
-			DialContext:         dialer.DialContext,
-			ForceAttemptHTTP2:   true,
-			TLSHandshakeTimeout: min(timeout, 10*time.Second),
-			MaxIdleConns:        64,
-			MaxIdleConnsPerHost: maxParallel,
-			// Shorter than servers keep connections: a request on a connection that the server is just
-			// closing may or may not have been processed, which costs a refresh token.
-			IdleConnTimeout:        30 * time.Second,
-			MaxResponseHeaderBytes: 64 << 10,
-		},
-	}
-}
-
-func followNone(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // answer is a complete answer of a provider.
 type answer struct {
@@ -69,7 +40,7 @@ func (p *Provider) do(ctx context.Context, req *http.Request) (*answer, error) {
 	req = req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
 	}))
-	req.Header.Set("User-Agent", userAgent)
+	req.Header.Set("User-Agent", outbound.UserAgent)
 	resp, err := p.client.Do(req)
 	if err != nil {
 		return nil, &Error{Class: Unreachable, Unknown: connected.Load(), Err: withoutURL(err)}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/oauth2"
 
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/outbound"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
@@ -33,7 +34,7 @@ type Provider struct {
 	keys     document[*keySet]
 }
 
-// New makes a provider. It uses no network. A nil client means one of NewHTTPClient; of any
+// New makes a provider. It uses no network. A nil client means outbound.New; of any
 // other the redirect policy is replaced. Errors name the provider, the field and the fix.
 func New(name string, c Config, client *http.Client) (*Provider, error) {
 	t := templateFor(c.Type)
@@ -57,10 +58,10 @@ func New(name string, c Config, client *http.Client) (*Provider, error) {
 		p.now = time.Now
 	}
 	if client == nil {
-		client = NewHTTPClient(p.timeout)
+		client = outbound.New(p.timeout, maxParallel)
 	}
 	own := *client
-	own.CheckRedirect = followNone
+	own.CheckRedirect = outbound.FollowNone
 	p.client = &own
 	p.issuer = strings.NewReplacer("{issuer}", c.Issuer, "{domain}", c.Domain, "{tenant}", strings.ToLower(c.Tenant)).Replace(t.issuer)
 	if c.AuthorizationServer != "" {

@@ -91,6 +91,8 @@ func (s *memStore) Sweep(context.Context, tokenstore.Kind, time.Time, int) (int,
 	return 0, nil
 }
 
+func (s *memStore) Count(context.Context, tokenstore.Kind, string) (int, error) { return 0, nil }
+
 func (s *memStore) Close() error { return nil }
 
 // failWrites makes every Apply fail with err, or none when err is nil.

@@ -170,6 +170,9 @@ func (w *World) CaddyfileWith(global string) string {
 	oauth_proxy {
 		issuer %s
 		vault bbolt %s
+		rate_limit register  1000 1s
+		rate_limit authorize 1000 1s
+		rate_limit login     1000 1s
 		provider demo {
 			type          oidc
 			issuer        %s

@@ -26,10 +26,10 @@ import (
 const (
 	formatVersion  = "2"
 	formatVersion1 = "1" // without consents and assertions
-	metaBucket    = "meta"
-	formatKey     = "format"
-	refsSuffix    = "/refs"
-	expirySuffix  = "/expiry"
+	metaBucket     = "meta"
+	formatKey      = "format"
+	refsSuffix     = "/refs"
+	expirySuffix   = "/expiry"
 )
 
 const (

@@ -1,0 +1,88 @@
+package caddyoauthproxy
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
+)
+
+func init() {
+	caddy.RegisterModule(new(AdminAPI))
+}
+
+// AdminAPI adds the gateway's routes to Caddy's admin endpoint. They are as protected as the endpoint itself.
+//
+//	GET  /oauth_proxy/signing_keys         the keys that access tokens are signed with
+//	POST /oauth_proxy/signing_keys/rotate  makes a new one; ?compromised=true drops the others at once
+type AdminAPI struct{}
+
+// CaddyModule returns the Caddy module information.
+func (*AdminAPI) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "admin.api.oauth_proxy", New: func() caddy.Module { return new(AdminAPI) }}
+}
+
+// Routes implements caddy.AdminRouter.
+func (*AdminAPI) Routes() []caddy.AdminRoute {
+	return []caddy.AdminRoute{
+		{Pattern: "/oauth_proxy/signing_keys", Handler: caddy.AdminHandlerFunc(listSigningKeys)},
+		{Pattern: "/oauth_proxy/signing_keys/rotate", Handler: caddy.AdminHandlerFunc(rotateSigningKey)},
+	}
+}
+
+func listSigningKeys(w http.ResponseWriter, r *http.Request) error {
+	if r.Method != http.MethodGet {
+		return adminError(http.StatusMethodNotAllowed, errors.New("use GET"))
+	}
+	g, leave, err := runningGateway()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return answerAdmin(w, g.server.SigningKeys())
+}
+
+func rotateSigningKey(w http.ResponseWriter, r *http.Request) error {
+	if r.Method != http.MethodPost {
+		return adminError(http.StatusMethodNotAllowed, errors.New("use POST"))
+	}
+	g, leave, err := runningGateway()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if err := g.server.RotateSigningKey(r.Context(), r.URL.Query().Get("compromised") == "true"); err != nil {
+		return adminError(http.StatusServiceUnavailable, err)
+	}
+	return answerAdmin(w, g.server.SigningKeys())
+}
+
+// runningGateway is the gateway of the config that is running now, held open until leave is called.
+func runningGateway() (g *gateway, leave func(), err error) {
+	app, err := caddy.ActiveContext().AppIfConfigured(mcpfilter.AppName)
+	if err != nil {
+		return nil, nil, adminError(http.StatusNotFound, errors.New("the running config has no oauth_proxy"))
+	}
+	if g, err = app.(*App).open(); err == nil {
+		leave, err = g.acquire()
+	}
+	if err != nil {
+		return nil, nil, adminError(http.StatusServiceUnavailable, err)
+	}
+	return g, leave, nil
+}
+
+func answerAdmin(w http.ResponseWriter, v any) error {
+	w.Header().Set("Content-Type", "application/json")
+	return json.NewEncoder(w).Encode(v)
+}
+
+func adminError(status int, err error) error {
+	return caddy.APIError{HTTPStatus: status, Err: err}
+}
+
+// Interface guards
+var _ caddy.AdminRouter = (*AdminAPI)(nil)
