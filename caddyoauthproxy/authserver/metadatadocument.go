@@ -181,7 +181,7 @@ func (d *documents) get(ctx context.Context, w wanted, staleFor time.Duration) (
 	case e.value != nil && now.Before(e.until.Add(staleFor)):
 		return e.value, nil
 	default:
-		return nil, fmt.Errorf("%w: %w", errUnreachableClient, e.err)
+		return nil, fmt.Errorf("%w: %s", errUnreachableClient, e.err) // not wrapped: what is wrong with it is no answer to this request
 	}
 }
 
