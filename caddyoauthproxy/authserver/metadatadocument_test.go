@@ -132,10 +132,16 @@ func TestT21BadMetadataDocumentsAreAPageAndTheNextGoodOneWorks(t *testing.T) {
 			p.serveBody([]byte(`{"client_id":"` + p.id() + `","client_id":"` + p.id() + `","client_name":"x","redirect_uris":["` + redirectURI + `"]}`))
 		},
 		"HTML": func() { p.serveBody([]byte("<!doctype html><title>x</title>")) },
-		"301":  func() { p.serve(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/x", http.StatusMovedPermanently) }) },
-		"304":  func() { p.serve(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotModified) }) },
-		"404":  func() { p.serve(http.NotFound) },
-		"500":  func() { p.serve(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }) },
+		"301": func() {
+			p.serve(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/x", http.StatusMovedPermanently) })
+		},
+		"304": func() {
+			p.serve(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotModified) })
+		},
+		"404": func() { p.serve(http.NotFound) },
+		"500": func() {
+			p.serve(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
+		},
 	}
 	texts := make(map[string]bool)
 	for name, publish := range bad {

@@ -221,13 +221,16 @@ func (w *world) postForm(path string, form url.Values, edit ...func(*http.Reques
 	return do(w.t, noRedirect(), req)
 }
 
-func (w *world) postJSON(path, body string) answer {
+func (w *world) postJSON(path, body string, edit ...func(*http.Request)) answer {
 	w.t.Helper()
 	req, err := http.NewRequestWithContext(w.t.Context(), http.MethodPost, w.url+path, strings.NewReader(body))
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	req.Header.Set("Content-Type", "application/json")
+	for _, f := range edit {
+		f(req)
+	}
 	return do(w.t, noRedirect(), req)
 }
 

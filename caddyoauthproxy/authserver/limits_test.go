@@ -1,0 +1,138 @@
+package authserver_test
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
+)
+
+func limits(l authserver.Limits) option {
+	return func(o *authserver.Options) { o.Limits = l }
+}
+
+// until sends a request until it is refused, and says how often it was not.
+func until(t *testing.T, send func() answer) (sent int, refused answer) {
+	t.Helper()
+	for sent = range 1000 {
+		if refused = send(); refused.status == http.StatusTooManyRequests {
+			if n, err := strconv.Atoi(refused.header.Get("Retry-After")); err != nil || n < 1 {
+				t.Errorf("Retry-After: %q", refused.header.Get("Retry-After"))
+			}
+			return sent, refused
+		}
+	}
+	t.Fatal("never refused")
+	return 0, answer{}
+}
+
+func TestT19EachEndpointIsLimitedByAddress(t *testing.T) {
+	t.Parallel()
+	few := authserver.Rate{Events: 3, Window: time.Hour}
+	all := authserver.Limits{Register: few, Authorize: few, Login: few, Token: few}
+	for name, send := range map[string]func(w *world, b bot, address func(*http.Request)) answer{
+		"register": func(w *world, _ bot, a func(*http.Request)) answer {
+			return w.postJSON(endpoints+"/a/register", plainRegistration, a)
+		},
+		"authorize": func(w *world, b bot, a func(*http.Request)) answer {
+			return w.browser().get(w.url+endpoints+"/a/authorize?"+authorizeParams(b).Encode(), a)
+		},
+		"connect": func(w *world, _ bot, a func(*http.Request)) answer {
+			return w.browser().get(w.url+"/oauth/authorize/a", a)
+		},
+		"callback": func(w *world, _ bot, a func(*http.Request)) answer {
+			return w.browser().get(w.url+"/oauth/callback?code=x&state=x", a)
+		},
+		"session": func(w *world, _ bot, a func(*http.Request)) answer {
+			return w.postForm("/api/v1/oauth/authorize/idp", nil, a)
+		},
+		"validate": func(w *world, _ bot, a func(*http.Request)) answer {
+			return w.postJSON("/api/v1/oauth/validate", `{"session_token":"x"}`, a)
+		},
+		"token": func(w *world, b bot, a func(*http.Request)) answer {
+			return w.postForm(endpoints+"/a/token", refreshForm(b, "gwr_x"), a)
+		},
+		"revoke": func(w *world, _ bot, a func(*http.Request)) answer {
+			return w.postForm(endpoints+"/a/revoke", refreshForm(bot{"x", "x"}, "x"), a)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, limits(all), addressed)
+			b := w.register("")
+			if n, _ := until(t, func() answer { return send(w, b, from("198.51.100.1")) }); n != 3 {
+				t.Errorf("%d requests passed, want 3", n)
+			}
+			if a := send(w, b, from("198.51.100.2")); a.status == http.StatusTooManyRequests {
+				t.Error("another address is refused as well")
+			}
+			w.turn(20 * time.Minute)
+			if a := send(w, b, from("198.51.100.1")); a.status == http.StatusTooManyRequests {
+				t.Error("still refused when a third of the time is over")
+			}
+			if a := send(w, b, from("198.51.100.1")); a.status != http.StatusTooManyRequests {
+				t.Errorf("the whole burst came back at once: %d", a.status)
+			}
+		})
+	}
+}
+
+func TestLoginsAreLimitedWhereTheyBegin(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, limits(authserver.Limits{Login: authserver.Rate{Events: 3, Window: time.Hour}}))
+	b := w.register("")
+	n, refused := until(t, func() answer { br := w.browser(); return br.allow(br.authorize(authorizeParams(b))) })
+	if n != 3 || refused.header.Get("Location") != "" {
+		t.Errorf("%d logins began; then %d %v", n, refused.status, refused.header)
+	}
+}
+
+func TestRequestsThatSucceedDoNotCountAgainstAnAddress(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, limits(authserver.Limits{Token: authserver.Rate{Events: 3, Window: time.Hour}}))
+	b, got := w.session()
+	for range 20 {
+		got = w.tokens(w.postForm(endpoints+"/a/token", refreshForm(b, got.refresh)))
+	}
+}
+
+func TestOneClientGetsSoManyTokensFromAnywhere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, addressed, limits(authserver.Limits{Client: authserver.Rate{Events: 5, Window: time.Hour}}))
+	b, got := w.session()
+	i := 0
+	n, _ := until(t, func() answer {
+		i++
+		a := w.postForm(endpoints+"/a/token", refreshForm(b, got.refresh), from(fmt.Sprintf("198.51.100.%d", i)))
+		if a.status == http.StatusOK {
+			got = w.tokens(a)
+		}
+		return a
+	})
+	if n != 4 { // and one for the code
+		t.Errorf("%d refreshes passed, want 4", n)
+	}
+	other, tokens := w.session()
+	w.tokens(w.postForm(endpoints+"/a/token", refreshForm(other, tokens.refresh)))
+	w.turn(time.Hour)
+	w.tokens(w.postForm(endpoints+"/a/token", refreshForm(b, got.refresh))) // the refused attempts used nothing up
+}
+
+func TestIPv6AddressesCountByTheirNetwork(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, addressed, limits(authserver.Limits{Register: authserver.Rate{Events: 3, Window: time.Hour}}))
+	i := 0
+	n, _ := until(t, func() answer {
+		i++
+		return w.postJSON(endpoints+"/a/register", plainRegistration, from(fmt.Sprintf("2001:db8::%x", i)))
+	})
+	if n != 3 {
+		t.Errorf("%d registrations of one /64 passed, want 3", n)
+	}
+	if a := w.postJSON(endpoints+"/a/register", plainRegistration, from("2001:db8:0:1::1")); a.status != http.StatusCreated {
+		t.Errorf("another /64: %d", a.status)
+	}
+}
