@@ -32,20 +32,24 @@ type program struct {
 	stderr bytes.Buffer
 }
 
-// startNode runs a script with the Node.js that is installed with the clients, for two minutes at most. Without the clients
-// the test is skipped, except in CI.
-func startNode(t *testing.T, script string, args ...string) *program {
+// needNode skips the test where the JavaScript clients, and the Node.js that comes with them, are not installed; in CI it fails.
+func needNode(t *testing.T) {
 	t.Helper()
-	node, err := filepath.Abs("js/node_modules/.bin/node")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(node); err != nil {
+	if _, err := os.Stat("js/node_modules/.bin/node"); err != nil {
 		const how = "the JavaScript clients are not installed; in the checkout run: npm ci --prefix internal/e2e/js"
 		if os.Getenv("CI") != "" {
 			t.Fatal(how)
 		}
 		t.Skip(how)
+	}
+}
+
+// startNode runs a script with that Node.js, for two minutes at most.
+func startNode(t *testing.T, script string, args ...string) *program {
+	t.Helper()
+	node, err := filepath.Abs("js/node_modules/.bin/node")
+	if err != nil {
+		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	p := &program{cmd: exec.CommandContext(ctx, node, append([]string{script}, args...)...)}
@@ -76,6 +80,7 @@ func startNode(t *testing.T, script string, args ...string) *program {
 // The official conformance suite as it is published, with a public client, with the resource and without. That the issuer is
 // the suite's --url to the letter, with no slash behind it, is one of its checks.
 func TestSlowConformanceAuthorization(t *testing.T) {
+	needNode(t)
 	w := testenv.Start(t, testenv.Options{})
 	for name, resource := range map[string][]string{"with resource": {"--resource", w.ProxyURL("demo")}, "without resource": nil} {
 		t.Run(name, func(t *testing.T) {
@@ -172,12 +177,14 @@ func registerPublic(t *testing.T, w *testenv.World, redirect string) string {
 }
 
 func TestSlowTypeScriptSDKv1(t *testing.T) {
+	needNode(t)
 	for _, method := range []string{"none", "client_secret_basic", "client_secret_post"} {
 		t.Run(method, func(t *testing.T) { lifeOfAnSDK(t, "v1", method, testenv.Stateful, "all") })
 	}
 }
 
 func TestSlowTypeScriptSDKv2(t *testing.T) {
+	needNode(t)
 	for _, method := range []string{"none", "client_secret_basic", "client_secret_post"} {
 		t.Run(method, func(t *testing.T) { lifeOfAnSDK(t, "v2", method, testenv.Stateful, "client", "tokens") })
 	}
