@@ -8,8 +8,8 @@ GOLANGCI := .bin/golangci-lint
 # Tests start Caddy, which keeps its files where these say. Never the user's own.
 TESTHOME := $(CURDIR)/.testhome
 
-# The JavaScript clients of the tests; npm writes this file last.
-JSCLIENTS := internal/e2e/js/node_modules/.package-lock.json
+# The Node.js that is installed with the JavaScript clients of the tests, and runs them.
+JSNODE := internal/e2e/js/node_modules/.bin/node
 
 .PHONY: help run test js-deps lint build fmt clean
 
@@ -26,16 +26,17 @@ test: js-deps ## run everything: the tests, the long ones, and a build with xcad
 	$(MAKE) build
 	./bin/caddy list-modules | grep -x oauth_proxy
 	./bin/caddy list-modules | grep -x http.reverse_proxy.transport.mcp
-	@if test -e $(JSCLIENTS); then echo "nothing was skipped"; else echo "all passed, but the JavaScript clients were SKIPPED: npm is missing"; fi
+	@if test -e $(JSNODE); then echo "nothing was skipped"; else echo "all passed, but the JavaScript clients were SKIPPED: npm is missing"; fi
 
 js-deps: ## install the JavaScript clients that the tests run
-	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(JSCLIENTS); \
-	elif test -e $(JSCLIENTS); then :; \
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(JSNODE); \
+	elif test -e $(JSNODE); then :; \
 	elif test -n "$$CI"; then echo "npm is missing, and CI must test the JavaScript clients: install Node.js with npm" >&2; exit 1; \
 	else echo "npm is missing: the JavaScript clients (MCP conformance suite, TypeScript SDKs) will be SKIPPED; install Node.js with npm to test them"; fi
 
-$(JSCLIENTS): $(addprefix internal/e2e/js/,package.json package-lock.json .npmrc)
+$(JSNODE): $(addprefix internal/e2e/js/,package.json package-lock.json .npmrc)
 	npm ci --prefix internal/e2e/js
+	test -x $@ || { echo "npm has not run the install script of the package node: is ignore-scripts set?" >&2; exit 1; }
 	touch $@
 
 lint: $(GOLANGCI) ## check the code
