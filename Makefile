@@ -8,7 +8,10 @@ GOLANGCI := .bin/golangci-lint
 # Tests start Caddy, which keeps its files where these say. Never the user's own.
 TESTHOME := $(CURDIR)/.testhome
 
-.PHONY: help run test lint build fmt clean
+# The Node.js that is installed with the JavaScript clients of the tests, and runs them.
+JSNODE := internal/e2e/js/node_modules/.bin/node
+
+.PHONY: help run test js-deps lint build fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,14 +19,25 @@ help: ## list the targets
 run: ## start the gateway with a demo provider and a demo MCP server on localhost
 	go run ./examples/quickstart
 
-test: ## run everything: the tests, the long ones, and a build with xcaddy
+test: js-deps ## run everything: the tests, the long ones, and a build with xcaddy
 	mkdir -p $(TESTHOME)
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -race ./...
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -race -tags=nobadger,nomysql,nopgx,slow -run '^TestSlow' -count=1 -timeout 20m ./internal/e2e
 	$(MAKE) build
 	./bin/caddy list-modules | grep -x oauth_proxy
 	./bin/caddy list-modules | grep -x http.reverse_proxy.transport.mcp
-	@echo "nothing was skipped"
+	@if test -e $(JSNODE); then echo "nothing was skipped"; else echo "all passed, but the JavaScript clients were SKIPPED: npm is missing"; fi
+
+js-deps: ## install the JavaScript clients that the tests run
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(JSNODE); \
+	elif test -e $(JSNODE); then :; \
+	elif test -n "$$CI"; then echo "npm is missing, and CI must test the JavaScript clients: install Node.js with npm" >&2; exit 1; \
+	else echo "npm is missing: the JavaScript clients (MCP conformance suite, TypeScript SDKs) will be SKIPPED; install Node.js with npm to test them"; fi
+
+$(JSNODE): $(addprefix internal/e2e/js/,package.json package-lock.json .npmrc)
+	npm ci --prefix internal/e2e/js
+	test -x $@ || { echo "npm has not run the install script of the package node: is ignore-scripts set?" >&2; exit 1; }
+	touch $@
 
 lint: $(GOLANGCI) ## check the code
 	test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
@@ -43,4 +57,4 @@ fmt: $(GOLANGCI) ## format the code
 	$(GOLANGCI) fmt ./...
 
 clean: ## remove what was built
-	rm -rf bin .bin .testhome .quickstart
+	rm -rf bin .bin .testhome .quickstart internal/e2e/js/node_modules
