@@ -40,6 +40,8 @@ type world struct {
 	url      string
 	vault    *tokenstore.Vault
 	server   *authserver.Server
+	options  authserver.Options
+	serving  atomic.Pointer[authserver.Server]
 	provider *fakeProvider
 	offset   atomic.Int64
 }
@@ -116,8 +118,7 @@ func newWorld(t *testing.T, options ...option) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var handler http.Handler
-	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { handler.ServeHTTP(rw, r) }))
+	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { w.serving.Load().ServeHTTP(rw, r) }))
 	t.Cleanup(srv.Close)
 	w.url = srv.URL
 	issuer, _ := url.Parse(srv.URL)
@@ -129,21 +130,43 @@ func newWorld(t *testing.T, options ...option) *world {
 	for _, f := range options {
 		f(&o)
 	}
-	if w.server, err = authserver.New(t.Context(), o); err != nil {
-		t.Fatal(err)
-	}
-	handler = w.server
+	w.options = o
+	w.reload()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if err := w.server.Close(ctx); err != nil {
-			t.Error(err)
-		}
 		if err := accounts.Close(ctx); err != nil {
 			t.Error(err)
 		}
 	})
 	return w
+}
+
+// reload puts a server with changed options in the place of the one before, on the same vault.
+func (w *world) reload(options ...option) {
+	w.t.Helper()
+	for _, f := range options {
+		f(&w.options)
+	}
+	w.server = w.node()
+	w.serving.Store(w.server)
+}
+
+// node is a further server on the same vault.
+func (w *world) node() *authserver.Server {
+	w.t.Helper()
+	s, err := authserver.New(w.t.Context(), w.options)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := s.Close(ctx); err != nil {
+			w.t.Error(err)
+		}
+	})
+	return s
 }
 
 func proxy(t *testing.T, id, resource string, p *upstream.Provider) *authserver.Proxy {
