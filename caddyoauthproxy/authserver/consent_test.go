@@ -1,6 +1,7 @@
 package authserver_test
 
 import (
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -38,9 +39,7 @@ func site(v string) func(*http.Request) {
 func (b *browser) agree(page answer, fields url.Values) *url.URL {
 	b.w.t.Helper()
 	f := form(b.w.t, page)
-	for name, v := range fields {
-		f[name] = v
-	}
+	maps.Copy(f, fields)
 	return location(b.w.t, b.get(b.w.callbackURL(b.post(b.w.url+endpoints+"/consent", f))))
 }
 

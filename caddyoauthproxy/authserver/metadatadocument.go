@@ -181,7 +181,7 @@ func (d *documents) get(ctx context.Context, w wanted, staleFor time.Duration) (
 	case e.value != nil && now.Before(e.until.Add(staleFor)):
 		return e.value, nil
 	default:
-		return nil, fmt.Errorf("%w: %s", errUnreachableClient, e.err) // not wrapped: what is wrong with it is no answer to this request
+		return nil, fmt.Errorf("%w: %w", errUnreachableClient, e.err)
 	}
 }
 
@@ -203,7 +203,7 @@ func (d *documents) refresh(ctx context.Context, w wanted, e fetched) fetched {
 		value, err = w.parse(body)
 	}
 	if err != nil {
-		e.err, e.failed = err, now
+		e.err, e.failed = errors.New(err.Error()), now // only its text: a refusal inside must not become the answer to a request
 	} else {
 		e = fetched{key: e.key, value: value, until: now.Add(freshFor(header, now))}
 	}
