@@ -36,7 +36,7 @@ const (
 
 // world is an authorization server over HTTP with two proxies, a and b, at one provider, and a clock that tests turn.
 type world struct {
-	t        *testing.T
+	t        testing.TB
 	url      string
 	vault    *tokenstore.Vault
 	server   *authserver.Server
@@ -88,7 +88,7 @@ func (p *fakeProvider) tokenRequests() int {
 
 type option func(*authserver.Options)
 
-func newWorld(t *testing.T, options ...option) *world {
+func newWorld(t testing.TB, options ...option) *world {
 	t.Helper()
 	w := &world{t: t, provider: &fakeProvider{user: map[string]any{"sub": "u1", "email": "alice@example.com", "email_verified": true}}}
 	idp := httptest.NewServer(w.provider)
@@ -169,7 +169,7 @@ func (w *world) node() *authserver.Server {
 	return s
 }
 
-func proxy(t *testing.T, id, resource string, p *upstream.Provider) *authserver.Proxy {
+func proxy(t testing.TB, id, resource string, p *upstream.Provider) *authserver.Proxy {
 	t.Helper()
 	u, err := url.Parse(resource)
 	if err != nil {
@@ -188,7 +188,7 @@ type answer struct {
 	body   string
 }
 
-func (a answer) json(t *testing.T) map[string]any {
+func (a answer) json(t testing.TB) map[string]any {
 	t.Helper()
 	var m map[string]any
 	if err := json.Unmarshal([]byte(a.body), &m); err != nil {
@@ -198,13 +198,13 @@ func (a answer) json(t *testing.T) map[string]any {
 }
 
 // oauthError returns the error code of a JSON answer.
-func (a answer) oauthError(t *testing.T) string {
+func (a answer) oauthError(t testing.TB) string {
 	t.Helper()
 	code, _ := a.json(t)["error"].(string)
 	return code
 }
 
-func do(t *testing.T, client *http.Client, req *http.Request) answer {
+func do(t testing.TB, client *http.Client, req *http.Request) answer {
 	t.Helper()
 	resp, err := client.Do(req)
 	if err != nil {
@@ -328,7 +328,7 @@ func (b *browser) authorize(params url.Values) answer {
 var hidden = regexp.MustCompile(`name="(request|csrf)"[^>]*value="([^"]*)"`)
 
 // form returns the fields of a consent page, with the button Allow pressed.
-func form(t *testing.T, page answer) url.Values {
+func form(t testing.TB, page answer) url.Values {
 	t.Helper()
 	v := url.Values{"decision": {"allow"}}
 	for _, m := range hidden.FindAllStringSubmatch(page.body, -1) {
@@ -356,7 +356,7 @@ func (w *world) callbackURL(toProvider answer) string {
 }
 
 // location parses the redirect of an answer.
-func location(t *testing.T, a answer) *url.URL {
+func location(t testing.TB, a answer) *url.URL {
 	t.Helper()
 	u, err := url.Parse(a.header.Get("Location"))
 	if err != nil || a.status != http.StatusSeeOther {
