@@ -125,6 +125,9 @@ func parseForm(page string) (action string, fields url.Values, ok bool) {
 				action, ok = attr["action"], true
 			}
 		case "input":
+			if _, checked := attr["checked"]; attr["type"] == "checkbox" && !checked {
+				continue
+			}
 			fields.Set(attr["name"], attr["value"])
 		case "button":
 			if attr["value"] == "allow" {

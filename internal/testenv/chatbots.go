@@ -34,21 +34,36 @@ func (w *World) Connect(t testing.TB, b *Browser, resource, version string) *mcp
 // ConnectWith is Connect with options for the client.
 func (w *World) ConnectWith(t testing.TB, b *Browser, resource, version string, o *mcp.ClientOptions) *mcp.ClientSession {
 	t.Helper()
-	const redirect = "http://localhost:33418/callback" // nobody listens there: the browser stops before
-	handler, err := auth.NewAuthorizationCodeHandler(&auth.AuthorizationCodeHandlerConfig{
-		RedirectURL: redirect,
+	return w.connect(t, b, resource, version, o, &auth.AuthorizationCodeHandlerConfig{
 		DynamicClientRegistrationConfig: &auth.DynamicClientRegistrationConfig{Metadata: &oauthex.ClientRegistrationMetadata{
-			ClientName: "SDK client", RedirectURIs: []string{redirect}, GrantTypes: []string{"authorization_code", "refresh_token"},
+			ClientName: "SDK client", RedirectURIs: []string{SDKRedirect}, GrantTypes: []string{"authorization_code", "refresh_token"},
 		}},
-		AuthorizationCodeFetcher: func(_ context.Context, args *auth.AuthorizationArgs) (*auth.AuthorizationResult, error) {
-			back, err := b.TryLogin(args.URL, redirect)
-			if err != nil {
-				return nil, err
-			}
-			q := back.Query()
-			return &auth.AuthorizationResult{Code: q.Get("code"), State: q.Get("state"), Iss: q.Get("iss")}, nil
-		},
 	})
+}
+
+// ConnectPublished is Connect for a client that publishes its metadata at the address.
+func (w *World) ConnectPublished(t testing.TB, b *Browser, resource, clientID string) *mcp.ClientSession {
+	t.Helper()
+	return w.connect(t, b, resource, Stateless, nil, &auth.AuthorizationCodeHandlerConfig{
+		ClientIDMetadataDocumentConfig: &auth.ClientIDMetadataDocumentConfig{URL: clientID},
+	})
+}
+
+// SDKRedirect is the redirect URI of the SDK's clients. Nobody listens there: the browser stops before.
+const SDKRedirect = "http://localhost:33418/callback"
+
+func (w *World) connect(t testing.TB, b *Browser, resource, version string, o *mcp.ClientOptions, config *auth.AuthorizationCodeHandlerConfig) *mcp.ClientSession {
+	t.Helper()
+	config.RedirectURL = SDKRedirect
+	config.AuthorizationCodeFetcher = func(_ context.Context, args *auth.AuthorizationArgs) (*auth.AuthorizationResult, error) {
+		back, err := b.TryLogin(args.URL, SDKRedirect)
+		if err != nil {
+			return nil, err
+		}
+		q := back.Query()
+		return &auth.AuthorizationResult{Code: q.Get("code"), State: q.Get("state"), Iss: q.Get("iss")}, nil
+	}
+	handler, err := auth.NewAuthorizationCodeHandler(config)
 	if err != nil {
 		t.Fatal(err)
 	}

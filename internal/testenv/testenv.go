@@ -58,8 +58,11 @@ type Options struct {
 	// TokenLife is how long the provider's access tokens live. Default: 1 minute.
 	TokenLife time.Duration
 
-	// Global is added to the oauth_proxy global option, Servers to the servers option, Site to the site.
-	Global, Servers, Site string
+	// Global is added to the oauth_proxy global option, Proxy to the proxy in it, Servers to the servers option, Site to the site.
+	Global, Proxy, Servers, Site string
+
+	// Env is added to Caddy's environment.
+	Env []string
 
 	// Caddyfile, when set, makes the whole Caddyfile.
 	Caddyfile func(*World) string
@@ -183,6 +186,7 @@ func (w *World) CaddyfileWith(global string) string {
 		proxy demo {
 			resource %s/demo/mcp
 			allowed_redirects http://localhost/callback http://127.0.0.1/callback https://bot.example.com/cb
+			%s
 		}
 		%s
 	}
@@ -194,7 +198,7 @@ func (w *World) CaddyfileWith(global string) string {
 	%s
 	respond "not part of the gateway" 404
 }
-`, w.admin, w.port, w.options.Servers, w.URL, w.VaultPath(), w.ProviderURL, ClientID, w.URL, global, w.URL, w.MCPURL, w.options.Site)
+`, w.admin, w.port, w.options.Servers, w.URL, w.VaultPath(), w.ProviderURL, ClientID, w.URL, w.options.Proxy, global, w.URL, w.MCPURL, w.options.Site)
 }
 
 // VaultPath is the vault's file.
@@ -215,6 +219,7 @@ func (w *World) Command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, exe, args...)
 	cmd.Env = append(os.Environ(), asCaddy+"=caddy", "DEMO_CLIENT_SECRET="+ClientSecret,
 		"HOME="+w.dir, "XDG_CONFIG_HOME="+w.dir, "XDG_DATA_HOME="+w.dir, "GOCOVERDIR="+w.dir)
+	cmd.Env = append(cmd.Env, w.options.Env...)
 	return cmd
 }
 
