@@ -213,16 +213,17 @@ type Grant struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// RefreshFamily is the chain of refresh tokens of one grant. Only the newest
-// is valid; the one before it is answered again for a short grace, because
-// answers get lost. The tokens themselves are not stored.
+// RefreshFamily is the chain of refresh tokens of one grant. Only the newest is valid; those before it are answered
+// with it for a short grace after they were replaced, because answers get lost. The tokens themselves are not stored.
 type RefreshFamily struct {
 	// Generation counts the tokens issued; zero means none yet.
 	Generation uint32 `json:"generation,omitempty"`
 
-	// Current and Previous are keyed hashes of the newest token and the one before it.
-	Current  string `json:"current,omitempty"`
-	Previous string `json:"previous,omitempty"`
+	// Current is the keyed hash of the newest token.
+	Current string `json:"current,omitempty"`
+
+	// Replaced is when the tokens before it were replaced, the latest first, as far as that is within the grace.
+	Replaced []time.Time `json:"replaced,omitempty"`
 
 	// Rotated is when Current was issued.
 	Rotated time.Time `json:"rotated,omitzero"`

@@ -62,7 +62,7 @@ func newGrant(id string) *tokenstore.Grant {
 		ClientID: "client-1", Client: "Chatbot", Proxy: "github", Resource: "https://gw.test/mcp/github", Scopes: []string{"repo"},
 		UserID: "user-1", User: tokenstore.User{Provider: "okta", Issuer: "https://okta.test", Subject: "00u1", Email: "ann@example.com"},
 		AccountID: "account-1", Created: now, Expires: now.Add(time.Minute), Ends: now.Add(time.Hour),
-		Family: tokenstore.RefreshFamily{Generation: 2, Current: "hash-2", Previous: "hash-1", Rotated: now, JTI: "jti-2"},
+		Family: tokenstore.RefreshFamily{Generation: 2, Current: "hash-2", Replaced: []time.Time{now}, Rotated: now, JTI: "jti-2"},
 	}
 }
 

@@ -54,7 +54,12 @@ func errInvalidClient(cause string) *Error {
 }
 
 // credentials are what a request says of the client that sends it.
-type credentials struct{ id, secret, assertion string }
+type credentials struct {
+	id, secret, assertion string
+
+	// verbatim is the secret of an Authorization header as it stands there, for clients that do not encode it.
+	verbatim string
+}
 
 // authenticateClient finds out which client sends the form (RFC 6749 §2.3): by HTTP Basic, by
 // secret in the body, by a signed assertion (RFC 7523), or as a public client by its id alone; never by two ways at once,
@@ -65,11 +70,11 @@ func (s *Server) authenticateClient(ctx context.Context, r *http.Request, form u
 		return nil, err
 	}
 	// An unknown client costs the same work as a wrong secret.
-	hash := s.vault.Hash(purposeClientSecret, cred.secret)
+	hash, verbatim := s.vault.Hash(purposeClientSecret, cred.secret), s.vault.Hash(purposeClientSecret, cred.verbatim)
 	// A metadata document may be a little out of date here: the user agreed by one that was not.
 	c, err := s.findClient(ctx, cred.id, staleForToken)
 	if errors.Is(err, tokenstore.ErrNotFound) {
-		subtle.ConstantTimeCompare([]byte(hash), []byte(hash))
+		subtle.ConstantTimeCompare([]byte(hash), []byte(verbatim))
 		return nil, errInvalidClient("no such client: " + err.Error())
 	}
 	if err != nil {
@@ -89,7 +94,7 @@ func (s *Server) authenticateClient(ctx context.Context, r *http.Request, form u
 		return nil, errInvalidClient("a secret from a public client")
 	case cred.secret == "":
 		return nil, errInvalidClient("no secret from a confidential client")
-	case c.SecretHash == "" || subtle.ConstantTimeCompare([]byte(hash), []byte(c.SecretHash)) != 1:
+	case c.SecretHash == "" || subtle.ConstantTimeCompare([]byte(hash), []byte(c.SecretHash))|subtle.ConstantTimeCompare([]byte(verbatim), []byte(c.SecretHash)) != 1:
 		return nil, errInvalidClient("wrong secret")
 	}
 	return c, nil
@@ -142,14 +147,14 @@ func clientCredentials(r *http.Request, form url.Values) (credentials, error) {
 			cred.id = assertionSubject(cred.assertion)
 		}
 	case len(headers) == 1:
-		id, secret, ok := basicCredentials(headers[0])
+		id, secret, verbatim, ok := basicCredentials(headers[0])
 		if !ok {
 			return cred, errInvalidClient("malformed Authorization header")
 		}
 		if cred.id != "" && cred.id != id {
 			return cred, refuse("invalid_request", "client_id in the body is not the one in the Authorization header")
 		}
-		cred.id, cred.secret = id, secret
+		cred.id, cred.secret, cred.verbatim = id, secret, verbatim
 	}
 	if cred.id == "" {
 		return cred, errInvalidClient("no client_id")
@@ -157,19 +162,24 @@ func clientCredentials(r *http.Request, form url.Values) (credentials, error) {
 	return cred, nil
 }
 
-// basicCredentials decodes HTTP Basic. RFC 6749 §2.3.1 form-encodes both parts first; not every
-// client does, but our ids and secrets are made of characters that encode to themselves.
-func basicCredentials(header string) (id, secret string, ok bool) {
+// basicCredentials decodes HTTP Basic. RFC 6749 §2.3.1 form-encodes both parts first; not every client does, and a
+// secret of the configuration may have characters that encoding changes, so the secret is given both ways.
+func basicCredentials(header string) (id, secret, verbatim string, ok bool) {
 	scheme, encoded, _ := strings.Cut(header, " ")
 	if !strings.EqualFold(scheme, "Basic") {
-		return "", "", false
+		return "", "", "", false
 	}
 	decoded, err := base64.StdEncoding.DecodeString(strings.TrimSpace(encoded))
 	if err != nil {
-		return "", "", false
+		return "", "", "", false
 	}
-	rawID, rawSecret, found := strings.Cut(string(decoded), ":")
-	id, errID := url.QueryUnescape(rawID)
-	secret, errSecret := url.QueryUnescape(rawSecret)
-	return id, secret, found && errID == nil && errSecret == nil && id != ""
+	rawID, verbatim, found := strings.Cut(string(decoded), ":")
+	id, err = url.QueryUnescape(rawID)
+	if err != nil || !found || id == "" {
+		return "", "", "", false
+	}
+	if secret, err = url.QueryUnescape(verbatim); err != nil {
+		secret = verbatim
+	}
+	return id, secret, verbatim, true
 }

@@ -390,3 +390,22 @@ func TestClientCredentialsAreForConfiguredClientsAtProxiesWithAToken(t *testing.
 		t.Errorf("registered client: %s", a.body)
 	}
 }
+
+func TestT46SecretOfTheConfigurationMayHaveAnyCharacters(t *testing.T) {
+	t.Parallel()
+	for _, secret := range []string{"aGVsbG8+d29ybGQ/IQ==", "100%25 sure & then+some", "ümlaut-in-the-secret", "colon:in:the:secret"} {
+		w := newWorld(t, configured(configuredClient("known", secret, "authorization_code", "refresh_token")))
+		got := w.tokens(w.postForm(endpoints+"/a/token", codeForm(bot{"known", secret}, w.login(bot{id: "known"}))))
+		for name, presented := range map[string]string{"encoded": url.QueryEscape(secret), "as it is": secret} {
+			form := refreshForm(bot{}, got.refresh)
+			form.Del("client_id")
+			form.Del("client_secret")
+			a := w.postForm(endpoints+"/a/token", form, func(r *http.Request) { r.SetBasicAuth("known", presented) })
+			if a.status != http.StatusOK {
+				t.Errorf("%q %s: %d %s", secret, name, a.status, a.body)
+				continue
+			}
+			got = w.tokens(a)
+		}
+	}
+}

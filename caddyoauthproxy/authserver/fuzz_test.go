@@ -24,7 +24,7 @@ func FuzzBasicCredentials(f *testing.F) {
 	f.Add("basic " + base64.StdEncoding.EncodeToString([]byte("i%5Fd:se%20cret")))
 	f.Add("Basic %%%")
 	f.Fuzz(func(t *testing.T, header string) {
-		id, _, ok := basicCredentials(header)
+		id, _, _, ok := basicCredentials(header)
 		if ok && id == "" {
 			t.Fatalf("%q gave no id", header)
 		}

@@ -59,7 +59,7 @@ func (s *Server) introspect(w http.ResponseWriter, r *http.Request) (*introspect
 	}
 	if claims == nil {
 		t, _ := parseRefreshToken(token)
-		if s.standingOf(t, grant.Family) != newest {
+		if stands, _ := s.standingOf(t, grant.Family); stands != newest {
 			return &introspection{}, nil
 		}
 		a.Expires = grant.Expires.Unix()

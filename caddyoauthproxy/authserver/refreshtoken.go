@@ -20,18 +20,22 @@ import (
 
 // Refresh tokens rotate with every use, and using a replaced one ends the grant (RFC 9700 §4.14.2). Honest
 // clients present a replaced token too: answers get lost and processes share a token file. So for
-// a short grace the token before the newest is answered again, with the same successor.
+// a short grace after it was replaced a token is answered with the newest one, which is then the same for everybody.
 //
-// The successor is not stored for that. It is derived, by a key in the vault, from
-// its predecessor: who presents the old token again gets the very same new one, on any node,
-// and the vault holds nothing but the keyed hashes of the last two. Deriving forward also proves that a much
-// older token really was one of the family, so that guessing cannot end anybody's grant.
+// No token is stored for that. Each is derived, by a key in the vault, from its predecessor: from any
+// token of the family the server comes to the newest, on any node, and the vault holds nothing but that one's keyed hash. Deriving
+// forward also proves that an old token really was one of the family, so that guessing cannot end anybody's grant.
 
 // refreshPrefix tells people and secret scanners what the string is.
 const refreshPrefix = "gwr_"
 
-// maxGenerations bounds how far back a replaced token is recognised, in rotations.
-const maxGenerations = 10_000
+const (
+	// maxGenerations bounds how far back a replaced token is recognised, in rotations.
+	maxGenerations = 10_000
+
+	// maxReplaced bounds for how many replaced tokens the grace holds at once.
+	maxReplaced = 32
+)
 
 // refreshToken is a parsed refresh token: the grant's id and the generation in clear, and a secret.
 type refreshToken struct {
@@ -79,10 +83,19 @@ func (s *Server) startFamily(g *tokenstore.Grant, now time.Time) string {
 
 // advance makes t the newest token of the grant and renews the grant's life.
 func (s *Server) advance(g *tokenstore.Grant, t refreshToken, now time.Time) {
+	var replaced []time.Time
+	if g.Family.Generation > 0 {
+		replaced = append(replaced, now)
+	}
+	for _, at := range g.Family.Replaced {
+		if len(replaced) < maxReplaced && !now.After(at.Add(s.life.RefreshGrace)) {
+			replaced = append(replaced, at)
+		}
+	}
 	g.Family = tokenstore.RefreshFamily{
 		Generation: t.generation,
 		Current:    s.vault.Hash(purposeRefresh, t.String()),
-		Previous:   g.Family.Current,
+		Replaced:   replaced,
 		Rotated:    now,
 		JTI:        rand.Text(),
 	}
@@ -99,29 +112,30 @@ type standing int
 const (
 	foreign  standing = iota // never was one of this grant's
 	newest                   // the valid one
-	replaced                 // the one before it
-	reused                   // an older one
+	replaced                 // one before it, within the grace
+	reused                   // one before it, and the grace is over
 )
 
-func (s *Server) standingOf(t refreshToken, f tokenstore.RefreshFamily) standing {
-	same := func(t refreshToken, hash string) bool {
-		return hash != "" && subtle.ConstantTimeCompare([]byte(s.vault.Hash(purposeRefresh, t.String())), []byte(hash)) == 1
+// standingOf judges a token, and derives the newest one from it.
+func (s *Server) standingOf(t refreshToken, f tokenstore.RefreshFamily) (standing, refreshToken) {
+	if t.generation > f.Generation || f.Generation-t.generation > maxGenerations {
+		return foreign, t
 	}
-	switch {
-	case same(t, f.Current):
-		return newest
-	case same(t, f.Previous):
-		return replaced
-	case t.generation >= f.Generation || f.Generation-t.generation > maxGenerations:
-		return foreign
-	}
-	for t.generation < f.Generation {
+	back := int(f.Generation - t.generation)
+	for range back {
 		t = s.successor(t)
 	}
-	if same(t, f.Current) {
-		return reused
+	if f.Current == "" || subtle.ConstantTimeCompare([]byte(s.vault.Hash(purposeRefresh, t.String())), []byte(f.Current)) != 1 {
+		return foreign, t
 	}
-	return foreign
+	switch {
+	case back == 0:
+		return newest, t
+	case back <= len(f.Replaced) && !s.vault.Now().After(f.Replaced[back-1].Add(s.life.RefreshGrace)):
+		return replaced, t
+	default:
+		return reused, t
+	}
 }
 
 // redeemRefresh rotates a refresh token (RFC 6749 §6).
@@ -154,7 +168,7 @@ func (s *Server) tryRefresh(ctx context.Context, client *tokenstore.Client, pinn
 	case grant.ClientID != client.ID:
 		return nil, invalid("token of another client")
 	}
-	stands := s.standingOf(t, grant.Family)
+	stands, head := s.standingOf(t, grant.Family)
 	if stands == foreign {
 		return nil, invalid("not a token of this grant")
 	}
@@ -165,8 +179,7 @@ func (s *Server) tryRefresh(ctx context.Context, client *tokenstore.Client, pinn
 	if refusal != nil {
 		return nil, refusal
 	}
-	now := s.vault.Now()
-	if stands == reused || stands == replaced && now.After(grant.Family.Rotated.Add(s.life.RefreshGrace)) {
+	if stands == reused {
 		if err := s.endGrant(ctx, grant.ID, "refresh token used again after it was replaced"); err != nil {
 			return nil, err
 		}
@@ -181,9 +194,10 @@ func (s *Server) tryRefresh(ctx context.Context, client *tokenstore.Client, pinn
 	if err := s.renewClient(ctx, client, grant); err != nil {
 		return nil, fmt.Errorf("renew client: %w", err)
 	}
-	next := s.successor(t)
+	next := head
 	if stands == newest {
-		s.advance(grant, next, now)
+		next = s.successor(head)
+		s.advance(grant, next, s.vault.Now())
 		if err := s.vault.Commit(ctx, tokenstore.Save(grant)); err != nil {
 			return nil, fmt.Errorf("rotate refresh token: %w", err)
 		}

@@ -63,8 +63,11 @@ func (s *Server) grantOfToken(ctx context.Context, token string) (*tokenstore.Gr
 		return nil, nil, nil
 	case err != nil:
 		return nil, nil, fmt.Errorf("grant: %w", err)
-	case isRefresh && s.standingOf(refresh, grant.Family) == foreign:
-		return nil, nil, nil
+	}
+	if isRefresh {
+		if stands, _ := s.standingOf(refresh, grant.Family); stands == foreign {
+			return nil, nil, nil
+		}
 	}
 	return grant, claims, nil
 }

@@ -108,7 +108,7 @@ func TestT42T43LostAnswersAreRepeatedAndReuseEndsTheGrant(t *testing.T) {
 	var mu sync.Mutex
 	got := make(map[string]int)
 	var wg sync.WaitGroup
-	for range 20 {
+	for range 50 {
 		wg.Go(func() {
 			a := refresh(first.refresh)
 			mu.Lock()
@@ -118,7 +118,7 @@ func TestT42T43LostAnswersAreRepeatedAndReuseEndsTheGrant(t *testing.T) {
 	}
 	wg.Wait()
 	if len(got) != 1 {
-		t.Fatalf("20 parallel refreshes made %d successors", len(got))
+		t.Fatalf("50 parallel refreshes made %d successors", len(got))
 	}
 	w.turn(50 * time.Second)
 	second := w.tokens(refresh(first.refresh))
@@ -141,12 +141,47 @@ func TestT42T43LostAnswersAreRepeatedAndReuseEndsTheGrant(t *testing.T) {
 	}
 }
 
+// Several processes share one token file, and some of them are late.
+func TestT43WhoComesLateWithinTheGraceGetsTheNewestToken(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b, first := w.session()
+	refresh := func(token string) answer { return w.postForm(endpoints+"/a/token", refreshForm(b, token)) }
+	second := w.tokens(refresh(first.refresh))
+	w.turn(20 * time.Second)
+	third := w.tokens(refresh(second.refresh))
+	w.turn(20 * time.Second)
+	late := w.tokens(refresh(first.refresh))
+	if late.refresh != third.refresh || !w.works(late.access) {
+		t.Error("a late process was not brought up to date")
+	}
+	w.turn(30 * time.Second) // the first token's grace is over, the second one's is not
+	if again := w.tokens(refresh(second.refresh)); again.refresh != third.refresh {
+		t.Error("the second token is not answered within its own grace")
+	}
+	if a := refresh(first.refresh); a.oauthError(t) != "invalid_grant" || w.works(third.access) {
+		t.Errorf("the first token after its grace: %s", a.body)
+	}
+}
+
+func TestT43GraceSwitchedOffForgivesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *authserver.Options) { o.Lifetimes.RefreshGrace = -1 })
+	b, first := w.session()
+	second := w.tokens(w.postForm(endpoints+"/a/token", refreshForm(b, first.refresh)))
+	w.turn(time.Millisecond)
+	if a := w.postForm(endpoints+"/a/token", refreshForm(b, first.refresh)); a.oauthError(t) != "invalid_grant" || w.works(second.access) {
+		t.Errorf("got %s", a.body)
+	}
+}
+
 func TestT42MuchOlderTokenEndsTheGrantAndAForgedOneDoesNot(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	b, first := w.session()
 	newest := first
 	for range 5 {
+		w.turn(2 * time.Minute)
 		newest = w.tokens(w.postForm(endpoints+"/a/token", refreshForm(b, newest.refresh)))
 	}
 	// The part before the dot names grant and generation and is no secret.
