@@ -21,7 +21,13 @@ func TestCaddyfilesOfReadmeAndExamplesAdapt(t *testing.T) {
 	for _, m := range regexp.MustCompile("(?s)```caddyfile\n(\\{\n\toauth_proxy \\{.*?)```").FindAllStringSubmatch(read("../README.md"), -1) {
 		caddyfiles["README: "+m[1][:40]] = m[1]
 	}
-	if len(caddyfiles) < 2 {
+	// Those that leave out what stands elsewhere get it back.
+	for _, m := range regexp.MustCompile("(?s)```caddyfile\n(oauth_proxy \\{.*?)```").FindAllStringSubmatch(read("../README.md"), -1) {
+		whole := strings.Replace(m[1], "…", "issuer https://gateway.example.com\nprovider github {\nclient_id app\nclient_secret {env.GITHUB_SECRET}\n}", 1)
+		whole = strings.Replace(whole, "…", "resource https://gateway.example.com/jira/mcp", 1)
+		caddyfiles["README, in part: "+m[1][:40]] = "{\n" + whole + "}\ngateway.example.com {\noauth_proxy\nmcp_proxy jira http://localhost:9000\n}\n"
+	}
+	if len(caddyfiles) < 3 {
 		t.Fatal("the README has no complete Caddyfile: the test is no good")
 	}
 	for name, c := range caddyfiles {
