@@ -199,6 +199,10 @@ func TestT50AssertionIsUsedOnceByParallelRequests(t *testing.T) {
 	if ok != 1 {
 		t.Errorf("%d of 20 requests with one assertion succeeded, want 1", ok)
 	}
+	w.serving.Store(w.node())
+	if a := w.postForm(endpoints+"/a/token", withAssertion(refreshForm(b, got.refresh), assertion)); a.oauthError(t) != "invalid_client" {
+		t.Errorf("the same at another node: %s", a.body)
+	}
 }
 
 func TestClientKeysMayBeAtAnAddress(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -406,6 +407,55 @@ func TestT46SecretOfTheConfigurationMayHaveAnyCharacters(t *testing.T) {
 				continue
 			}
 			got = w.tokens(a)
+		}
+	}
+}
+
+// What chatbots in the field register, as far as it is known in public.
+var registrations = map[string]string{
+	"claude":      `{"client_name":"Claude","redirect_uris":["https://claude.ai/api/mcp/auth_callback"],"grant_types":["authorization_code","refresh_token"],"response_types":["code"],"token_endpoint_auth_method":"none","scope":"claudeai"}`,
+	"claude.com":  `{"client_name":"Claude","redirect_uris":["https://claude.com/api/mcp/auth_callback"],"token_endpoint_auth_method":"client_secret_post"}`,
+	"claude code": `{"client_name":"Claude Code","redirect_uris":["http://localhost:54545/callback"],"token_endpoint_auth_method":"none","application_type":"native"}`,
+	"chatgpt":     `{"client_name":"ChatGPT","redirect_uris":["https://chatgpt.com/connector/oauth/3fXk_9-a"],"token_endpoint_auth_method":"none"}`,
+	"chatgpt old": `{"client_name":"ChatGPT","redirect_uris":["https://chatgpt.com/connector_platform_oauth_redirect"]}`,
+	"vscode":      `{"client_name":"Visual Studio Code","redirect_uris":["http://127.0.0.1","https://vscode.dev/redirect","http://127.0.0.1/","http://127.0.0.1:33418","http://127.0.0.1:33418/"],"token_endpoint_auth_method":"none"}`,
+	"cursor":      `{"client_name":"Cursor","redirect_uris":["cursor://anysphere.cursor-mcp/oauth/callback","https://www.cursor.com/agents/mcp/oauth/callback","http://localhost:8787/callback"],"token_endpoint_auth_method":"none"}`,
+	"cursor old":  `{"client_name":"Cursor","redirect_uris":["cursor://oauth-callback"],"token_endpoint_auth_method":"client_secret_post"}`,
+	"inspector":   `{"client_name":"MCP Inspector","redirect_uris":["http://localhost:6274/oauth/callback"],"token_endpoint_auth_method":"none"}`,
+	"inspector 2": `{"client_name":"MCP Inspector","redirect_uris":["http://127.0.0.1:6276/oauth/callback"],"scope":"mcp offline_access"}`,
+	"mcp-remote":  `{"client_name":"MCP CLI Proxy","redirect_uris":["http://localhost:9703/oauth/callback"],"token_endpoint_auth_method":"none"}`,
+	"go sdk":      `{"client_name":"x","redirect_uris":["http://localhost:1/x"],"token_endpoint_auth_method":"client_secret_basic"}`,
+}
+
+func TestKnownChatbotsRegisterWithTheDefaults(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for name, body := range registrations {
+		for _, path := range []string{"/register", "/a/register"} {
+			if a := w.postJSON(endpoints+path, body); a.status != http.StatusCreated {
+				t.Errorf("%s at %s: %d %s", name, path, a.status, a.body)
+			}
+		}
+	}
+}
+
+func TestPresetsLetInWhomTheyNameAndNobodyElse(t *testing.T) {
+	t.Parallel()
+	members := map[string][]string{
+		"claude": {"claude", "claude.com", "claude code"}, "chatgpt": {"chatgpt", "chatgpt old"}, "vscode": {"vscode"},
+		"cursor": {"cursor", "cursor old", "claude code"}, "inspector": {"inspector", "inspector 2", "mcp-remote"},
+		"loopback": {"claude code", "inspector", "inspector 2", "mcp-remote", "go sdk"},
+	}
+	for _, preset := range authserver.RedirectPresets() {
+		w := newWorld(t, func(o *authserver.Options) { o.Proxies[0].AllowedRedirects = []string{preset} })
+		for name, body := range registrations {
+			want := http.StatusBadRequest
+			if slices.Contains(members[preset], name) {
+				want = http.StatusCreated
+			}
+			if a := w.postJSON(endpoints+"/a/register", body); a.status != want {
+				t.Errorf("preset %s, %s: %d %s", preset, name, a.status, a.body)
+			}
 		}
 	}
 }

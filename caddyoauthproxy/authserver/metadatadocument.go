@@ -56,6 +56,9 @@ const (
 	failedFor = 30 * time.Second
 )
 
+// perHost bounds how often one host is asked, so that strangers cannot have the gateway hammer it.
+var perHost = Rate{30, time.Minute}
+
 // documents fetches and keeps metadata documents and key sets.
 type documents struct {
 	off     bool
@@ -63,6 +66,7 @@ type documents struct {
 	fetch   *outbound.Guarded
 	now     func() time.Time
 	flights singleflight.Group
+	perHost *limiter
 
 	mu      sync.Mutex
 	entries map[string]*list.Element
@@ -91,7 +95,7 @@ func newDocuments(d Documents, loopback bool, now func() time.Time) *documents {
 	if d.Fetch == nil {
 		d.Fetch = outbound.NewGuarded(outbound.Guard{Loopback: loopback})
 	}
-	return &documents{off: d.Off, hosts: d.Hosts, fetch: d.Fetch, now: now, entries: make(map[string]*list.Element), order: list.New()}
+	return &documents{off: d.Off, hosts: d.Hosts, fetch: d.Fetch, now: now, perHost: newLimiter(perHost, Rate{}), entries: make(map[string]*list.Element), order: list.New()}
 }
 
 // client is the client that the document at id describes, by a document that is stale for no longer than staleFor.
@@ -196,8 +200,13 @@ func (d *documents) lookup(key string) fetched {
 }
 
 func (d *documents) refresh(ctx context.Context, w wanted, e fetched) fetched {
-	body, header, err := d.fetch.Get(ctx, w.url, w.limit)
 	now := d.now()
+	var body []byte
+	var header http.Header
+	err := d.allowed(w.url, now)
+	if err == nil {
+		body, header, err = d.fetch.Get(ctx, w.url, w.limit)
+	}
 	var value any
 	if err == nil {
 		value, err = w.parse(body)
@@ -217,6 +226,18 @@ func (d *documents) refresh(ctx context.Context, w wanted, e fetched) fetched {
 		delete(d.entries, d.order.Remove(d.order.Back()).(*fetched).key)
 	}
 	return e
+}
+
+// allowed counts a fetch against its host.
+func (d *documents) allowed(address string, now time.Time) error {
+	u, err := url.Parse(address)
+	if err != nil {
+		return errors.New("not a URL")
+	}
+	if d.perHost.take(u.Host, now) > 0 {
+		return errors.New("its host was asked too often")
+	}
+	return nil
 }
 
 // freshFor reads how long an answer may be kept (RFC 9111 §4.2.1), within our own bounds.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -298,5 +299,23 @@ func TestT23NothingThatAClientNamesIsFetchedForThePages(t *testing.T) {
 	}
 	if n := p.fetched(); n != 0 {
 		t.Errorf("%d requests", n)
+	}
+}
+
+func TestT22OneHostIsNotHammeredOnBehalfOfStrangers(t *testing.T) {
+	t.Parallel()
+	p := newPublisher(t)
+	p.serve(http.NotFound)
+	w := newWorld(t, p.accepted, unlimited)
+	for i := range 100 {
+		w.browser().authorize(authorizeParams(bot{id: p.URL + "/" + strconv.Itoa(i)}))
+	}
+	if n := p.fetched(); n != 30 {
+		t.Errorf("%d requests for 100 made-up clients, want 30", n)
+	}
+	w.turn(time.Minute)
+	p.publish(p.document(nil))
+	if a := w.browser().authorize(authorizeParams(bot{id: p.id()})); a.status != http.StatusOK {
+		t.Errorf("a minute later: %d", a.status)
 	}
 }

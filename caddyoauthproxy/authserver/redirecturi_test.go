@@ -159,3 +159,52 @@ func FuzzValidRedirectURI(f *testing.F) {
 		}
 	})
 }
+
+func TestT14PatternsLeaveOnlyWholeSegmentsOpen(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		entry, uri string
+		want       bool
+	}{
+		{"https://c.test/cb/*", "https://c.test/cb/1", true},
+		{"https://c.test/cb/*", "https://c.test/cb/1/2", false},
+		{"https://c.test/cb/*", "https://c.test/cb/", false},
+		{"https://c.test/cb/*", "https://c.test/cb", false},
+		{"https://c.test/cb/*", "https://c.test/cb/1?x=1", false},
+		{"https://c.test/cb/*", "https://c.test/cb/1#x", false},
+		{"https://c.test/cb/*", "https://c.test:8443/cb/1", false},
+		{"https://c.test/cb/*", "https://c.test.evil.test/cb/1", false},
+		{"https://c.test/cb/*", "https://evil.test/cb/1", false},
+		{"https://c.test/cb/*", "http://c.test/cb/1", false},
+		{"https://c.test/cb/*", "https://C.test/cb/1", false},
+		{"https://c.test/*/cb", "https://c.test/1/cb", true},
+		{"https://c.test/*/cb", "https://c.test/1/2/cb", false},
+		{"https://c.test/x/**", "https://c.test/x/1/2/3", true},
+		{"https://c.test/x/**", "https://c.test/x/", true},
+		{"https://c.test/x/**", "https://c.test/x", false},
+		{"https://c.test/x/**", "https://c.test/y/1", false},
+		{"http://localhost/**", "http://localhost:3000/cb", true},
+		{"http://localhost/**", "http://127.0.0.1:3000/cb", false},
+		{"http://localhost/**", "http://localhost.evil.test/cb", false},
+	} {
+		if got := matchesEntry(c.entry, c.uri); got != c.want {
+			t.Errorf("pattern %q, URI %q: got %v, want %v", c.entry, c.uri, got, c.want)
+		}
+	}
+	for entry, ok := range map[string]bool{
+		"claude": true, "loopback": true, "https://c.test/*": true, "https://c.test/a/*/b": true, "https://c.test/**": true, "http://localhost/**": true,
+		"claud": false, "*": false, "https://*/cb": false, "https://*.c.test/cb": false, "https://c.test/cb*": false, "https://c.test/**/cb": false,
+		"https://c.test/***": false, "cursor://x/*": false, "http://c.test/*": false, "https://c.test/*/../x": false, "https://u@c.test/*": false, "https://c.test:*/cb": false,
+	} {
+		if err := ValidAllowedRedirect(entry); (err == nil) != ok {
+			t.Errorf("entry %q: %v", entry, err)
+		}
+	}
+	for preset, entries := range redirectPresets {
+		for _, entry := range entries {
+			if err := ValidAllowedRedirect(entry); err != nil {
+				t.Errorf("preset %s: %q %v", preset, entry, err)
+			}
+		}
+	}
+}
