@@ -141,8 +141,10 @@ type Login struct {
 	Expires time.Time `json:"expires"`
 
 	// Claimed is when a callback began to redeem the provider's code; zero before. A
-	// login is claimed once, on one node.
+	// login is claimed once, on one node. Answer is the keyed hash of that code: nobody
+	// who brings another is told how the login ended.
 	Claimed time.Time `json:"claimed,omitzero"`
+	Answer  string    `json:"answer,omitempty"`
 
 	// Finished is when the callback ended the login; zero while it is open.
 	Finished time.Time `json:"finished,omitzero"`

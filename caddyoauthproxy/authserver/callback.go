@@ -46,12 +46,13 @@ func (s *Server) serveCallback(w http.ResponseWriter, r *http.Request) {
 		s.callbackProblem(w, r, err)
 		return
 	}
-	// Two deliveries of one callback share one exchange, which outlives both connections.
-	work := context.WithoutCancel(r.Context())
-	outcome, err, _ := s.callbacks.Do(login.ID, func() (any, error) {
+	// Two deliveries of one callback share one exchange, which outlives both connections. One callback is one state and one
+	// code: whoever knows the state alone, because it began the login, has no part in its outcome.
+	work, answer := context.WithoutCancel(r.Context()), s.vault.Hash(purposeAnswer, q.Get("code"))
+	outcome, err, _ := s.callbacks.Do(login.ID+" "+answer, func() (any, error) {
 		ctx, cancel := context.WithTimeout(work, callbackTimeout)
 		defer cancel()
-		return s.finishLogin(ctx, login.ID, q)
+		return s.finishLogin(ctx, login.ID, answer, q)
 	})
 	if err != nil {
 		s.callbackProblem(w, r, err)
@@ -139,10 +140,13 @@ func (s *Server) burnLogin(ctx context.Context, login *tokenstore.Login) error {
 }
 
 // finishLogin takes the login to its end, once, and returns it finished.
-func (s *Server) finishLogin(ctx context.Context, loginID string, q url.Values) (*tokenstore.Login, error) {
+func (s *Server) finishLogin(ctx context.Context, loginID, answer string, q url.Values) (*tokenstore.Login, error) {
 	login, err := s.vault.Login(ctx, loginID)
 	if err != nil {
 		return nil, fmt.Errorf("login: %w", err)
+	}
+	if !login.Claimed.IsZero() && subtle.ConstantTimeCompare([]byte(login.Answer), []byte(answer)) != 1 {
+		return nil, refuse("invalid_request", "This sign-in is not known here, was finished before, or took too long.").because(errors.New("another code than the login was finished with"))
 	}
 	if !login.Finished.IsZero() {
 		return login, nil
@@ -156,7 +160,7 @@ func (s *Server) finishLogin(ctx context.Context, loginID string, q url.Values) 
 		return nil, refuse("invalid_request", "This gateway's configuration has changed meanwhile.")
 	}
 	// The claim is durable before the provider's code is used, so that no other node uses it too.
-	login.Claimed = s.vault.Now()
+	login.Claimed, login.Answer = s.vault.Now(), answer
 	if err := s.vault.Commit(ctx, tokenstore.Save(login)); err != nil {
 		return nil, fmt.Errorf("claim login: %w", err)
 	}

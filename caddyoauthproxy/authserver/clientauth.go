@@ -40,6 +40,7 @@ const (
 	purposeAssertion    tokenstore.Purpose = "client_assertion"
 	purposeRemembered   tokenstore.Purpose = "remembered_consent"
 	purposeSession      tokenstore.Purpose = "browser_session"
+	purposeAnswer       tokenstore.Purpose = "provider_code"
 )
 
 // errInvalidClient is the answer to every failed client authentication. It is 401 and says

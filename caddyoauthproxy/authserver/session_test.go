@@ -163,12 +163,12 @@ func TestSessionRefusesWhatIsNotOne(t *testing.T) {
 	if a := w.fetch(callback, acceptJSON); a.status != http.StatusBadRequest || a.json(t)["success"] != false {
 		t.Errorf("late callback: %d %s", a.status, a.body)
 	}
-	callback, state := w.startSession()
+	_, state := w.startSession()
 	denied := w.url + sessions + "/callback?" + url.Values{"error": {"access_denied"}, "state": {state}}.Encode()
 	if a := w.fetch(denied, acceptJSON); a.status != http.StatusBadRequest || a.json(t)["error"] != "access_denied" {
 		t.Errorf("user said no at the provider: %d %s", a.status, a.body)
 	}
-	if a := w.fetch(callback); a.status != http.StatusBadRequest || !strings.Contains(a.body, "Not connected") {
+	if a := w.fetch(denied); a.status != http.StatusBadRequest || !strings.Contains(a.body, "Not connected") {
 		t.Errorf("the same as a page: %d %s", a.status, a.body)
 	}
 }
@@ -258,5 +258,39 @@ func TestT02ConnectionIsBoundToItsBrowserAndAsksFirst(t *testing.T) {
 	w.provider.failToken = http.StatusServiceUnavailable
 	if a := w.connect(w.browser()); a.status != http.StatusBadRequest || !strings.Contains(a.body, "Not connected") {
 		t.Errorf("failure page: %d %s", a.status, a.body)
+	}
+}
+
+// Whoever begins a session login knows its state, and may be somebody else than the one who is lured into finishing it.
+func TestT02T26SessionTokenGoesOnlyToWhoBringsTheProvidersCode(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.provider.delay = 100 * time.Millisecond
+	callback, state := w.startSession()
+	guesses := []string{
+		w.url + sessions + "/callback?" + url.Values{"code": {"guess"}, "state": {state}}.Encode(),
+		w.url + sessions + "/callback?" + url.Values{"state": {state}}.Encode(),
+		w.url + sessions + "/callback?" + url.Values{"error": {"x"}, "state": {state}}.Encode(),
+	}
+	done := make(chan answer)
+	go func() { done <- w.fetch(callback, acceptJSON) }()
+	for deadline := time.Now().Add(10 * time.Second); w.provider.begun.Load() == 0 && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	for _, guess := range guesses { // while the exchange runs
+		if a := w.fetch(guess, acceptJSON); strings.Contains(a.body, "session_token") {
+			t.Errorf("%s: %s", guess, a.body)
+		}
+	}
+	if a := <-done; !strings.Contains(a.body, "session_token") {
+		t.Errorf("the user's own callback: %d %s", a.status, a.body)
+	}
+	for _, guess := range guesses { // and afterwards
+		if a := w.fetch(guess, acceptJSON); strings.Contains(a.body, "session_token") || a.status == http.StatusOK {
+			t.Errorf("%s: %s", guess, a.body)
+		}
+	}
+	if a := w.fetch(callback, acceptJSON); !strings.Contains(a.body, "session_token") {
+		t.Errorf("the user's own callback again: %d %s", a.status, a.body)
 	}
 }

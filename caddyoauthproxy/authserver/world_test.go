@@ -54,10 +54,14 @@ type fakeProvider struct {
 	revoked   []string
 	failToken int // status that the token endpoint answers, if not zero
 	delay     time.Duration
+	begun     atomic.Int64 // token requests that arrived
 }
 
 func (p *fakeProvider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = r.ParseForm()
+	if r.URL.Path == "/token" {
+		p.begun.Add(1)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
