@@ -56,6 +56,13 @@ type App struct {
 	// where strangers can make no clients), or `off unsafe`. Proxies can set their own. Default: `always`.
 	Consent string `json:"consent,omitempty"`
 
+	// The PKCE methods (RFC 7636) that clients may use: `S256`, and `plain` for clients that know nothing better. Default: `S256`.
+	CodeChallengeMethods []string `json:"code_challenge_methods,omitempty"`
+
+	// How many living grants one user can have for one client and redirect URI; the one that was quiet for longest ends when
+	// there is one more. Default: 25.
+	MaxGrantsPerClient int `json:"max_grants_per_client,omitempty"`
+
 	// How often the endpoints may be used: `register`, `authorize`, `login` and `token` by network address, `client` by client. Default:
 	// 60, 60, 10, 60 and 600 in a minute.
 	RateLimits map[string]*RateLimit `json:"rate_limits,omitempty"`

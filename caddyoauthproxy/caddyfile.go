@@ -1,6 +1,7 @@
 package caddyoauthproxy
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/caddyserver/caddy/v2"
@@ -53,6 +54,8 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		session_token_ttl    <duration>|off
 //		signing_algorithm    ES256|RS256|EdDSA
 //		signing_key_rotation <duration>|off
+//		code_challenge_methods S256 [plain]
+//		max_grants_per_client  <n>
 //		consent              always|remember|off|off unsafe
 //		rate_limit           register|authorize|login|token|client <events> <window>|off
 //		metadata_documents   any|off|<host>…
@@ -152,6 +155,15 @@ func (p *parser) option(d *caddyfile.Dispenser) error {
 			return nil
 		})
 		return consent(d, &a.Consent)
+	case "code_challenge_methods":
+		return args(d, &a.CodeChallengeMethods, func(v string) error {
+			if checkChallengeMethod(v) != nil {
+				return errors.New("is unknown; known are S256 and plain")
+			}
+			return nil
+		})
+	case "max_grants_per_client":
+		return number(d, &a.MaxGrantsPerClient)
 	case "rate_limit":
 		return p.rateLimit(d)
 	case "metadata_documents":
@@ -165,8 +177,8 @@ func (p *parser) option(d *caddyfile.Dispenser) error {
 	case "proxy":
 		return p.proxy(d)
 	default:
-		return unknown(d, "access_token_ttl", "cleanup_interval", "client", "code_ttl", "consent", "encryption_key", "issuer", "login_ttl",
-			"metadata_documents", "provider", "proxy", "rate_limit", "refresh_before", "refresh_grace", "refresh_token_idle", "refresh_token_ttl",
+		return unknown(d, "access_token_ttl", "cleanup_interval", "client", "code_challenge_methods", "code_ttl", "consent", "encryption_key", "issuer", "login_ttl",
+			"max_grants_per_client", "metadata_documents", "provider", "proxy", "rate_limit", "refresh_before", "refresh_grace", "refresh_token_idle", "refresh_token_ttl",
 			"registration", "retention", "session_token_ttl", "signing_algorithm", "signing_key_rotation", "vault")
 	}
 }

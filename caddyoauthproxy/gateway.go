@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -71,6 +72,8 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		Limits:       a.config.limits,
 		Signing:      authserver.Signing{Algorithm: a.SigningAlgorithm, RotateAfter: time.Duration(a.SigningKeyRotation)},
 		NoSessions:   a.SessionTokenTTL < 0,
+		PlainPKCE:    slices.Contains(a.CodeChallengeMethods, "plain"),
+		MaxGrants:    a.MaxGrantsPerClient,
 		ClientIP:     clientIP,
 
 		Logger:  a.log.Named("authserver"),

@@ -130,6 +130,12 @@ func (a *App) resolve() (*resolved, error) {
 	r.limits, err = resolveLimits(a.RateLimits)
 	fail(err)
 	fail(checkAlgorithm(a.SigningAlgorithm))
+	for _, method := range a.CodeChallengeMethods {
+		fail(checkChallengeMethod(method))
+	}
+	if n := a.MaxGrantsPerClient; n < 0 || n > 1000 {
+		fail(fmt.Errorf("max_grants_per_client %d is out of range: 1 to 1000", n))
+	}
 	fail(a.checkDurations())
 	if len(errs) > 0 {
 		return nil, fmt.Errorf("oauth_proxy: %w", errors.Join(errs...))
@@ -142,6 +148,13 @@ func checkAlgorithm(name string) error {
 		return nil
 	}
 	return fmt.Errorf("signing_algorithm %q is unknown; known are %s", name, strings.Join(authserver.SigningAlgorithms(), ", "))
+}
+
+func checkChallengeMethod(name string) error {
+	if name != "S256" && name != "plain" {
+		return fmt.Errorf("code_challenge_methods: %q is unknown; known are S256 and plain", name)
+	}
+	return nil
 }
 
 // parseIssuer checks the issuer identifier (RFC 8414 §2).

@@ -94,6 +94,7 @@ type AuthRequest struct {
 	RedirectURI   string   `json:"redirect_uri"`
 	State         string   `json:"state,omitempty"`
 	CodeChallenge string   `json:"code_challenge"`
+	PlainPKCE     bool     `json:"plain_pkce,omitempty"` // the challenge is the verifier itself
 	Scopes        []string `json:"scopes,omitempty"`
 	Proxy         string   `json:"proxy"`
 	Resource      string   `json:"resource"`
@@ -162,6 +163,7 @@ type Code struct {
 	ClientID      string    `json:"client_id"`
 	RedirectURI   string    `json:"redirect_uri"`
 	CodeChallenge string    `json:"code_challenge"`
+	PlainPKCE     bool      `json:"plain_pkce,omitempty"`
 	Resource      string    `json:"resource"`
 	Expires       time.Time `json:"expires"`
 

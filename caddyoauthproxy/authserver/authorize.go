@@ -124,12 +124,9 @@ func (s *Server) authorizeRequest(r *http.Request, q url.Values, client *tokenst
 	if len(q.Get("state")) > maxMetadataString {
 		return nil, refuse("invalid_request", "state is longer than 1024 bytes")
 	}
-	// RFC 7636 §4.3: a missing method means plain, which is as good as nothing here.
-	if q.Get("code_challenge") == "" || q.Get("code_challenge_method") != "S256" {
-		return nil, refuse("invalid_request", "PKCE is required: send code_challenge with code_challenge_method=S256")
-	}
-	if len(q.Get("code_challenge")) != 43 || !isBase64URL(q.Get("code_challenge")) {
-		return nil, refuse("invalid_request", "code_challenge must be 43 base64url characters")
+	plain, refusal := s.pkce(q)
+	if refusal != nil {
+		return nil, refusal
 	}
 	pinned, err := s.proxyOf(r)
 	if err != nil {
@@ -148,11 +145,30 @@ func (s *Server) authorizeRequest(r *http.Request, q url.Values, client *tokenst
 		RedirectURI:   redirectURI,
 		State:         q.Get("state"),
 		CodeChallenge: q.Get("code_challenge"),
+		PlainPKCE:     plain,
 		Scopes:        grantScopes(p, q.Get("scope")),
 		Proxy:         p.ID,
 		Resource:      p.Resource,
 		ClientHash:    s.clientHash(client),
 	}, nil
+}
+
+// pkce checks the code challenge (RFC 7636 §4.3), and says whether it is the verifier itself. A missing method means plain, which is as good
+// as nothing where the operator does not accept that.
+func (s *Server) pkce(q url.Values) (plain bool, err *Error) {
+	challenge, method := q.Get("code_challenge"), q.Get("code_challenge_method")
+	switch {
+	case challenge != "" && s.plainPKCE && (method == "plain" || method == ""):
+		if !isVerifier(challenge) {
+			return false, refuse("invalid_request", "code_challenge must be 43 to 128 unreserved characters")
+		}
+		return true, nil
+	case challenge == "" || method != "S256":
+		return false, refuse("invalid_request", "PKCE is required: send code_challenge with code_challenge_method=S256")
+	case len(challenge) != 43 || !isBase64URL(challenge):
+		return false, refuse("invalid_request", "code_challenge must be 43 base64url characters")
+	}
+	return false, nil
 }
 
 func isBase64URL(v string) bool {

@@ -285,6 +285,6 @@ func (s *Server) newGrant(login *tokenstore.Login, client *tokenstore.Client, u 
 	return grant, &tokenstore.Code{
 		Meta:    tokenstore.Meta{ID: s.vault.Hash(purposeCode, s.vault.Derive(purposeCode, state)), DeleteAfter: codeEnd.Add(tidyAfter)},
 		GrantID: grant.ID, ClientID: client.ID, RedirectURI: req.RedirectURI,
-		CodeChallenge: req.CodeChallenge, Resource: req.Resource, Expires: codeEnd,
+		CodeChallenge: req.CodeChallenge, PlainPKCE: req.PlainPKCE, Resource: req.Resource, Expires: codeEnd,
 	}
 }

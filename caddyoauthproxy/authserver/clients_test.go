@@ -459,3 +459,21 @@ func TestPresetsLetInWhomTheyNameAndNobodyElse(t *testing.T) {
 		}
 	}
 }
+
+func TestT25OneUserKeepsSoManyGrantsOfAClient(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *authserver.Options) { o.MaxGrants = 3 })
+	b := w.register("")
+	other, kept := w.session()
+	var all []tokens
+	for range 5 {
+		w.turn(time.Minute)
+		all = append(all, w.tokens(w.postForm(endpoints+"/a/token", codeForm(b, w.login(b)))))
+	}
+	for i, got := range all {
+		if w.works(got.access) != (i >= 2) {
+			t.Errorf("login %d of 5: works %v", i+1, w.works(got.access))
+		}
+	}
+	w.tokens(w.postForm(endpoints+"/a/token", refreshForm(other, kept.refresh)))
+}

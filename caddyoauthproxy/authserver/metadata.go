@@ -123,6 +123,10 @@ func (s *Server) serverMetadata(proxyID string) any {
 	if s.hasMachineClients() {
 		grants = append(grants, grantMachine)
 	}
+	challengeMethods := []string{"S256"}
+	if s.plainPKCE {
+		challengeMethods = append(challengeMethods, "plain")
+	}
 	confidential := []string{authPost, authBasic, authPrivateKey}
 	methods := append([]string{authNone}, confidential...)
 	return &serverMetadata{
@@ -137,7 +141,7 @@ func (s *Server) serverMetadata(proxyID string) any {
 		ResponseTypesSupported:            []string{"code"},
 		ResponseModesSupported:            []string{"query"},
 		GrantTypesSupported:               grants,
-		CodeChallengeMethodsSupported:     []string{"S256"},
+		CodeChallengeMethodsSupported:     challengeMethods,
 		TokenEndpointAuthMethods:          methods,
 		RevocationEndpointAuthMethods:     methods,
 		IntrospectionEndpointAuthMethods:  confidential,

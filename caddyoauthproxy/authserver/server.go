@@ -56,6 +56,14 @@ type Options struct {
 	// Signing says how access tokens are signed.
 	Signing Signing
 
+	// PlainPKCE accepts code_challenge_method=plain too (RFC 7636 §4.2), which protects little: whoever sees the
+	// authorization request can redeem the code. For clients that know nothing better.
+	PlainPKCE bool
+
+	// MaxGrants is how many living grants one user can have for one client and redirect URI; the one that was quiet for
+	// longest ends when there is one more. Default: 25.
+	MaxGrants int
+
 	// NoSessions closes the session-token flow.
 	NoSessions bool
 
@@ -147,6 +155,8 @@ type Server struct {
 	limits       limiters
 	clientIP     func(*http.Request) string
 	sessions     bool
+	plainPKCE    bool
+	maxGrants    int
 	vault        *tokenstore.Vault
 	accounts     *upstream.Accounts
 	proxies      map[string]*Proxy
@@ -195,7 +205,10 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	s.registration = o.Registration
 	s.registration.setDefaults()
 	s.limits = newLimiters(o.Limits)
-	s.sessions = !o.NoSessions
+	s.sessions, s.plainPKCE = !o.NoSessions, o.PlainPKCE
+	if s.maxGrants = o.MaxGrants; s.maxGrants == 0 {
+		s.maxGrants = 25
+	}
 	if s.clientIP = o.ClientIP; s.clientIP == nil {
 		s.clientIP = remoteIP
 	}

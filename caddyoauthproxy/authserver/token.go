@@ -110,7 +110,7 @@ func (s *Server) redeemCode(ctx context.Context, client *tokenstore.Client, pinn
 		return nil, invalid("code of another client")
 	case form.Has("redirect_uri") && form.Get("redirect_uri") != code.RedirectURI:
 		return nil, invalid("another redirect_uri")
-	case !verifiesPKCE(verifier, code.CodeChallenge):
+	case !verifiesPKCE(verifier, code):
 		return nil, invalid("wrong code_verifier")
 	}
 	now := s.vault.Now()
@@ -149,10 +149,35 @@ func (s *Server) redeemCode(ctx context.Context, client *tokenstore.Client, pinn
 		return nil, fmt.Errorf("redeem code: %w", err)
 	}
 	s.log.Info("token issued", grantFields(grant, zap.String("grant_type", grantCode))...)
+	if err := s.limitGrants(ctx, grant); err != nil { // the code is used up: the client gets its tokens all the same
+		s.log.Error("older grants could not be ended", grantFields(grant, zap.Error(err))...)
+	}
 	if !slices.Contains(client.GrantTypes, grantRefresh) {
 		refresh = ""
 	}
 	return s.answer(grant, grant.Scopes, refresh)
+}
+
+// limitGrants ends the user's oldest grants of the same client and redirect URI where there are too many: each login makes one, and
+// a client that logs in over and over would fill the vault.
+func (s *Server) limitGrants(ctx context.Context, newest *tokenstore.Grant) error {
+	grants, err := s.vault.Grants(ctx, tokenstore.GrantQuery{UserID: newest.UserID, Limit: 1000})
+	if err != nil && len(grants) == 0 {
+		return fmt.Errorf("list the user's grants: %w", err)
+	}
+	now := s.vault.Now()
+	grants = slices.DeleteFunc(grants, func(g *tokenstore.Grant) bool {
+		return g.ID == newest.ID || g.State != tokenstore.StateActive || !now.Before(g.Expires) || g.Family.Generation == 0 ||
+			g.ClientID != newest.ClientID || g.RedirectURI != newest.RedirectURI || g.Proxy != newest.Proxy
+	})
+	slices.SortFunc(grants, func(a, b *tokenstore.Grant) int { return a.Family.Rotated.Compare(b.Family.Rotated) })
+	for len(grants) >= s.maxGrants {
+		if err := s.endGrant(ctx, grants[0].ID, "the user logged in more often than grants are kept"); err != nil {
+			return err
+		}
+		grants = grants[1:]
+	}
+	return nil
 }
 
 // replayedCode refuses a code that was used before. Whoever brings client, redirect URI and verifier had
@@ -167,13 +192,21 @@ func (s *Server) replayedCode(ctx context.Context, code *tokenstore.Code, now ti
 }
 
 // verifiesPKCE checks the verifier against the challenge (RFC 7636 §4.6).
-func verifiesPKCE(verifier, challenge string) bool {
-	if len(verifier) < 43 || len(verifier) > 128 || strings.IndexFunc(verifier, func(c rune) bool {
-		return !isBase64URL(string(c)) && c != '.' && c != '~'
-	}) >= 0 {
+func verifiesPKCE(verifier string, c *tokenstore.Code) bool {
+	if !isVerifier(verifier) {
 		return false
 	}
-	return subtle.ConstantTimeCompare([]byte(s256(verifier)), []byte(challenge)) == 1
+	if !c.PlainPKCE {
+		verifier = s256(verifier)
+	}
+	return subtle.ConstantTimeCompare([]byte(verifier), []byte(c.CodeChallenge)) == 1
+}
+
+// isVerifier checks the form of a code verifier (RFC 7636 §4.1).
+func isVerifier(v string) bool {
+	return len(v) >= 43 && len(v) <= 128 && strings.IndexFunc(v, func(c rune) bool {
+		return !isBase64URL(string(c)) && c != '.' && c != '~'
+	}) < 0
 }
 
 // checkGrant refuses a grant that is over, or that is not for the resource the request names. Policy

@@ -451,3 +451,45 @@ func TestT56EndedLoginEndsRefreshingToo(t *testing.T) {
 		t.Errorf("got %d %s", a.status, a.body)
 	}
 }
+
+func TestT37PlainPKCEIsForThoseWhoAskForIt(t *testing.T) {
+	t.Parallel()
+	plain := func(b bot, method string) url.Values {
+		p := authorizeParams(b)
+		p.Set("code_challenge", verifier)
+		p.Set("code_challenge_method", method)
+		return p
+	}
+	w := newWorld(t)
+	b := w.register("")
+	for _, method := range []string{"plain", ""} {
+		if q := location(t, w.browser().authorize(plain(b, method))).Query(); q.Get("error") != "invalid_request" {
+			t.Errorf("method %q: %v", method, q)
+		}
+	}
+	w.reload(func(o *authserver.Options) { o.PlainPKCE = true })
+	if m := w.get("/.well-known/oauth-authorization-server").json(t); len(m["code_challenge_methods_supported"].([]any)) != 2 {
+		t.Errorf("metadata: %v", m["code_challenge_methods_supported"])
+	}
+	for _, method := range []string{"plain", ""} {
+		br := w.browser()
+		code := location(t, br.get(w.callbackURL(br.allow(br.authorize(plain(b, method)))))).Query().Get("code")
+		wrong := codeForm(b, code)
+		wrong.Set("code_verifier", strings.Repeat("x", 43))
+		if a := w.postForm(endpoints+"/a/token", wrong); a.oauthError(t) != "invalid_grant" {
+			t.Errorf("wrong verifier: %s", a.body)
+		}
+		w.tokens(w.postForm(endpoints+"/a/token", codeForm(b, code)))
+	}
+	// S256 is not weakened by it: the challenge is no verifier.
+	br := w.browser()
+	code := location(t, br.get(w.callbackURL(br.allow(br.authorize(authorizeParams(b)))))).Query().Get("code")
+	asVerifier := codeForm(b, code)
+	asVerifier.Set("code_verifier", challenge())
+	if a := w.postForm(endpoints+"/a/token", asVerifier); a.oauthError(t) != "invalid_grant" {
+		t.Errorf("the challenge as verifier: %s", a.body)
+	}
+	if q := location(t, br.authorize(plain(b, "S512"))).Query(); q.Get("error") != "invalid_request" {
+		t.Errorf("unknown method: %v", q)
+	}
+}
