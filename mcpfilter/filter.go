@@ -54,8 +54,8 @@ func init() {
 // `{mcp.session}` | The Mcp-Session-Id header
 //
 // The access log gets the fields `user`, `client_id`, `grant`, `jti`, `proxy` and `mcp_method`. Caddy redacts
-// Authorization there, but not X-Session-Token: where clients use that one, delete
-// `request>headers>X-Session-Token` with the log's `filter` encoder.
+// Authorization there, but not X-Session-Token: requests that carry it are left out of Caddy's logs, and the logger
+// `http.handlers.mcp_filter` writes a line for each instead.
 type Filter struct {
 	// The id of the proxy, as the `oauth_proxy` app knows it. Required.
 	Proxy string `json:"proxy,omitempty"`
@@ -151,6 +151,13 @@ func (f *Filter) Validate() error {
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (f *Filter) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if carriesSessionToken(r) {
+		return f.serveUnlogged(w, r, next)
+	}
+	return f.serve(w, r, next)
+}
+
+func (f *Filter) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	if f.gateway.ServeMetadata(w, r) {
 		return nil
 	}

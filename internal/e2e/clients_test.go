@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/demo/provider"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/testenv"
 )
 
@@ -97,36 +98,33 @@ func TestConfiguredClientActsForItselfWithTheProxysToken(t *testing.T) {
 	}
 }
 
-func TestScriptCallsToolsWithASessionToken(t *testing.T) {
-	t.Parallel()
-	w := testenv.Start(t, testenv.Options{})
+// sessionToken logs a user in for a script, which fetches the callback itself.
+func sessionToken(t *testing.T, w *testenv.World, user provider.User) string {
+	t.Helper()
 	status, _, m := post(t, w.URL+"/api/v1/oauth/authorize/demo", "application/json", "")
 	data, _ := m["data"].(map[string]any)
 	if status != http.StatusOK || data == nil {
 		t.Fatalf("start: %d %v", status, m)
 	}
-	callback := testenv.NewBrowser(testenv.Bob).Login(t, data["authorization_url"].(string), w.URL+"/api/v1/oauth/callback")
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, callback.String(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Accept", "application/json")
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
+	callback := testenv.NewBrowser(user).Login(t, data["authorization_url"].(string), w.URL+"/api/v1/oauth/callback")
 	var answer struct {
 		Data struct {
 			Token string `json:"session_token"`
 		} `json:"data"`
 	}
-	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || answer.Data.Token == "" {
-		t.Fatalf("callback: %d, %v", resp.StatusCode, err)
+	if err := json.Unmarshal([]byte(get(t, callback.String()+"&format=json")), &answer); err != nil || answer.Data.Token == "" {
+		t.Fatalf("callback: %+v, %v", answer, err)
 	}
+	return answer.Data.Token
+}
+
+func TestScriptCallsToolsWithASessionToken(t *testing.T) {
+	t.Parallel()
+	w := testenv.Start(t, testenv.Options{})
+	token := sessionToken(t, w, testenv.Bob)
 	for _, edit := range []func(*http.Request){
-		func(r *http.Request) { r.Header.Set("X-Session-Token", answer.Data.Token) },
-		func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+answer.Data.Token) },
+		func(r *http.Request) { r.Header.Set("X-Session-Token", token) },
+		func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+token) },
 	} {
 		status, _, m := post(t, w.ProxyURL("demo"), "application/json", testenv.ToolCall("whoami"), edit, func(r *http.Request) {
 			r.Header.Set("Accept", "application/json, text/event-stream")

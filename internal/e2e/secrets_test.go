@@ -116,6 +116,7 @@ func everything(t *testing.T, w *testenv.World, s *secrets) {
 		}
 	}
 	_ = get(t, w.URL+"/api/v1/oauth/callback?code="+b.Code+"&state="+b.Code)
+	scriptsAndMachines(t, w, s)
 	w.Provider.EndLogin("alice")
 	w.Provider.ExpireTokens()
 	_, _ = b.WhoAmI(t.Context())
@@ -131,13 +132,65 @@ func everything(t *testing.T, w *testenv.World, s *secrets) {
 	s.add("encryption key", strings.TrimSpace(string(key)))
 }
 
+// scriptsAndMachines drives what goes without a chatbot, and a chatbot's management of its registration.
+func scriptsAndMachines(t *testing.T, w *testenv.World, s *secrets) {
+	t.Helper()
+	token := sessionToken(t, w, testenv.Bob)
+	s.add("session token", token)
+	with := func(v string) func(*http.Request) {
+		return func(r *http.Request) { r.Header.Set("X-Session-Token", v) }
+	}
+	for _, v := range []string{token, token + "A"} {
+		post(t, w.ProxyURL("demo"), "application/json", testenv.ToolCall("whoami"), with(v))
+		post(t, w.ProxyURL("demo")+"/a;b", "application/json", "x", with(v))
+		for _, what := range []string{"validate", "refresh", "logout"} {
+			_, _, m := post(t, w.URL+"/api/v1/oauth/"+what, "application/json", `{"session_token":"`+v+`"}`)
+			if data, _ := m["data"].(map[string]any); data["session_token"] != nil {
+				s.add("refreshed session token", data["session_token"].(string))
+			}
+		}
+	}
+	registration := func(r *http.Request) { r.Header.Set("Authorization", "Bearer initial-access-token-of-the-operator") }
+	_, _, m := post(t, w.URL+"/api/v1/oauth-proxy/register", "application/json", `{"redirect_uris":["http://localhost/callback"]}`, registration)
+	s.add("initial access token", "initial-access-token-of-the-operator")
+	s.add("registration access token", m["registration_access_token"].(string))
+	s.add("another client secret", m["client_secret"].(string))
+	for _, v := range []string{m["registration_access_token"].(string), "x"} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, m["registration_client_uri"].(string), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+v)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+	}
+	for _, secret := range []string{"secret-of-the-machine-client", "another-secret-that-is-wrong"} {
+		s.add("secret of a configured client", secret)
+		status, _, m := post(t, w.URL+"/api/v1/oauth-proxy/demo/token", "application/x-www-form-urlencoded", "grant_type=client_credentials", func(r *http.Request) {
+			r.SetBasicAuth("machine", secret)
+		})
+		if access, _ := m["access_token"].(string); status == http.StatusOK {
+			s.add("access token of a machine", access)
+			post(t, w.ProxyURL("demo"), "application/json", testenv.ToolCall("whoami"), func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+access) })
+		}
+	}
+	s.add("machine token", "upstream-token-of-the-machine")
+}
+
 func TestT70T77T78NoSecretIsEverInTheClear(t *testing.T) {
 	t.Parallel()
-	w := testenv.Start(t, testenv.Options{})
+	w := testenv.Start(t, testenv.Options{
+		Env:    []string{"MACHINE_SECRET=secret-of-the-machine-client", "MACHINE_TOKEN=upstream-token-of-the-machine", "INITIAL_TOKEN=initial-access-token-of-the-operator"},
+		Global: "client machine {\n client_secret {env.MACHINE_SECRET}\n grant_types client_credentials\n}",
+		Proxy:  "machine_token {env.MACHINE_TOKEN}",
+	})
 	s := &secrets{values: make(map[string]string)}
 	everything(t, w, s)
 	adapted := get(t, w.AdminURL()+"/config/")
-	if err := w.Reload(w.CaddyfileWith("access_token_ttl 10m")); err != nil {
+	if err := w.Reload(w.CaddyfileWith("registration token {env.INITIAL_TOKEN}")); err != nil {
 		t.Fatal(err)
 	}
 	w.Terminate()
