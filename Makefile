@@ -5,13 +5,16 @@ export GOFLAGS
 GOLANGCI_VERSION := v2.15.0
 GOLANGCI := .bin/golangci-lint
 
+# Whether there is a browser.
+CHROMIUM := { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null
+
 # Tests start Caddy, which keeps its files where these say. Never the user's own.
 TESTHOME := $(CURDIR)/.testhome
 
 # The Node.js that is installed with the JavaScript clients of the tests, and runs them.
 JSNODE := internal/e2e/js/node_modules/.bin/node
 
-.PHONY: help run test js-deps lint build fmt clean
+.PHONY: help run test js-deps browser-deps lint build fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,20 +22,28 @@ help: ## list the targets
 run: ## start the gateway with a demo provider and a demo MCP server on localhost
 	go run ./examples/quickstart
 
-test: js-deps ## run everything: the tests, the long ones, and a build with xcaddy
+test: js-deps browser-deps ## run everything: the tests, the long ones, and a build with xcaddy
 	mkdir -p $(TESTHOME)
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -race ./...
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -race -tags=nobadger,nomysql,nopgx,slow -run '^TestSlow' -count=1 -timeout 20m ./internal/e2e
 	$(MAKE) build
 	./bin/caddy list-modules | grep -x oauth_proxy
 	./bin/caddy list-modules | grep -x http.reverse_proxy.transport.mcp
-	@if test -e $(JSNODE); then echo "nothing was skipped"; else echo "all passed, but the JavaScript clients were SKIPPED: npm is missing"; fi
+	@if ! test -e $(JSNODE); then echo "all passed, but the JavaScript clients and the tests of the pages were SKIPPED: npm is missing"; \
+	elif ! $(CHROMIUM); then echo "all passed, but the tests of the pages were SKIPPED: Chromium is missing"; \
+	else echo "nothing was skipped"; fi
 
 js-deps: ## install the JavaScript clients that the tests run
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(JSNODE); \
 	elif test -e $(JSNODE); then :; \
 	elif test -n "$$CI"; then echo "npm is missing, and CI must test the JavaScript clients: install Node.js with npm" >&2; exit 1; \
 	else echo "npm is missing: the JavaScript clients (MCP conformance suite, TypeScript SDKs) will be SKIPPED; install Node.js with npm to test them"; fi
+
+browser-deps: ## install the browser that the tests look at the pages with
+	@if $(CHROMIUM); then :; \
+	elif command -v apt-get >/dev/null && test "$$(id -u)" = 0; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	elif test -n "$$CI"; then echo "Chromium is missing, and CI must look at the pages: install it" >&2; exit 1; \
+	else echo "Chromium is missing: the tests of the pages will be SKIPPED; install it (on Debian: apt-get install chromium) to run them"; fi
 
 $(JSNODE): $(addprefix internal/e2e/js/,package.json package-lock.json .npmrc)
 	npm ci --prefix internal/e2e/js

@@ -95,7 +95,7 @@ func TestClientWithMetadataDocumentLogsInAndRefreshes(t *testing.T) {
 	b := bot{id: p.id()}
 	page := w.browser().authorize(authorizeParams(b))
 	host := strings.TrimPrefix(p.URL, "https://")
-	if page.status != http.StatusOK || !strings.Contains(page.body, "Published Bot") || !strings.Contains(page.body, "application of <strong>"+host+"</strong>") {
+	if page.status != http.StatusOK || !strings.Contains(page.body, "Published Bot") || !strings.Contains(page.body, "web site <strong>"+host+"</strong> vouches") {
 		t.Errorf("consent page: %d %s", page.status, page.body)
 	}
 	got := w.tokens(w.postForm(endpoints+"/a/token", codeForm(b, w.login(b))))

@@ -33,13 +33,15 @@ func Clean(s string, most int) string {
 	return b.String()
 }
 
-// asciiHost shows a host as the machine reads it, so that no letter can pass for another.
+// asciiHost shows a host as the machine reads it, so that no letter can pass for another, and whole: who may cut the end off a
+// name cuts off whose it is.
 func asciiHost(host string) string {
+	const longest = 300 // a name has 253 characters at most, and a port
 	name, port, found := strings.Cut(host, ":")
 	if ascii, err := idna.ToASCII(name); err == nil && found {
-		return Clean(ascii+":"+port, 128)
+		return Clean(ascii+":"+port, longest)
 	} else if err == nil {
-		return Clean(ascii, 128)
+		return Clean(ascii, longest)
 	}
-	return Clean(host, 128)
+	return Clean(host, longest)
 }

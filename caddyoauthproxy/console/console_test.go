@@ -172,3 +172,12 @@ func FuzzClean(f *testing.F) {
 		}
 	})
 }
+
+// A long name in front must not push the end out of sight, because the end says whose host it is.
+func TestT08HostIsShownWhole(t *testing.T) {
+	t.Parallel()
+	host := "claude.ai." + strings.Repeat("long-name.", 23) + "evil.test:8443"
+	if got := asciiHost(host); got != host {
+		t.Errorf("got %s", got)
+	}
+}
