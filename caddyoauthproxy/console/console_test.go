@@ -181,3 +181,17 @@ func TestT08HostIsShownWhole(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 }
+
+// Chrome would apply it to every hop behind the form, the client's own included, which nobody can list.
+func TestT09NoPageRestrictsWhereItsFormLeads(t *testing.T) {
+	t.Parallel()
+	p, err := New(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := httptest.NewRecorder()
+	p.Consent(rec, Consent{Proxy: "x"})
+	if csp := rec.Header().Get("Content-Security-Policy"); strings.Contains(csp, "form-action") || !strings.Contains(csp, "frame-ancestors 'none'") {
+		t.Errorf("policy: %s", csp)
+	}
+}

@@ -159,7 +159,7 @@ func TestR21LateSaveDoesNotOverwriteNewerTokens(t *testing.T) {
 }
 
 // Somebody changes something else of the account while its lease is held: both changes stay.
-func TestSaveKeepsWhatOthersChangedDuringTheLease(t *testing.T) {
+func TestT44SaveKeepsWhatOthersChangedDuringTheLease(t *testing.T) {
 	t.Parallel()
 	w := realWorld(t)
 	w.add("a", 2*time.Hour, time.Hour)

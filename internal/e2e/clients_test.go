@@ -224,3 +224,19 @@ func TestUserConnectsFromTheBrowserAtARealCaddy(t *testing.T) {
 		t.Errorf("unknown proxy: %d", resp.StatusCode)
 	}
 }
+
+func TestDefectCleanUpRuns(t *testing.T) {
+	t.Parallel()
+	w := testenv.Start(t, testenv.Options{Global: "cleanup_interval 1s"})
+	testenv.Eventually(t, "the clean-up", func() bool { return strings.Contains(w.Log(), "clean-up finished") })
+}
+
+func TestDefectBrowserClientsCanReadSessionAndChallenge(t *testing.T) {
+	t.Parallel()
+	w := testenv.Start(t, testenv.Options{})
+	status, header, _ := post(t, w.ProxyURL("demo"), "application/json", "{}", func(r *http.Request) { r.Header.Set("Origin", "https://app.example.com") })
+	exposed := header.Get("Access-Control-Expose-Headers")
+	if status != http.StatusUnauthorized || !strings.Contains(exposed, "WWW-Authenticate") || !strings.Contains(exposed, "Mcp-Session-Id") || header.Get("Access-Control-Allow-Credentials") != "" {
+		t.Errorf("%d %v", status, header)
+	}
+}

@@ -33,7 +33,7 @@ func needChromium(t *testing.T) string {
 }
 
 // The pages in a real browser. Their pictures go to the directory that OAUTH_PROXY_PICTURES names, to be looked at.
-func TestSlowPagesAreAccessibleAndWorkWithoutMouseAndScripts(t *testing.T) {
+func TestSlowT09PagesAreAccessibleAndWorkWithoutMouseAndScripts(t *testing.T) {
 	needNode(t)
 	chromium := needChromium(t)
 	long := "https://" + strings.Repeat("long-name.", 12) + "example.com/cb"

@@ -1,0 +1,108 @@
+// Package docs holds the documentation, and the tests that keep it true.
+package docs
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// declared finds the names of all tests in the repository.
+func declared(t *testing.T) []string {
+	t.Helper()
+	var names []string
+	function := regexp.MustCompile(`(?m)^func (Test[A-Za-z0-9_]+)\(`)
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == "node_modules" || strings.HasPrefix(d.Name(), ".") && d.Name() != "..") {
+			return filepath.SkipDir
+		}
+		if !strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		content, err := os.ReadFile(path)
+		for _, m := range function.FindAllStringSubmatch(string(content), -1) {
+			names = append(names, m[1])
+		}
+		return err
+	})
+	if err != nil || len(names) < 100 {
+		t.Fatalf("found %d tests, %v", len(names), err)
+	}
+	return names
+}
+
+// row is a line of a table.
+type row struct{ id, tests string }
+
+// table reads the rows below a heading: their first and their last column.
+func table(t *testing.T, doc, heading string) []row {
+	t.Helper()
+	_, section, found := strings.Cut(doc, "\n## "+heading+"\n")
+	if !found {
+		t.Fatalf("no section %q", heading)
+	}
+	section, _, _ = strings.Cut(section, "\n## ")
+	var rows []row
+	for line := range strings.Lines(section) {
+		if cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), " | "); strings.HasPrefix(line, "| ") && len(cells) > 2 {
+			rows = append(rows, row{strings.TrimSpace(cells[0]), cells[len(cells)-1]})
+		}
+	}
+	return rows[1:] // without the heads
+}
+
+// ids are the threats that a test's name says it is about.
+func ids(name string) []string {
+	m := regexp.MustCompile(`^Test(?:Slow)?((?:[TR][0-9]{2})+)`).FindStringSubmatch(name)
+	if m == nil {
+		return nil
+	}
+	return regexp.MustCompile(`T[0-9]{2}`).FindAllString(m[1], -1)
+}
+
+func TestSecurityTablesNameTestsThatExist(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile("security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := declared(t)
+	named := regexp.MustCompile("`(Test[A-Za-z0-9_]+)`")
+	threats, defects := table(t, string(content), "Threats"), table(t, string(content), "Defects seen elsewhere")
+	if len(threats) < 55 || len(defects) < 23 {
+		t.Fatalf("%d threats and %d defects were read", len(threats), len(defects))
+	}
+	rows := make(map[string]string)
+	for _, r := range slices.Concat(threats, defects) {
+		if _, twice := rows[r.id]; twice {
+			t.Errorf("%s is there twice", r.id)
+		}
+		rows[r.id] = r.tests
+		found := named.FindAllStringSubmatch(r.tests, -1)
+		if len(found) == 0 {
+			t.Errorf("%s: no test", r.id)
+		}
+		for _, m := range found {
+			if !slices.Contains(tests, m[1]) {
+				t.Errorf("%s: there is no %s", r.id, m[1])
+			}
+		}
+	}
+	for _, name := range tests {
+		for _, id := range ids(name) {
+			if listed, there := rows[id]; there && !strings.Contains(listed, "`"+name+"`") {
+				t.Errorf("%s: %s is missing", id, name)
+			}
+		}
+		if strings.HasPrefix(name, "TestDefect") && !strings.Contains(string(content), "`"+name+"`") {
+			t.Errorf("%s is in no row", name)
+		}
+	}
+}
