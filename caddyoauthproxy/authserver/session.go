@@ -1,18 +1,13 @@
 package authserver
 
 import (
-	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	josejson "github.com/go-jose/go-jose/v4/json"
-	"go.uber.org/zap"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
@@ -35,24 +30,6 @@ type sessionClaims struct {
 	Provider string `json:"provider"`
 }
 
-// envelope is the form of every JSON answer of the session-token flow.
-type envelope struct {
-	Success     bool   `json:"success"`
-	Data        any    `json:"data,omitempty"`
-	Error       string `json:"error,omitempty"`
-	Description string `json:"error_description,omitempty"`
-	Message     string `json:"message,omitempty"`
-}
-
-// sessionStart is what a script needs to begin. The URL is there under both names that scripts know.
-type sessionStart struct {
-	AuthorizationURL string `json:"authorization_url"`
-	AuthURL          string `json:"auth_url"`
-	State            string `json:"state"`
-	Provider         string `json:"provider"`
-	ExpiresIn        int    `json:"expires_in"`
-}
-
 // sessionData is a session token and whose it is.
 type sessionData struct {
 	SessionToken string    `json:"session_token"`
@@ -63,46 +40,6 @@ type sessionData struct {
 	UserEmail    string    `json:"user_email"`
 	UserName     string    `json:"user_name"`
 	Provider     string    `json:"provider"`
-}
-
-// sessionState is the answer to a validation.
-type sessionState struct {
-	Valid        bool       `json:"valid"`
-	UserIdentity string     `json:"user_identity,omitempty"`
-	UserEmail    string     `json:"user_email,omitempty"`
-	UserName     string     `json:"user_name,omitempty"`
-	Provider     string     `json:"provider,omitempty"`
-	ExpiresAt    *time.Time `json:"expires_at,omitempty"`
-}
-
-// serveSessionStart is POST authorize/{provider}: it opens a login that is bound to no browser, and answers the
-// provider's URL and the state. The body is ignored.
-func (s *Server) serveSessionStart(w http.ResponseWriter, r *http.Request) {
-	start, err := s.startSession(r)
-	if err != nil {
-		s.writeSessionError(w, r, err)
-		return
-	}
-	writeJSON(w, http.StatusOK, envelope{Success: true, Data: start})
-}
-
-func (s *Server) startSession(r *http.Request) (*sessionStart, error) {
-	if err := s.charge(s.limits.login, r); err != nil {
-		return nil, err
-	}
-	provider := s.provider(r.PathValue("provider"))
-	if provider == nil {
-		return nil, &Error{Status: http.StatusNotFound, Code: "unknown_provider", Description: "no MCP server of this gateway uses a provider of this name"}
-	}
-	login, state := s.newLogin(&tokenstore.AuthRequest{TransactionID: rand.Text(), ClientID: sessionClient, Flow: tokenstore.FlowSession}, provider)
-	target, err := s.providerURL(r.Context(), provider, login, state)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.vault.Commit(r.Context(), tokenstore.Save(login)); err != nil {
-		return nil, fmt.Errorf("open login: %w", err)
-	}
-	return &sessionStart{AuthorizationURL: target, AuthURL: target, State: state, Provider: provider.Name(), ExpiresIn: seconds(s.life.Login)}, nil
 }
 
 // provider finds a provider that some proxy uses.
@@ -189,197 +126,4 @@ func clipped(v string) string {
 		return strings.ToValidUTF8(v, "")
 	}
 	return string([]rune(v)[:most])
-}
-
-// sessionToken reads the token from the JSON body's session_token, or else from the headers in which it is sent to proxies.
-func sessionToken(w http.ResponseWriter, r *http.Request) (string, error) {
-	var body struct {
-		SessionToken string `json:"session_token"`
-	}
-	raw, err := readBody(w, r)
-	if err != nil {
-		return "", err
-	}
-	if len(raw) > 0 && josejson.Unmarshal(raw, &body) != nil {
-		return "", refuse("invalid_request", "the body is not a JSON object with session_token")
-	}
-	if body.SessionToken != "" {
-		return body.SessionToken, nil
-	}
-	if token := r.Header.Get("X-Session-Token"); token != "" {
-		return token, nil
-	}
-	if token := bearer(r); token != "" {
-		return token, nil
-	}
-	return "", refuse("invalid_request", "session_token is missing: send it in a JSON body, or as X-Session-Token")
-}
-
-// liveSession finds the living grant of a session token.
-func (s *Server) liveSession(ctx context.Context, token string) (*tokenstore.Grant, *Claims, error) {
-	g, c, err := s.grantOfAccessToken(ctx, token)
-	switch {
-	case errors.Is(err, ErrInvalidToken):
-	case err != nil:
-		return nil, nil, err
-	case g.ClientID != sessionClient || g.Proxy == "" && !s.permitsSession(g.User.Provider, g.User):
-		err = errors.New("not a session, or of a user who may use nothing any more")
-	default:
-		return g, c, nil
-	}
-	return nil, nil, &Error{Status: http.StatusUnauthorized, Code: "invalid_token", Cause: err,
-		Description: "the session token is unknown, expired or logged out; log in again"}
-}
-
-// serveSessionValidate is POST validate: is the token good, and whose is it?
-func (s *Server) serveSessionValidate(w http.ResponseWriter, r *http.Request) {
-	state, err := s.validateSession(w, r)
-	if err != nil {
-		s.writeSessionError(w, r, err)
-		return
-	}
-	// Scripts look for the members inside data, and beside it.
-	writeJSON(w, http.StatusOK, struct {
-		Success bool          `json:"success"`
-		Data    *sessionState `json:"data"`
-		*sessionState
-	}{true, state, state})
-}
-
-func (s *Server) validateSession(w http.ResponseWriter, r *http.Request) (*sessionState, error) {
-	if err := s.charge(s.limits.token, r); err != nil {
-		return nil, err
-	}
-	token, err := sessionToken(w, r)
-	if err != nil {
-		return nil, err
-	}
-	g, c, err := s.liveSession(r.Context(), token)
-	if asError(err).Code == "invalid_token" {
-		return &sessionState{}, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	s.clientRequestDone(r)
-	data, err := s.sessionOf(g)
-	if err != nil {
-		return nil, err
-	}
-	expires := time.Unix(c.Expires, 0).UTC()
-	return &sessionState{Valid: true, UserIdentity: data.UserIdentity, UserEmail: data.UserEmail, UserName: data.UserName, Provider: data.Provider, ExpiresAt: &expires}, nil
-}
-
-// serveSessionRefresh is POST refresh: a new token for one that is still good.
-func (s *Server) serveSessionRefresh(w http.ResponseWriter, r *http.Request) {
-	data, err := s.refreshSession(w, r)
-	if err != nil {
-		s.writeSessionError(w, r, err)
-		return
-	}
-	writeJSON(w, http.StatusOK, struct {
-		Success bool         `json:"success"`
-		Data    *sessionData `json:"data"`
-		*sessionData
-	}{true, data, data})
-}
-
-func (s *Server) refreshSession(w http.ResponseWriter, r *http.Request) (*sessionData, error) {
-	if err := s.charge(s.limits.token, r); err != nil {
-		return nil, err
-	}
-	token, err := sessionToken(w, r)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		g, _, err := s.liveSession(r.Context(), token)
-		if err != nil {
-			return nil, err
-		}
-		if err := s.checkAccount(r.Context(), g); err != nil {
-			return nil, err
-		}
-		s.extendSession(g, s.vault.Now())
-		err = s.vault.Commit(r.Context(), tokenstore.Save(g))
-		if errors.Is(err, tokenstore.ErrConflict) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("refresh session: %w", err)
-		}
-		s.clientRequestDone(r)
-		s.log.Info("session token issued", grantFields(g, zap.Bool("refreshed", true))...)
-		return s.sessionOf(g)
-	}
-}
-
-// serveSessionLogout is POST logout: it ends the session, whether its token has expired or not.
-func (s *Server) serveSessionLogout(w http.ResponseWriter, r *http.Request) {
-	if err := s.logoutSession(w, r); err != nil {
-		s.writeSessionError(w, r, err)
-		return
-	}
-	writeJSON(w, http.StatusOK, envelope{Success: true, Message: "logged out"})
-}
-
-func (s *Server) logoutSession(w http.ResponseWriter, r *http.Request) error {
-	if err := s.charge(s.limits.token, r); err != nil {
-		return err
-	}
-	token, err := sessionToken(w, r)
-	if err != nil {
-		return err
-	}
-	g, _, err := s.grantOfToken(r.Context(), token)
-	if err != nil || g == nil || g.ClientID != sessionClient {
-		return err // an unknown token is logged out already
-	}
-	s.clientRequestDone(r)
-	return s.endGrant(r.Context(), g.ID, "logged out")
-}
-
-// answerSession ends a session's callback: with JSON for a script, with a page for a person.
-func (s *Server) answerSession(w http.ResponseWriter, r *http.Request, login *tokenstore.Login) {
-	data, err := s.finishedSession(r.Context(), login)
-	switch {
-	case err != nil && wantsJSON(r):
-		s.writeSessionError(w, r, err)
-	case err != nil:
-		s.notConnected(w, r, err)
-	case wantsJSON(r):
-		writeJSON(w, http.StatusOK, envelope{Success: true, Data: data})
-	default:
-		s.pages.Session(w, s.sessionPage(login, data))
-	}
-}
-
-// finishedSession is the token of a finished login, or why there is none.
-func (s *Server) finishedSession(ctx context.Context, login *tokenstore.Login) (*sessionData, error) {
-	if login.Error != "" {
-		return nil, refuse(login.Error, loginErrors[login.Error])
-	}
-	g, err := s.vault.Grant(ctx, login.GrantID)
-	if err != nil {
-		return nil, fmt.Errorf("grant: %w", err)
-	}
-	s.log.Info("session token issued", grantFields(g, zap.Bool("refreshed", false))...)
-	return s.sessionOf(g)
-}
-
-// wantsJSON reports whether a script is asking.
-func wantsJSON(r *http.Request) bool {
-	return r.URL.Query().Get("format") == "json" || strings.Contains(r.Header.Get("Accept"), "application/json")
-}
-
-// writeSessionError answers a script with an error.
-func (s *Server) writeSessionError(w http.ResponseWriter, r *http.Request, err error) {
-	e := asError(err)
-	status := e.Status
-	if status == 0 {
-		status = http.StatusBadRequest
-	}
-	e.setRetryAfter(w.Header())
-	s.logRefusal(r, e, status)
-	writeJSON(w, status, envelope{Error: e.Code, Description: e.Description, Message: e.Description})
 }
