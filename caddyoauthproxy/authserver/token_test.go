@@ -125,6 +125,9 @@ func TestT42T43LostAnswersAreRepeatedAndReuseEndsTheGrant(t *testing.T) {
 	if got[second.refresh] == 0 {
 		t.Error("a retry within the grace got another successor")
 	}
+	if again := w.tokens(refresh(first.refresh)); again != second {
+		t.Error("a retry within the grace did not get the very same pair")
+	}
 	third := w.tokens(refresh(second.refresh))
 	if !w.works(third.access) {
 		t.Error("the newest token does not work")
