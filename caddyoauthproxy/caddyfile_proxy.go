@@ -22,6 +22,7 @@ import (
 //		allowed_redirects <uri>|<pattern>|<preset>…
 //		consent           always|remember|off|off unsafe
 //		machine_token     <placeholder>
+//		upstream_token    user|client_credentials [<provider>]|exchange|static <placeholder> [<header>] { … }
 //		allow             email_domain|email|user <value>…
 //	}
 func (p *parser) proxy(d *caddyfile.Dispenser) error {
@@ -122,6 +123,8 @@ func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen o
 		at := position(d)
 		p.later = append(p.later, func() error { _, err := p.app.consentMode(v); return at(err) })
 		return nil
+	case "upstream_token":
+		return p.upstreamToken(d, id, &v.UpstreamToken)
 	case "machine_token":
 		return oneArg(d, &v.MachineToken, checkSecret)
 	case "allowed_redirects":
@@ -129,7 +132,7 @@ func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen o
 	case "allow":
 		return allow(d, &v.Allow)
 	default:
-		return unknown(d, "allow", "allowed_redirects", "consent", "machine_token", "name", "provider", "resource", "scope_text", "scopes")
+		return unknown(d, "allow", "allowed_redirects", "consent", "machine_token", "name", "provider", "resource", "scope_text", "scopes", "upstream_token")
 	}
 }
 
@@ -157,4 +160,58 @@ func allow(d *caddyfile.Dispenser, policy *authserver.Policy) error {
 	default:
 		return d.Errf("allow knows email_domain, email and user, not %q", kind)
 	}
+}
+
+// upstreamToken reads:
+//
+//	upstream_token user|client_credentials [<provider>]|exchange|static <placeholder> [<header>] {
+//		scopes <scope>…
+//		param  <name> <value>
+//		fresh
+//	}
+func (p *parser) upstreamToken(d *caddyfile.Dispenser, id string, v *UpstreamToken) error {
+	at := position(d)
+	words := d.RemainingArgs()
+	if len(words) == 0 {
+		return d.Err("upstream_token takes user, client_credentials, exchange or static")
+	}
+	v.Source = words[0]
+	switch rest := words[1:]; {
+	case v.Source == sourceStatic && len(rest) == 1:
+		v.Token = rest[0]
+	case v.Source == sourceStatic && len(rest) == 2:
+		v.Token, v.Header = rest[0], rest[1]
+	case v.Source == sourceMachine && len(rest) == 1:
+		v.Provider = rest[0]
+		p.later = append(p.later, func() error {
+			if p.app.Providers[v.Provider] != nil {
+				return nil
+			}
+			return at(fmt.Errorf("proxy %q: upstream_token: provider %q is not declared; declared are: %s", id, v.Provider, listed(p.app.Providers)))
+		})
+	case len(rest) > 0:
+		return d.Errf("upstream_token %s: %q is too much", v.Source, rest[len(rest)-1])
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		switch d.Val() {
+		case "scopes":
+			if err := args(d, &v.Scopes, nil); err != nil {
+				return err
+			}
+		case "param":
+			var name, value string
+			if !d.AllArgs(&name, &value) {
+				return d.Err("param takes a name and a value")
+			}
+			if v.Params == nil {
+				v.Params = make(map[string]string)
+			}
+			v.Params[name] = value
+		case "fresh":
+			v.Fresh = true
+		default:
+			return unknown(d, "fresh", "param", "scopes")
+		}
+	}
+	return at(v.check())
 }

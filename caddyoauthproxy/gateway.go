@@ -148,8 +148,9 @@ func (a *App) cleanup(g *gateway, interval time.Duration) {
 
 // proxyGateway is the gateway as one proxy's filter sees it.
 type proxyGateway struct {
-	app   *App
-	proxy *authserver.Proxy
+	app    *App
+	proxy  *authserver.Proxy
+	source *tokenSource
 }
 
 // Proxy implements mcpfilter.Gateway.
@@ -164,6 +165,9 @@ func (p *proxyGateway) Proxy() mcpfilter.Proxy {
 		ResourcePath: path,
 		MetadataURL:  authserver.ResourceMetadataURL(p.proxy),
 		Scopes:       p.proxy.Scopes,
+
+		CredentialHeader: p.source.header,
+		SharedCredential: p.source.shared(),
 	}
 }
 
@@ -202,19 +206,8 @@ func (p *proxyGateway) UpstreamToken(ctx context.Context, s *mcpfilter.Session) 
 	if err != nil {
 		return "", &mcpfilter.UnavailableError{Err: err}
 	}
-	if s.Grant.AccountID == "" { // a client that acts for itself
-		return p.machineToken()
-	}
-	token, err := g.accounts.Token(ctx, s.Grant.AccountID)
+	token, err := p.source.token(ctx, g, s)
 	return token, filterError(err)
-}
-
-// machineToken is the proxy's own upstream token, for clients that act for themselves.
-func (p *proxyGateway) machineToken() (string, error) {
-	if p.proxy.MachineToken == "" {
-		return "", fmt.Errorf("%w: the proxy has no machine_token any more", mcpfilter.ErrNeedsReauth)
-	}
-	return p.proxy.MachineToken, nil
 }
 
 // UpstreamRejected implements mcpfilter.Gateway.
@@ -223,10 +216,7 @@ func (p *proxyGateway) UpstreamRejected(ctx context.Context, s *mcpfilter.Sessio
 	if err != nil {
 		return "", &mcpfilter.UnavailableError{Err: err}
 	}
-	if s.Grant.AccountID == "" {
-		return "", fmt.Errorf("%w: the proxy's machine_token", mcpfilter.ErrStillRejected)
-	}
-	token, err = g.accounts.Rejected(ctx, s.Grant.AccountID, token)
+	token, err = p.source.rejected(ctx, g, s, token)
 	return token, filterError(err)
 }
 

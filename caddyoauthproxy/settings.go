@@ -25,9 +25,22 @@ type resolved struct {
 	providers map[string]*upstream.Provider
 	proxies   []*authserver.Proxy
 	clients   []*authserver.ConfiguredClient
+	sources   map[string]*tokenSource // by proxy
 
 	registration authserver.Registration
 	limits       authserver.Limits
+}
+
+// machineToken resolves a proxy's token for clients that act for themselves.
+func (p *Proxy) machineToken() (string, error) {
+	if p.MachineToken == "" {
+		return "", nil
+	}
+	token, err := resolveSecret(p.MachineToken)
+	if err != nil {
+		return "", fmt.Errorf("machine_token: %w", err)
+	}
+	return token, nil
 }
 
 func (r *resolved) proxy(id string) *authserver.Proxy {
@@ -65,7 +78,11 @@ type Proxy struct {
 	// When users are asked whether a client may act for them, see the app's option. Default: the app's.
 	Consent string `json:"consent,omitempty"`
 
-	// The bearer token that goes to the server for clients that act for themselves (`client_credentials`), as a placeholder. Default: none may.
+	// Which token goes to the server. Default: the user's own.
+	UpstreamToken UpstreamToken `json:"upstream_token,omitzero"`
+
+	// The bearer token that goes to the server for clients that act for themselves (`client_credentials`), as a placeholder, where `upstream_token` has
+	// none for them. Default: none may.
 	MachineToken string `json:"machine_token,omitempty"`
 
 	// Who may use the server. Default: every user of the provider.
@@ -74,7 +91,7 @@ type Proxy struct {
 
 // resolve checks the whole configuration and reports everything that is wrong with it.
 func (a *App) resolve() (*resolved, error) {
-	r := &resolved{providers: make(map[string]*upstream.Provider, len(a.Providers))}
+	r := &resolved{providers: make(map[string]*upstream.Provider, len(a.Providers)), sources: make(map[string]*tokenSource, len(a.Proxies))}
 	var errs []error
 	fail := func(err error) {
 		if err != nil {
@@ -108,6 +125,12 @@ func (a *App) resolve() (*resolved, error) {
 		if err == nil {
 			p.Consent, err = a.consentMode(a.Proxies[id])
 		}
+		if err == nil {
+			r.sources[id], err = a.Proxies[id].UpstreamToken.resolve(p.Provider, r.providers, a.log.Named("upstream"))
+		}
+		if err == nil {
+			r.sources[id].machine, err = a.Proxies[id].machineToken()
+		}
 		if err != nil {
 			fail(fmt.Errorf("proxy %q: %w", id, err))
 			continue
@@ -117,6 +140,7 @@ func (a *App) resolve() (*resolved, error) {
 			fail(fmt.Errorf("proxy %q: resource %s is proxy %q's already; every proxy needs its own", id, p.Resource, other))
 		}
 		resources[canonical] = id
+		p.Machines = r.sources[id].forMachines()
 		r.proxies = append(r.proxies, p)
 	}
 	for _, id := range slices.Sorted(maps.Keys(a.Clients)) {
@@ -236,11 +260,6 @@ func (p *Proxy) resolve(id string, providers map[string]*upstream.Provider) (*au
 	}
 	if len(out.Scopes) == 0 {
 		out.Scopes = []string{"mcp"}
-	}
-	if p.MachineToken != "" {
-		if out.MachineToken, err = resolveSecret(p.MachineToken); err != nil {
-			return nil, fmt.Errorf("machine_token: %w", err)
-		}
 	}
 	return out, nil
 }

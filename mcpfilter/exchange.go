@@ -22,6 +22,7 @@ type exchangeKey struct{}
 // filter makes it, the transport uses it, the response guard reads what became of it, one after the other.
 type exchange struct {
 	gateway      Gateway
+	proxy        *Proxy
 	session      *Session
 	gatewayToken string
 
@@ -88,7 +89,7 @@ func (x *exchange) report(ctx context.Context) error {
 // authorized returns req with the upstream token. req itself is left as it is, because it gets logged.
 func (x *exchange) authorized(req *http.Request) *http.Request {
 	out := req.Clone(req.Context())
-	out.Header.Set("Authorization", "Bearer "+x.token)
+	x.proxy.inject(out.Header, x.token)
 	if x.repeatable(req) && hasBody(req) {
 		// With GetBody the HTTP transport itself recovers from a stale idle connection.
 		out.ContentLength = int64(len(x.body))

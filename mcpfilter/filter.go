@@ -186,7 +186,7 @@ func (f *Filter) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	if err != nil {
 		return f.refuse(w, gatewayRefusal(err))
 	}
-	return f.forward(w, r, next, &exchange{gateway: f.gateway, session: session, gatewayToken: token})
+	return f.forward(w, r, next, &exchange{gateway: f.gateway, proxy: &f.proxy, session: session, gatewayToken: token})
 }
 
 // forward hands an authenticated request on and guards the response.
@@ -201,7 +201,7 @@ func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.
 
 	err := x.captureBody(r)
 	f.identify(r, x)
-	cleanRequest(r)
+	cleanRequest(r, f.proxy.CredentialHeader)
 	if err != nil {
 		protectResponse(w.Header())
 		return err
@@ -210,9 +210,9 @@ func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		return f.refuse(w, gatewayRefusal(err))
 	}
 	if f.Credential == credentialHeader {
-		r.Header.Set("Authorization", "Bearer "+x.token)
+		f.proxy.inject(r.Header, x.token)
 		// Error routes and log_append run after us and see the same headers.
-		defer r.Header.Del("Authorization")
+		defer f.proxy.withdraw(r.Header)
 	}
 
 	g := newGuard(w, r, f, x)

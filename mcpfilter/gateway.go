@@ -73,6 +73,31 @@ type Proxy struct {
 
 	// Scopes are what a challenge asks for. Empty leaves the parameter out.
 	Scopes []string
+
+	// CredentialHeader is the header in which the upstream token travels as it is, such as X-API-Key. Empty:
+	// Authorization, as a bearer token.
+	CredentialHeader string
+
+	// SharedCredential says that the upstream token is not the user's, so that no new login would help when the upstream
+	// refuses it: that is answered 503.
+	SharedCredential bool
+}
+
+// inject puts the upstream token on a request.
+func (p *Proxy) inject(h http.Header, token string) {
+	if p.CredentialHeader == "" {
+		h.Set("Authorization", "Bearer "+token)
+		return
+	}
+	h.Set(p.CredentialHeader, token)
+}
+
+// withdraw takes it off again.
+func (p *Proxy) withdraw(h http.Header) {
+	h.Del("Authorization")
+	if p.CredentialHeader != "" {
+		h.Del(p.CredentialHeader)
+	}
 }
 
 // Session is one authenticated request's standing: the grant behind its gateway token.

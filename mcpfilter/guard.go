@@ -1,6 +1,7 @@
 package mcpfilter
 
 import (
+	"errors"
 	"io"
 	"maps"
 	"net/http"
@@ -89,6 +90,9 @@ func (g *guard) judge(status int, h http.Header) *refusal {
 	case status == http.StatusUnauthorized:
 		if err := g.x.report(g.r.Context()); err != nil {
 			return gatewayRefusal(err)
+		}
+		if g.filter.proxy.SharedCredential {
+			return unavailable(errors.New("the upstream refuses the token that the gateway is configured to send"))
 		}
 		return invalidToken("the MCP server did not accept this user's authorization; try again", nil)
 	case 300 <= status && status < 400:

@@ -68,14 +68,16 @@ func foldName(name string) string {
 	}, name)
 }
 
-// cleanRequest deletes from a client's request what must not go upstream.
-func cleanRequest(r *http.Request) {
+// cleanRequest deletes from a client's request what must not go upstream, and every spelling of the header in which
+// the upstream's own credential travels.
+func cleanRequest(r *http.Request, credentialHeader string) {
 	h := r.Header
 	cleanConnection(h)
+	credential := foldName(credentialHeader)
 	for name := range h {
 		folded := foldName(name)
 		odd := strings.HasPrefix(folded, "x-forwarded-") && http.CanonicalHeaderKey(folded) != name
-		if odd || deletedHeaders.has(folded) {
+		if odd || folded == credential || deletedHeaders.has(folded) {
 			delete(h, name)
 		}
 	}

@@ -22,7 +22,7 @@ func (s *Server) issueToMachine(ctx context.Context, client *tokenstore.Client, 
 	if refusal != nil {
 		return nil, refusal
 	}
-	if !s.mayUse(client.ID, p) || p.MachineToken == "" {
+	if !s.mayUse(client.ID, p) || !p.Machines {
 		return nil, refuse("invalid_target", "this MCP server is not open to this client without a user")
 	}
 	scopes, refusal := narrow(p.Scopes, form.Get("scope"))

@@ -340,7 +340,7 @@ func TestClientCredentialsAreForConfiguredClientsAtProxiesWithAToken(t *testing.
 	t.Parallel()
 	machine := configuredClient("machine", "a-secret-of-the-operator", "client_credentials")
 	w := newWorld(t, configured(machine, configuredClient("public", "", "client_credentials")), func(o *authserver.Options) {
-		o.Proxies[0].MachineToken = "machine-token-of-a"
+		o.Proxies[0].Machines = true
 		o.Proxies[0].Scopes = []string{"read", "write"}
 	})
 	form := func(changes ...string) url.Values {

@@ -108,9 +108,8 @@ type Proxy struct {
 	// Consent says when the user is asked. Default: ConsentAlways.
 	Consent ConsentMode
 
-	// MachineToken is the bearer token that goes upstream for clients that act for themselves (client_credentials).
-	// Empty: there are none at this proxy.
-	MachineToken string
+	// Machines lets in clients that act for themselves (client_credentials): there is a token for them to go upstream.
+	Machines bool
 
 	// Allow says who may come in. The zero value lets every user of the provider in.
 	Allow Policy

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -333,16 +334,28 @@ func Eventually(t testing.TB, what string, holds func() bool) {
 	}
 }
 
-// FreePort is a port that nobody listens on.
+// FreePort is a port that nobody listens on, and nobody is given by the system when they ask for any: it
+// lies below the range of those. No two calls return the same.
 func FreePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := 20_000 + rand.IntN(12_000)
+		if _, taken := ports.LoadOrStore(port, true); taken {
+			continue
+		}
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue
+		}
+		_ = l.Close()
+		return port
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no port is free")
+	return 0
 }
+
+// ports are those that FreePort has returned.
+var ports sync.Map
 
 func tail(s string, n int) string { return s[max(0, len(s)-n):] }
 
