@@ -106,3 +106,17 @@ func blockName(d *caddyfile.Dispenser, what string) (string, error) {
 func unknown(d *caddyfile.Dispenser, known ...string) error {
 	return d.Errf("unknown option %q; known here are %s", d.Val(), strings.Join(known, ", "))
 }
+
+// param reads a name and a value into a map.
+func param(d *caddyfile.Dispenser, dst *map[string]string) error {
+	option := d.Val()
+	var name, value string
+	if !d.AllArgs(&name, &value) {
+		return d.Errf("%s takes a name and a value", option)
+	}
+	if *dst == nil {
+		*dst = make(map[string]string)
+	}
+	(*dst)[name] = value
+	return nil
+}

@@ -23,7 +23,9 @@ import (
 //		revocation_url             <url>
 //		scopes                     <scope>…
 //		token_endpoint_auth_method <method>
+//		audience                   <id>
 //		authorize_param            <name> <value>
+//		token_param                <name> <value>
 //		timeout                    <duration>
 //		retries                    <n>|off
 //	}
@@ -53,7 +55,7 @@ func (p *parser) provider(d *caddyfile.Dispenser) error {
 
 func providerOption(d *caddyfile.Dispenser, v *Provider, seen once) error {
 	name := d.Val()
-	if name != "authorize_param" && name != "scopes" {
+	if name != "authorize_param" && name != "token_param" && name != "scopes" {
 		if err := seen.check(d); err != nil {
 			return err
 		}
@@ -87,23 +89,19 @@ func providerOption(d *caddyfile.Dispenser, v *Provider, seen once) error {
 		return args(d, &v.Scopes, nil)
 	case "token_endpoint_auth_method":
 		return oneArg(d, &v.TokenEndpointAuthMethod, nil)
+	case "audience":
+		return oneArg(d, &v.Audience, nil)
 	case "authorize_param":
-		var key, value string
-		if !d.AllArgs(&key, &value) {
-			return d.Err("authorize_param takes a name and a value")
-		}
-		if v.AuthorizeParams == nil {
-			v.AuthorizeParams = make(map[string]string)
-		}
-		v.AuthorizeParams[key] = value
-		return nil
+		return param(d, &v.AuthorizeParams)
+	case "token_param":
+		return param(d, &v.TokenParams)
 	case "timeout":
 		return duration(d, &v.Timeout, false)
 	case "retries":
 		return retries(d, &v.Retries)
 	default:
-		return unknown(d, "authorization_server", "authorization_url", "authorize_param", "client_id", "client_secret", "domain", "issuer",
-			"retries", "revocation_url", "scopes", "subject_field", "tenant", "timeout", "token_endpoint_auth_method", "token_url", "type", "userinfo_url")
+		return unknown(d, "audience", "authorization_server", "authorization_url", "authorize_param", "client_id", "client_secret", "domain", "issuer",
+			"retries", "revocation_url", "scopes", "subject_field", "tenant", "timeout", "token_endpoint_auth_method", "token_param", "token_url", "type", "userinfo_url")
 	}
 }
 

@@ -23,7 +23,7 @@ import (
 //		consent           always|remember|off|off unsafe
 //		machine_token     <placeholder>
 //		upstream_token    user|client_credentials [<provider>]|exchange|static <placeholder> [<header>] { … }
-//		allow             email_domain|email|user <value>…
+//		allow             email_domain|email|user|group|org <value>…
 //	}
 func (p *parser) proxy(d *caddyfile.Dispenser) error {
 	id, err := blockName(d, "proxy")
@@ -100,18 +100,15 @@ func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen o
 	case "scopes":
 		return args(d, &v.Scopes, nil)
 	case "scope_text":
-		var scope, text string
-		if !d.AllArgs(&scope, &text) {
-			return d.Err("scope_text takes a scope and its text in quotes")
+		if err := param(d, &v.ScopeTexts); err != nil {
+			return err
 		}
-		if v.ScopeTexts == nil {
-			v.ScopeTexts = make(map[string]string)
-		}
-		v.ScopeTexts[scope] = text
 		at := position(d)
 		p.later = append(p.later, func() error {
-			if !slices.Contains(v.Scopes, scope) {
-				return at(fmt.Errorf("proxy %q: scope_text: %q is not one of the proxy's scopes", id, scope))
+			for scope := range v.ScopeTexts {
+				if !slices.Contains(v.Scopes, scope) {
+					return at(fmt.Errorf("proxy %q: scope_text: %q is not one of the proxy's scopes", id, scope))
+				}
 			}
 			return nil
 		})
@@ -157,8 +154,12 @@ func allow(d *caddyfile.Dispenser, policy *authserver.Policy) error {
 		})
 	case "user":
 		return args(d, &policy.Users, nil)
+	case "group":
+		return args(d, &policy.Groups, nil)
+	case "org":
+		return args(d, &policy.Orgs, nil)
 	default:
-		return d.Errf("allow knows email_domain, email and user, not %q", kind)
+		return d.Errf("allow knows email, email_domain, group, org and user, not %q", kind)
 	}
 }
 
@@ -199,14 +200,9 @@ func (p *parser) upstreamToken(d *caddyfile.Dispenser, id string, v *UpstreamTok
 				return err
 			}
 		case "param":
-			var name, value string
-			if !d.AllArgs(&name, &value) {
-				return d.Err("param takes a name and a value")
+			if err := param(d, &v.Params); err != nil {
+				return err
 			}
-			if v.Params == nil {
-				v.Params = make(map[string]string)
-			}
-			v.Params[name] = value
 		case "fresh":
 			v.Fresh = true
 		default:

@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
 )
 
 // Every complete Caddyfile that a reader may copy is one that Caddy takes.
@@ -27,7 +29,10 @@ func TestCaddyfilesOfReadmeAndExamplesAdapt(t *testing.T) {
 		whole = strings.Replace(whole, "…", "resource https://gateway.example.com/jira/mcp", 1)
 		caddyfiles["README, in part: "+m[1][:40]] = "{\n" + whole + "}\ngateway.example.com {\noauth_proxy\nmcp_proxy jira http://localhost:9000\n}\n"
 	}
-	if len(caddyfiles) < 3 {
+	for _, m := range regexp.MustCompile("(?s)```caddyfile\n(provider \\w+ \\{.*?)```").FindAllStringSubmatch(read("../docs/providers.md"), -1) {
+		caddyfiles["providers.md: "+m[1][:20]] = "{\noauth_proxy {\nissuer https://gateway.example.com\n" + m[1] + "proxy jira {\nresource https://gateway.example.com/jira/mcp\n}\n}\n}\ngateway.example.com {\noauth_proxy\nmcp_proxy jira http://localhost:9000\n}\n"
+	}
+	if len(caddyfiles) < 3+len(upstream.Types())-2 {
 		t.Fatal("the README has no complete Caddyfile: the test is no good")
 	}
 	for name, c := range caddyfiles {

@@ -13,7 +13,8 @@ import (
 // Provider is an upstream identity provider or authorization server. The gateway is a client of it, registered
 // there with the redirect URI `<issuer>/api/v1/oauth/callback`.
 type Provider struct {
-	// What the provider is: a template (`github`, `google`, `microsoft` or its alias `azure_ad`, `okta`), `oidc` for any
+	// What the provider is: a template (`atlassian`, `auth0`, `github`, `gitlab`, `google`, `keycloak`, `linear`, `microsoft` or its alias `azure_ad`, `notion`,
+	// `okta`, `slack`), `oidc` for any
 	// OpenID Connect provider with discovery, or `oauth2` or its alias `generic` with every URL written out. Default:
 	// the provider's name, where that is one of these.
 	Type string `json:"type,omitempty"`
@@ -24,14 +25,17 @@ type Provider struct {
 	// The client secret that the provider gave the gateway, as a placeholder: `{env.NAME}` or `{file./absolute/path}`.
 	ClientSecret string `json:"client_secret,omitempty"`
 
-	// The issuer URL. For `oidc`.
+	// The issuer URL. For `oidc` and `keycloak`.
 	Issuer string `json:"issuer,omitempty"`
 
-	// The organisation's domain, such as acme.okta.com. For `okta`.
+	// The organisation's domain, such as acme.okta.com. For `okta`, `auth0` and a `gitlab` of your own.
 	Domain string `json:"domain,omitempty"`
 
 	// The id of a custom authorization server, such as default. For `okta`; without it the organisation's own is used.
 	AuthorizationServer string `json:"authorization_server,omitempty"`
+
+	// The identifier of the API that access tokens are for. For `auth0`.
+	Audience string `json:"audience,omitempty"`
 
 	// The directory (tenant) id, or organizations. For `microsoft`.
 	Tenant string `json:"tenant,omitempty"`
@@ -60,6 +64,9 @@ type Provider struct {
 
 	// Further parameters of the authorization request.
 	AuthorizeParams map[string]string `json:"authorize_params,omitempty"`
+
+	// Further parameters of every token request.
+	TokenParams map[string]string `json:"token_params,omitempty"`
 
 	// How long to wait for an answer. Default: 30s.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
@@ -119,6 +126,8 @@ func (p *Provider) config(kind, clientID, secret string) upstream.Config {
 		Scopes:              p.Scopes,
 		AuthMethod:          p.TokenEndpointAuthMethod,
 		AuthorizeParams:     p.AuthorizeParams,
+		TokenParams:         p.TokenParams,
+		Audience:            p.Audience,
 		Timeout:             time.Duration(p.Timeout),
 		Retries:             p.Retries,
 	}

@@ -32,6 +32,10 @@ type User struct {
 	EmailVerified bool   `json:"email_verified,omitempty"`
 	Login         string `json:"login,omitempty"`
 	Name          string `json:"name,omitempty"`
+
+	// Groups and Org are the user's groups and organisation at the provider, where it tells them, as of the login.
+	Groups []string `json:"groups,omitempty"`
+	Org    string   `json:"org,omitempty"`
 }
 
 // Label is how the user is shown to people: e-mail, else login, else subject.

@@ -18,15 +18,25 @@ type Policy struct {
 
 	// Users are the provider's subject identifiers, or its login names where it has unique ones (GitHub).
 	Users []string `json:"users,omitempty"`
+
+	// Groups are groups at the provider, of which the user must be in one. Where the provider tells groups as of the login.
+	Groups []string `json:"groups,omitempty"`
+
+	// Orgs are organisations at the provider: Google's hosted domain, Entra's tenant id, Auth0's organisation, Slack's team id, Linear's
+	// workspace.
+	Orgs []string `json:"orgs,omitempty"`
 }
 
 // Permits reports whether the user may come in. An e-mail address that the
 // provider does not call verified, or that is not one address, matches nothing.
 func (p Policy) Permits(u tokenstore.User) bool {
-	if len(p.EmailDomains)+len(p.Emails)+len(p.Users) == 0 {
+	if len(p.EmailDomains)+len(p.Emails)+len(p.Users)+len(p.Groups)+len(p.Orgs) == 0 {
 		return true
 	}
 	if slices.Contains(p.Users, u.Subject) || u.Login != "" && slices.Contains(p.Users, u.Login) {
+		return true
+	}
+	if u.Org != "" && slices.Contains(p.Orgs, u.Org) || slices.ContainsFunc(u.Groups, func(g string) bool { return slices.Contains(p.Groups, g) }) {
 		return true
 	}
 	email := strings.ToLower(u.Email)

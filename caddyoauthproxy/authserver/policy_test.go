@@ -36,3 +36,27 @@ func TestT29PolicyTrustsOnlyVerifiedEmail(t *testing.T) {
 		t.Error("an empty entry must not match a user without login name")
 	}
 }
+
+func TestPolicyKnowsGroupsAndOrganisations(t *testing.T) {
+	t.Parallel()
+	policy := Policy{Groups: []string{"eng"}, Orgs: []string{"example.com"}, Users: []string{"u9"}}
+	for name, c := range map[string]struct {
+		user tokenstore.User
+		want bool
+	}{
+		"in the group":           {tokenstore.User{Subject: "u1", Groups: []string{"ops", "eng"}}, true},
+		"in another group":       {tokenstore.User{Subject: "u1", Groups: []string{"engineering"}}, false},
+		"in the organisation":    {tokenstore.User{Subject: "u1", Org: "example.com"}, true},
+		"in another":             {tokenstore.User{Subject: "u1", Org: "example.com.evil.test"}, false},
+		"in none":                {tokenstore.User{Subject: "u1"}, false},
+		"by name":                {tokenstore.User{Subject: "u9"}, true},
+		"organisation as a mail": {tokenstore.User{Subject: "u1", Email: "a@example.com", EmailVerified: true}, false},
+	} {
+		if got := policy.Permits(c.user); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	if (Policy{Orgs: []string{""}}).Permits(tokenstore.User{Subject: "u1"}) {
+		t.Error("an empty organisation matches users without one")
+	}
+}

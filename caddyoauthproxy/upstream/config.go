@@ -43,6 +43,9 @@ type Config struct {
 	// AuthorizationServer is the id of a custom authorization server.
 	AuthorizationServer string
 
+	// Audience is the API that access tokens are for.
+	Audience string
+
 	// Tenant is the directory id, or organizations or common.
 	Tenant string
 
@@ -67,6 +70,9 @@ type Config struct {
 	// template's, and may not replace those of the protocol.
 	AuthorizeParams map[string]string
 
+	// TokenParams are further parameters of every token request. They may not replace those of the protocol.
+	TokenParams map[string]string
+
 	// Timeout bounds each request to the provider. Default: DefaultTimeout.
 	Timeout time.Duration
 
@@ -89,6 +95,8 @@ func (c *Config) field(name string) string {
 		return c.AuthorizationServer
 	case "tenant":
 		return c.Tenant
+	case "audience":
+		return c.Audience
 	case "authorization_url":
 		return c.AuthorizationURL
 	case "token_url":
@@ -109,6 +117,7 @@ var templateFields = []struct{ name, example string }{
 	{"domain", "the host name of your organisation, such as acme.okta.com"},
 	{"authorization_server", "the id of the authorization server, such as default"},
 	{"tenant", "the directory (tenant) id, such as 00000000-0000-0000-0000-000000000000, or organizations"},
+	{"audience", "the identifier of the API that tokens are for, such as https://api.example.com"},
 	{"authorization_url", "the URL of the authorization endpoint"},
 	{"token_url", "the URL of the token endpoint"},
 	{"userinfo_url", "the URL that tells who the user is"},
@@ -179,6 +188,11 @@ func (c *Config) checkClient() error {
 	for name := range c.AuthorizeParams {
 		if name == "" || slices.Contains(protocolParams, name) {
 			return fmt.Errorf("authorize_param %q belongs to the protocol and is set by the gateway: remove it", name)
+		}
+	}
+	for name := range c.TokenParams {
+		if name == "" || slices.Contains(requestParams, name) || slices.Contains([]string{"code_verifier", "redirect_uri"}, name) {
+			return fmt.Errorf("token_param %q belongs to the protocol and is set by the gateway: remove it", name)
 		}
 	}
 	if c.Timeout < 0 {

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,7 +37,7 @@ func (p *Provider) discover(ctx context.Context) (*metadata, error) {
 			AuthorizationEndpoint: p.template.authorizationURL,
 			TokenEndpoint:         p.template.tokenURL,
 			UserinfoEndpoint:      p.template.userinfoURL,
-			RevocationEndpoint:    p.config.RevocationURL,
+			RevocationEndpoint:    cmp.Or(p.config.RevocationURL, p.template.revocationURL),
 		}
 		if m.TokenEndpoint == "" {
 			m.AuthorizationEndpoint, m.TokenEndpoint, m.UserinfoEndpoint = p.config.AuthorizationURL, p.config.TokenURL, p.config.UserinfoURL

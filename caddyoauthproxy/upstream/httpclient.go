@@ -68,6 +68,11 @@ func (p *Provider) getJSON(ctx context.Context, address, bearer string) ([]byte,
 	if err != nil {
 		return nil, &Error{Class: Misconfigured, Err: withoutURL(err)}
 	}
+	return p.readJSON(ctx, req, bearer)
+}
+
+// readJSON sends a request for a document.
+func (p *Provider) readJSON(ctx context.Context, req *http.Request, bearer string) ([]byte, error) {
 	req.Header.Set("Accept", "application/json")
 	if bearer != "" {
 		req.Header.Set("Authorization", "Bearer "+bearer)

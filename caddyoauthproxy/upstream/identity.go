@@ -1,11 +1,14 @@
 package upstream
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -21,7 +24,7 @@ const idTokenLeeway = 30 * time.Second
 // identify finds out whose the tokens are. Only tokens that came straight from the token endpoint get here.
 func (p *Provider) identify(ctx context.Context, m *metadata, t Tokens, nonce string) (tokenstore.User, error) {
 	if !p.template.oidc {
-		f, err := p.userinfo(ctx, m, t.AccessToken)
+		f, err := p.plainUser(ctx, m, t)
 		if err != nil {
 			return tokenstore.User{}, p.fail("userinfo", err)
 		}
@@ -98,9 +101,28 @@ func payload(token *oidc.IDToken) (fields, error) {
 	return parseObject(raw)
 }
 
+// plainUser finds the user of a provider without ID tokens: in its token answer, or where it tells by the access token.
+func (p *Provider) plainUser(ctx context.Context, m *metadata, t Tokens) (fields, error) {
+	f := t.answer
+	if m.UserinfoEndpoint != "" {
+		var err error
+		if f, err = p.userinfo(ctx, m, t.AccessToken); err != nil {
+			return nil, err
+		}
+	}
+	if string(f["ok"]) == "false" { // Slack, with status 200
+		return nil, &Error{Class: Malformed, Code: safeCode(f.text("error")), Err: errors.New("refused")}
+	}
+	user, ok := f.at(p.template.userPath)
+	if !ok {
+		return nil, &Error{Class: Malformed, Err: fmt.Errorf("%s is missing, which says who the user is", p.template.userPath)}
+	}
+	return user, nil
+}
+
 // userinfo asks the provider who the access token's user is.
 func (p *Provider) userinfo(ctx context.Context, m *metadata, accessToken string) (fields, error) {
-	body, err := p.getJSON(ctx, m.UserinfoEndpoint, accessToken)
+	body, err := p.askUser(ctx, m, accessToken)
 	if err != nil {
 		return nil, err
 	}
@@ -109,6 +131,22 @@ func (p *Provider) userinfo(ctx context.Context, m *metadata, accessToken string
 		return nil, &Error{Class: Malformed, Err: err}
 	}
 	return f, nil
+}
+
+func (p *Provider) askUser(ctx context.Context, m *metadata, accessToken string) ([]byte, error) {
+	if p.template.userinfoQuery == "" {
+		return p.getJSON(ctx, m.UserinfoEndpoint, accessToken)
+	}
+	query, err := json.Marshal(map[string]string{"query": p.template.userinfoQuery})
+	if err != nil {
+		return nil, &Error{Class: Misconfigured, Err: err}
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, m.UserinfoEndpoint, bytes.NewReader(query))
+	if err != nil {
+		return nil, &Error{Class: Misconfigured, Err: withoutURL(err)}
+	}
+	req.Header.Set("Content-Type", "application/json")
+	return p.readJSON(ctx, req, accessToken)
 }
 
 // addEmail asks userinfo for the e-mail address that a short ID token leaves out. A provider that will not
@@ -153,9 +191,11 @@ func (p *Provider) user(f fields, issuer string) (tokenstore.User, error) {
 	u := tokenstore.User{
 		Provider: p.name,
 		Issuer:   issuer,
-		Subject:  f.id(subject),
+		Subject:  f.ids(subject),
 		Login:    f.text(login),
 		Name:     f.text("name"),
+		Groups:   f.texts(cmp.Or(p.template.groups, "groups")),
+		Org:      f.deep(p.template.org),
 	}
 	if u.Subject == "" {
 		return tokenstore.User{}, &Error{Class: Malformed, Err: fmt.Errorf("%s is missing, which identifies the user", subject)}
@@ -166,7 +206,7 @@ func (p *Provider) user(f fields, issuer string) (tokenstore.User, error) {
 
 // email returns the e-mail address, and whether the provider vouches for it. What is not one plain address is none.
 func (p *Provider) email(f fields) (string, bool) {
-	email := f.text("email")
+	email := f.deep(cmp.Or(p.template.email, "email"))
 	local, domain, ok := strings.Cut(email, "@")
 	if !ok || local == "" || domain == "" || strings.Contains(domain, "@") || !isCredential(email) {
 		return "", false

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -31,7 +32,7 @@ func TestExchangeRedeemsTheCodeOnceAndKnowsTheUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := tokenstore.User{Provider: "idp", Issuer: idp.base, Subject: "user-1", Email: "alice@example.com", EmailVerified: true, Login: "alice", Name: "Alice"}
-	if user != want {
+	if !reflect.DeepEqual(user, want) {
 		t.Errorf("user %+v", user)
 	}
 	if tokens.AccessToken != "access-of-code" || tokens.RefreshToken != "rt.code.0" || tokens.IDToken == "" || tokens.Lifetime != time.Hour || len(tokens.Scopes) != 4 {
@@ -130,7 +131,7 @@ func TestT30ForgedIDTokensAreRefused(t *testing.T) {
 				return
 			}
 			var e *Error
-			if !errors.As(err, &e) || e.Class != Malformed || user != (tokenstore.User{}) {
+			if !errors.As(err, &e) || e.Class != Malformed || !reflect.DeepEqual(user, tokenstore.User{}) {
 				t.Errorf("got %+v, %v", user, err)
 			}
 			if raw := tt.token(idp); len(raw) > 20 && strings.Contains(err.Error(), raw) {

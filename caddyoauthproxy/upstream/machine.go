@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net/url"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -45,25 +44,25 @@ func (r TokenRequest) Check() error {
 	return nil
 }
 
-func (r TokenRequest) form(grantType string) url.Values {
+func (p *Provider) form(grantType string, r TokenRequest) url.Values {
 	form := url.Values{"grant_type": {grantType}}
 	for name, value := range r.Params {
 		form.Set(name, value)
 	}
 	if len(r.Scopes) > 0 {
-		form.Set("scope", strings.Join(r.Scopes, " "))
+		form.Set("scope", p.joinScopes(r.Scopes))
 	}
 	return form
 }
 
 // ClientCredentials gets a token for the gateway itself (RFC 6749 §4.4). Its errors are of type *Error.
 func (p *Provider) ClientCredentials(ctx context.Context, r TokenRequest) (Tokens, error) {
-	return p.requestAlone(ctx, "client credentials", r.form("client_credentials"))
+	return p.requestAlone(ctx, "client credentials", p.form("client_credentials", r))
 }
 
 // ExchangeToken gets a token for another service in exchange for a user's access token (RFC 8693). Its errors are of type *Error.
 func (p *Provider) ExchangeToken(ctx context.Context, accessToken string, r TokenRequest) (Tokens, error) {
-	form := r.form("urn:ietf:params:oauth:grant-type:token-exchange")
+	form := p.form("urn:ietf:params:oauth:grant-type:token-exchange", r)
 	form.Set("subject_token", accessToken)
 	form.Set("subject_token_type", "urn:ietf:params:oauth:token-type:access_token")
 	return p.requestAlone(ctx, "token exchange", form)

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,7 +64,7 @@ func New(name string, c Config, client *http.Client) (*Provider, error) {
 	own := *client
 	own.CheckRedirect = outbound.FollowNone
 	p.client = &own
-	p.issuer = strings.NewReplacer("{issuer}", c.Issuer, "{domain}", c.Domain, "{tenant}", strings.ToLower(c.Tenant)).Replace(t.issuer)
+	p.issuer = strings.NewReplacer("{issuer}", c.Issuer, "{domain}", cmp.Or(c.Domain, t.domain), "{tenant}", strings.ToLower(c.Tenant)).Replace(t.issuer)
 	if c.AuthorizationServer != "" {
 		p.issuer += "/oauth2/" + c.AuthorizationServer
 	}
@@ -117,6 +118,9 @@ func (p *Provider) AuthorizationURL(ctx context.Context, r AuthRequest) (string,
 	if params == nil {
 		params = map[string]string{}
 	}
+	if p.config.Audience != "" {
+		params["audience"] = p.config.Audience
+	}
 	maps.Copy(params, p.config.AuthorizeParams)
 	for name, value := range params {
 		q.Set(name, value)
@@ -131,10 +135,15 @@ func (p *Provider) AuthorizationURL(ctx context.Context, r AuthRequest) (string,
 		q.Set("nonce", r.Nonce)
 	}
 	if len(p.scopes) > 0 {
-		q.Set("scope", strings.Join(p.scopes, " "))
+		q.Set("scope", p.joinScopes(p.scopes))
 	}
 	u.RawQuery = q.Encode()
 	return u.String(), nil
+}
+
+// joinScopes writes scopes as the provider wants them.
+func (p *Provider) joinScopes(scopes []string) string {
+	return strings.Join(scopes, cmp.Or(p.template.scopeSeparator, " "))
 }
 
 // CodeResponse is the provider's answer at the callback, with what the gateway kept of its request.
@@ -166,6 +175,9 @@ type Tokens struct {
 	// ends by the provider's clock function. Zero: the provider does not say.
 	Lifetime time.Duration
 	Expires  time.Time
+
+	// answer is all of the provider's answer, for providers that say there who the user is.
+	answer fields
 }
 
 // Exchange redeems an authorization code, once, and finds out who the user is. Its errors are

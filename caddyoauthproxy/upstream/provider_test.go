@@ -48,6 +48,14 @@ func TestT34AuthorizationRequestOfEachTemplate(t *testing.T) {
 		"okta":                    {Config{Type: "okta", Domain: "acme.okta.com"}, "", "https://acme.okta.com/authorize", oidcScopes, nil, true},
 		"okta, custom server":     {Config{Type: "okta", Domain: "acme.okta.com", AuthorizationServer: "default"}, "", "https://acme.okta.com/oauth2/default/authorize", oidcScopes, nil, true},
 		"oidc":                    {Config{Type: "oidc", Issuer: "https://idp.example/realms/x/", AuthorizeParams: map[string]string{"prompt": "login"}}, "https://idp.example/realms/x/", "https://idp.example/realms/x/authorize", oidcScopes, map[string]string{"prompt": "login"}, true},
+		"gitlab":                  {Config{Type: "gitlab", Scopes: []string{"api"}}, "", "https://gitlab.com/authorize", "openid profile email api", nil, true},
+		"gitlab, own":             {Config{Type: "gitlab", Domain: "git.example.com"}, "", "https://git.example.com/authorize", "openid profile email", nil, true},
+		"auth0":                   {Config{Type: "auth0", Domain: "acme.eu.auth0.com", Audience: "https://api.example.com"}, "https://acme.eu.auth0.com/", "https://acme.eu.auth0.com/authorize", oidcScopes, map[string]string{"audience": "https://api.example.com"}, true},
+		"keycloak":                {Config{Type: "keycloak", Issuer: "https://kc.example.com/realms/x"}, "", "https://kc.example.com/realms/x/authorize", oidcScopes, nil, true},
+		"atlassian":               {Config{Type: "atlassian", Scopes: []string{"read:jira-work"}}, "", "https://auth.atlassian.com/authorize", "read:me offline_access read:jira-work", map[string]string{"audience": "api.atlassian.com", "prompt": "consent"}, false},
+		"slack":                   {Config{Type: "slack", Scopes: []string{"channels:history", "users:read"}}, "", "https://slack.com/oauth/v2_user/authorize", "channels:history users:read", map[string]string{"scope": "channels:history,users:read"}, false},
+		"linear":                  {Config{Type: "linear", Scopes: []string{"write"}}, "", "https://linear.app/oauth/authorize", "read write", map[string]string{"scope": "read,write"}, false},
+		"notion":                  {Config{Type: "notion"}, "", "https://api.notion.com/v1/oauth/authorize", "", map[string]string{"owner": "user"}, false},
 		"oauth2":                  {Config{Type: "generic", AuthorizationURL: "https://a.example/auth?tenant=1", TokenURL: "https://a.example/t", UserinfoURL: "https://a.example/u"}, "", "https://a.example/auth", "", map[string]string{"tenant": "1"}, false},
 	}
 	for name, tt := range tests {

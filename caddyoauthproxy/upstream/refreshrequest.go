@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -44,7 +43,7 @@ func (p *Provider) refreshOnce(ctx context.Context, refreshToken string, scopes 
 		if slices.Contains(p.scopes, "offline_access") && !slices.Contains(scopes, "offline_access") {
 			scopes = append(slices.Clone(scopes), "offline_access")
 		}
-		form.Set("scope", strings.Join(scopes, " "))
+		form.Set("scope", p.joinScopes(scopes))
 	}
 	return p.requestToken(ctx, m, form)
 }

@@ -21,10 +21,25 @@ type template struct {
 	// endpoints below, or those of the Config, are used, and the user comes from userinfo.
 	oidc bool
 
+	// domain is the default of Config.Domain, for {domain}.
+	domain string
+
 	// The endpoints of a provider without discovery, where they are always the same.
 	authorizationURL string
 	tokenURL         string
 	userinfoURL      string
+	revocationURL    string
+
+	// userinfoQuery is sent to userinfoURL as GraphQL. userPath leads to the user in the userinfo answer, or, where
+	// there is no userinfoURL, in the token answer: names of members, apart by dots.
+	userinfoQuery string
+	userPath      string
+
+	// jsonRequests says that the token endpoint wants JSON instead of a form.
+	jsonRequests bool
+
+	// scopeSeparator stands between scopes. Default: a space (RFC 6749 §3.3).
+	scopeSeparator string
 
 	// scopes are always asked for.
 	scopes []string
@@ -35,9 +50,13 @@ type template struct {
 	// authMethod is the default of Config.AuthMethod. Empty: what discovery says, else AuthBasic.
 	authMethod string
 
-	// The members of the userinfo answer or ID token with the user's id and login name. Default: sub, preferred_username.
+	// The members of the userinfo answer or ID token with the user's id, login name, e-mail address, groups and organisation. Several
+	// apart by spaces are an id together. Default: sub, preferred_username, email, groups, none.
 	subject string
 	login   string
+	email   string
+	groups  string
+	org     string
 
 	// entra says that the issuer holds the user's tenant, that the user is identified by
 	// oid, and that xms_edov vouches for the e-mail address.
@@ -79,6 +98,7 @@ var templates = []template{
 		scopes:     loginScopes,
 		params:     map[string]string{"access_type": "offline", "prompt": "consent"},
 		authMethod: AuthPost,
+		org:        "hd",
 	},
 	{
 		// https://learn.microsoft.com/en-us/entra/identity-platform/v2-protocols-oidc
@@ -92,6 +112,7 @@ var templates = []template{
 		scopes:     offlineScopes,
 		authMethod: AuthPost,
 		subject:    "oid",
+		org:        "tid",
 		entra:      true,
 	},
 	{
@@ -104,6 +125,103 @@ var templates = []template{
 		oidc:       true,
 		scopes:     offlineScopes,
 		authMethod: AuthBasic,
+	},
+	{
+		// https://docs.gitlab.com/api/oauth2/ (tokens live two hours, and every refresh token is used once)
+		// https://docs.gitlab.com/integration/openid_connect_provider/ (claims, groups_direct)
+		name:       "gitlab",
+		takes:      []string{"domain"},
+		domain:     "gitlab.com",
+		issuer:     "https://{domain}",
+		oidc:       true,
+		scopes:     loginScopes,
+		authMethod: AuthPost,
+		groups:     "groups_direct",
+	},
+	{
+		// https://auth0.com/docs/get-started/applications/configure-applications-with-oidc-discovery (the issuer ends in a slash)
+		// https://auth0.com/docs/secure/tokens/refresh-tokens/get-refresh-tokens
+		// https://auth0.com/docs/secure/tokens/access-tokens/get-access-tokens (audience)
+		name:       "auth0",
+		needs:      []string{"domain"},
+		takes:      []string{"audience"},
+		issuer:     "https://{domain}/",
+		oidc:       true,
+		scopes:     offlineScopes,
+		authMethod: AuthPost,
+		org:        "org_id",
+	},
+	{
+		// https://www.keycloak.org/securing-apps/oidc-layers
+		// https://www.keycloak.org/docs/latest/server_admin/#_offline-access
+		name:   "keycloak",
+		needs:  []string{"issuer"},
+		issuer: "{issuer}",
+		oidc:   true,
+		scopes: offlineScopes,
+	},
+	{ //nolint:gosec // addresses, no credentials
+		// https://developer.atlassian.com/cloud/jira/platform/oauth-2-3lo-apps/
+		// https://developer.atlassian.com/cloud/oauth/getting-started/refresh-tokens/ (each is used once)
+		// https://developer.atlassian.com/cloud/jira/platform/scopes-for-oauth-2-3LO-and-forge-apps/ (read:me)
+		name:             "atlassian",
+		issuer:           "https://auth.atlassian.com",
+		authorizationURL: "https://auth.atlassian.com/authorize",
+		tokenURL:         "https://auth.atlassian.com/oauth/token",
+		userinfoURL:      "https://api.atlassian.com/me",
+		scopes:           []string{"read:me", "offline_access"},
+		params:           map[string]string{"audience": "api.atlassian.com", "prompt": "consent"},
+		authMethod:       AuthPost,
+		subject:          "account_id",
+	},
+	{ //nolint:gosec // addresses, no credentials
+		// https://docs.slack.dev/authentication/installing-with-oauth
+		// https://docs.slack.dev/authentication/using-token-rotation
+		// https://docs.slack.dev/reference/methods/auth.test
+		name:             "slack",
+		issuer:           "https://slack.com",
+		authorizationURL: "https://slack.com/oauth/v2_user/authorize",
+		tokenURL:         "https://slack.com/api/oauth.v2.user.access",
+		userinfoURL:      "https://slack.com/api/auth.test",
+		authMethod:       AuthPost,
+		scopeSeparator:   ",",
+		subject:          "team_id user_id",
+		login:            "user",
+		org:              "team_id",
+	},
+	{ //nolint:gosec // addresses, no credentials
+		// https://linear.app/developers/oauth-2-0-authentication (comma separated scopes; tokens of a day, refresh tokens that rotate)
+		// https://linear.app/developers/graphql
+		name:             "linear",
+		issuer:           "https://linear.app",
+		authorizationURL: "https://linear.app/oauth/authorize",
+		tokenURL:         "https://api.linear.app/oauth/token",
+		revocationURL:    "https://api.linear.app/oauth/revoke",
+		userinfoURL:      "https://api.linear.app/graphql",
+		userinfoQuery:    "{ viewer { id name displayName email organization { urlKey } } }",
+		userPath:         "data.viewer",
+		scopes:           []string{"read"},
+		scopeSeparator:   ",",
+		authMethod:       AuthPost,
+		subject:          "id",
+		login:            "displayName",
+		org:              "organization.urlKey",
+	},
+	{ //nolint:gosec // addresses, no credentials
+		// https://developers.notion.com/docs/authorization
+		// https://developers.notion.com/reference/create-a-token (JSON; the user is in the answer)
+		// https://developers.notion.com/reference/revoke-token
+		name:             "notion",
+		issuer:           "https://api.notion.com",
+		authorizationURL: "https://api.notion.com/v1/oauth/authorize",
+		tokenURL:         "https://api.notion.com/v1/oauth/token",
+		revocationURL:    "https://api.notion.com/v1/oauth/revoke",
+		userPath:         "owner.user",
+		params:           map[string]string{"owner": "user"},
+		jsonRequests:     true,
+		authMethod:       AuthBasic,
+		subject:          "id",
+		email:            "person.email",
 	},
 	{
 		// https://openid.net/specs/openid-connect-discovery-1_0.html

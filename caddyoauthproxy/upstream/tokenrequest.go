@@ -20,6 +20,11 @@ const maxLifetime = 10 * 365 * 24 * time.Hour
 
 // requestToken makes one request to the token endpoint (RFC 6749 §3.2), never a second one.
 func (p *Provider) requestToken(ctx context.Context, m *metadata, form url.Values) (Tokens, error) {
+	for name, value := range p.config.TokenParams {
+		if !form.Has(name) {
+			form.Set(name, value)
+		}
+	}
 	a, err := p.postForm(ctx, m, m.TokenEndpoint, form)
 	if err != nil {
 		return Tokens{}, err
@@ -36,16 +41,33 @@ func (p *Provider) postForm(ctx context.Context, m *metadata, endpoint string, f
 	if method == AuthPost {
 		form.Set("client_secret", p.config.ClientSecret)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, strings.NewReader(form.Encode()))
+	body, contentType := []byte(form.Encode()), "application/x-www-form-urlencoded"
+	if p.template.jsonRequests {
+		var err error
+		if body, err = formAsJSON(form); err != nil {
+			return nil, &Error{Class: Misconfigured, Err: err}
+		}
+		contentType = "application/json"
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, bytes.NewReader(body))
 	if err != nil {
 		return nil, &Error{Class: Misconfigured, Err: withoutURL(err)}
 	}
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("Content-Type", contentType)
 	req.Header.Set("Accept", "application/json")
 	if method == AuthBasic { // RFC 6749 §2.3.1: both parts form-encoded first
 		req.SetBasicAuth(url.QueryEscape(p.config.ClientID), url.QueryEscape(p.config.ClientSecret))
 	}
 	return p.do(ctx, req)
+}
+
+// formAsJSON writes a form as a JSON object of strings.
+func formAsJSON(form url.Values) ([]byte, error) {
+	object := make(map[string]string, len(form))
+	for name := range form {
+		object[name] = form.Get(name)
+	}
+	return json.Marshal(object)
 }
 
 // clientAuth is how the gateway authenticates. Basic is the default of OpenID Connect Discovery §3, unless the
@@ -86,13 +108,14 @@ func parseTokens(a *answer, now time.Time) (Tokens, error) {
 		TokenType:    fields.text("token_type"),
 		Scopes:       strings.FieldsFunc(fields.text("scope"), func(r rune) bool { return r == ' ' || r == ',' }), // GitHub: commas
 		Lifetime:     fields.lifetime("expires_in"),
+		answer:       fields,
 	}
 	switch {
 	case t.AccessToken == "":
 		return fail(Malformed, "", "neither an access token nor an error")
 	case !isCredential(t.AccessToken) || !isCredential(t.RefreshToken) || !isCredential(t.IDToken):
 		return fail(Malformed, "", "a token holds bytes that no token can")
-	case t.TokenType != "" && !strings.EqualFold(t.TokenType, "Bearer"):
+	case t.TokenType != "" && !strings.EqualFold(t.TokenType, "Bearer") && t.TokenType != "user": // Slack
 		return fail(Malformed, "", "the access token is not a bearer token")
 	}
 	if t.Lifetime > 0 {
@@ -109,10 +132,12 @@ func errorClass(status int, code string) Class {
 	}
 	switch code {
 	case "invalid_grant",
-		"bad_refresh_token", "bad_verification_code": // GitHub, with status 200
+		"bad_refresh_token", "bad_verification_code", // GitHub, with status 200
+		"invalid_refresh_token", "token_revoked": // Slack, with status 200
 		return Rejected
 	case "invalid_client", "unauthorized_client", "invalid_scope", "invalid_request", "unsupported_grant_type",
-		"incorrect_client_credentials", "redirect_uri_mismatch": // GitHub
+		"incorrect_client_credentials", "redirect_uri_mismatch", // GitHub
+		"invalid_client_id", "bad_client_secret", "bad_redirect_uri": // Slack
 		return Misconfigured
 	case "slow_down":
 		return Throttled
@@ -203,6 +228,41 @@ func (f fields) text(name string) string {
 	return s
 }
 
+// at follows a path of member names, apart by dots, to an object. An empty path is the object itself.
+func (f fields) at(path string) (fields, bool) {
+	if path == "" {
+		return f, true
+	}
+	name, rest, _ := strings.Cut(path, ".")
+	inner, err := parseObject(f[name])
+	if err != nil {
+		return nil, false
+	}
+	return inner.at(rest)
+}
+
+// deep is the string at a path of member names.
+func (f fields) deep(path string) string {
+	i := strings.LastIndexByte(path, '.')
+	if i < 0 {
+		return f.text(path)
+	}
+	inner, ok := f.at(path[:i])
+	if !ok {
+		return ""
+	}
+	return inner.text(path[i+1:])
+}
+
+// texts is a list of strings, empty where there is none or it is something else.
+func (f fields) texts(name string) []string {
+	var list []string
+	if json.Unmarshal(f[name], &list) != nil {
+		return nil
+	}
+	return list
+}
+
 // id is a string or whole-number member as a string.
 func (f fields) id(name string) string {
 	if s := f.text(name); s != "" {
@@ -212,6 +272,19 @@ func (f fields) id(name string) string {
 		return strconv.FormatInt(n, 10)
 	}
 	return ""
+}
+
+// ids is the id that several members make together, apart by spaces; empty where one of them is missing.
+func (f fields) ids(names string) string {
+	var all []string
+	for name := range strings.FieldsSeq(names) {
+		id := f.id(name)
+		if id == "" {
+			return ""
+		}
+		all = append(all, id)
+	}
+	return strings.Join(all, "/")
 }
 
 // truth is a boolean member, also where it is written as a string or number. Anything else is false.
