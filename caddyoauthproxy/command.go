@@ -21,7 +21,7 @@ func init() {
 		Long:  "Operates the OAuth gateway of a running Caddy, by its admin endpoint.",
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.PersistentFlags().String("address", "", "the admin endpoint's address, where it is not the usual one")
-			cmd.PersistentFlags().StringP("config", "c", "", "the config file that says the admin endpoint's address")
+			cmd.PersistentFlags().StringP("config", "c", "", "the config file: which to check, or where the admin endpoint's address stands")
 			cmd.PersistentFlags().StringP("adapter", "a", "", "the config file's adapter")
 			cmd.PersistentFlags().Bool("json", false, "print JSON")
 			cmd.AddCommand(&cobra.Command{
@@ -38,6 +38,10 @@ func init() {
 			}
 			rotate.Flags().Bool("compromised", false, "the new key takes over now and all others are dropped, which ends every access token")
 			cmd.AddCommand(rotate)
+			cmd.AddCommand(&cobra.Command{
+				Use: "doctor", Short: "Checks providers and proxies before the first login, and says what to fix", Args: cobra.NoArgs,
+				RunE: caddycmd.WrapCommandFuncForCobra(runDoctor),
+			})
 		},
 	})
 }

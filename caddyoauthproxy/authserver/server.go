@@ -300,6 +300,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mux.ServeHTTP(w, r)
 }
 
+// RedirectURI is the callback that every provider must know for the gateway of this issuer.
+func RedirectURI(issuer *url.URL) string {
+	return strings.TrimSuffix(issuer.String(), "/") + callbackPath
+}
+
 // RedirectURI is the callback that every provider must know for this gateway.
 func (s *Server) RedirectURI() string { return s.issuer + callbackPath }
 

@@ -23,6 +23,8 @@ type metadata struct {
 	Algorithms            []string `json:"id_token_signing_alg_values_supported"`
 	AuthMethods           []string `json:"token_endpoint_auth_methods_supported"`
 	IssuerInResponse      bool     `json:"authorization_response_iss_parameter_supported"`
+	Scopes                []string `json:"scopes_supported"`
+	ChallengeMethods      []string `json:"code_challenge_methods_supported"`
 }
 
 // idTokenAlgorithms are the signatures that the gateway accepts. A provider's list can only narrow it: none

@@ -29,6 +29,7 @@ type answer struct {
 	status     int
 	mediaType  string
 	retryAfter time.Duration
+	date       time.Time // by the provider's clock; zero when it does not say
 	body       []byte
 }
 
@@ -54,7 +55,12 @@ func (p *Provider) do(ctx context.Context, req *http.Request) (*answer, error) {
 		return nil, &Error{Class: Malformed, Status: resp.StatusCode, Err: fmt.Errorf("answer is longer than %d bytes", maxBody)}
 	}
 	mediaType, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
+	date, err := http.ParseTime(resp.Header.Get("Date"))
+	if err != nil {
+		date = time.Time{}
+	}
 	return &answer{
+		date:       date,
 		status:     resp.StatusCode,
 		mediaType:  strings.ToLower(strings.TrimSpace(mediaType)),
 		retryAfter: parseRetryAfter(resp.Header.Get("Retry-After"), p.now()),

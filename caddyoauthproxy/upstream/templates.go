@@ -62,6 +62,9 @@ type template struct {
 	// oid, and that xms_edov vouches for the e-mail address.
 	entra bool
 
+	// note is what operators should know before the first login.
+	note string
+
 	// githubToken is the URL of GitHub's own way to revoke one token, with {client_id}.
 	githubToken string
 }
@@ -87,6 +90,7 @@ var templates = []template{
 		subject:          "id",
 		login:            "login",
 		githubToken:      "https://api.github.com/applications/{client_id}/token",
+		note:             "GitHub keeps ten tokens per user and OAuth App, and does not say whether an e-mail address is verified: use allow user",
 	},
 	{
 		// https://developers.google.com/identity/openid-connect/openid-connect
@@ -99,6 +103,7 @@ var templates = []template{
 		params:     map[string]string{"access_type": "offline", "prompt": "consent"},
 		authMethod: AuthPost,
 		org:        "hd",
+		note:       "while the consent screen is in Testing, Google ends refresh tokens after seven days",
 	},
 	{
 		// https://learn.microsoft.com/en-us/entra/identity-platform/v2-protocols-oidc
@@ -125,6 +130,7 @@ var templates = []template{
 		oidc:       true,
 		scopes:     offlineScopes,
 		authMethod: AuthBasic,
+		note:       "access tokens of the organisation's own server are for Okta's APIs only; for others set authorization_server",
 	},
 	{
 		// https://docs.gitlab.com/api/oauth2/ (tokens live two hours, and every refresh token is used once)
@@ -188,6 +194,7 @@ var templates = []template{
 		subject:          "team_id user_id",
 		login:            "user",
 		org:              "team_id",
+		note:             "without token rotation, switched on in the app's settings, Slack gives no refresh token",
 	},
 	{ //nolint:gosec // addresses, no credentials
 		// https://linear.app/developers/oauth-2-0-authentication (comma separated scopes; tokens of a day, refresh tokens that rotate)

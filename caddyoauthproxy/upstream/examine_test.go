@@ -1,0 +1,86 @@
+package upstream
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// levels joins what was found, for comparing.
+func levels(found []Finding) string {
+	var all []string
+	for _, f := range found {
+		all = append(all, string(f.Level)+": "+f.What+" → "+f.Fix)
+	}
+	return strings.Join(all, "\n")
+}
+
+func TestExaminationSaysWhatToFix(t *testing.T) {
+	t.Parallel()
+	token := func(status int, body string) func(*fakeProvider) {
+		return func(p *fakeProvider) {
+			p.answer = func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Type", "application/json")
+				w.WriteHeader(status)
+				_, _ = io.WriteString(w, body)
+			}
+		}
+	}
+	metadata := func(name string, value any) func(*fakeProvider) {
+		return func(p *fakeProvider) { p.metadata = map[string]any{name: value} }
+	}
+	for name, c := range map[string]struct {
+		change func(*fakeProvider)
+		want   string
+	}{
+		"all is well":            {token(400, `{"error":"invalid_grant"}`), "ok: token endpoint: answers, and does not refuse the gateway"},
+		"client unknown":         {token(401, `{"error":"invalid_client"}`), "problem: token endpoint: refuses the gateway as a client: invalid_client → check client_id"},
+		"redirect URI unknown":   {token(400, `{"error":"redirect_uri_mismatch"}`), "problem: token endpoint: does not know the redirect URI → register https://gw.example/cb"},
+		"says nothing":           {token(400, `{"error":"invalid_request"}`), "note: token endpoint: answers, but does not tell"},
+		"down":                   {token(503, ``), "warning: token endpoint: "},
+		"too generous":           {token(200, `{"access_token":"a","token_type":"Bearer"}`), "problem: token endpoint: gives tokens for a made-up code"},
+		"other issuer":           {metadata("issuer", "https://elsewhere.example"), "problem: "},
+		"other authentication":   {metadata("token_endpoint_auth_methods_supported", []string{"private_key_jwt"}), "problem: the provider does not offer client_secret_basic"},
+		"scopes not listed":      {metadata("scopes_supported", []string{"openid", "email"}), "warning: the provider does not list these scopes: profile, offline_access"},
+		"no PKCE":                {metadata("code_challenge_methods_supported", []string{"plain"}), "warning: the provider does not list PKCE S256"},
+		"no revocation endpoint": {metadata("revocation_endpoint", ""), "note: the provider has no revocation endpoint"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			idp := serve(t)
+			idp.set(c.change)
+			found := levels(idp.provider(t).Examine(t.Context(), "https://gw.example/cb"))
+			if !strings.Contains(found, c.want) || strings.Contains(found, clientSecret) {
+				t.Errorf("found\n%s\nwant %s", found, c.want)
+			}
+		})
+	}
+}
+
+func TestExaminationNoticesAWrongClock(t *testing.T) {
+	t.Parallel()
+	for skew, want := range map[time.Duration]Level{0: "", 5 * time.Second: "", -40 * time.Second: Warning, 10 * time.Minute: Problem, -10 * time.Minute: Problem} {
+		idp := serve(t)
+		p, err := New("x", Config{Type: "oidc", Issuer: idp.base, ClientID: clientID, ClientSecret: clientSecret, Now: func() time.Time { return time.Now().Add(skew) }}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := levels(p.Examine(t.Context(), "https://gw.example/cb"))
+		if said := strings.Contains(found, "clock: "); said != (want != "") || said && !strings.Contains(found, string(want)+": clock") {
+			t.Errorf("%s apart: %s", skew, found)
+		}
+	}
+}
+
+func TestExaminationOfAProviderThatIsNotThere(t *testing.T) {
+	t.Parallel()
+	p, err := New("x", Config{Type: "oidc", Issuer: "http://127.0.0.1:1", ClientID: clientID, ClientSecret: clientSecret}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found := levels(p.Examine(t.Context(), "https://gw.example/cb")); !strings.Contains(found, "problem: ") || !strings.Contains(found, "check name resolution") {
+		t.Errorf("found %s", found)
+	}
+}

@@ -1,0 +1,69 @@
+package e2e
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/testenv"
+)
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDoctorFindsWhatIsWrongBeforeTheFirstLogin(t *testing.T) {
+	t.Parallel()
+	w := testenv.Start(t, testenv.Options{})
+	config := filepath.Join(w.Dir(), "Caddyfile")
+	doctor := func(file string, env ...string) (string, bool) {
+		t.Helper()
+		cmd := w.Command(t.Context(), "oauth-proxy", "doctor", "--config", file, "--adapter", "caddyfile")
+		cmd.Env = append(cmd.Env, env...)
+		out, err := cmd.CombinedOutput()
+		if strings.Contains(string(out), testenv.ClientSecret) {
+			t.Error("the output holds a secret")
+		}
+		return string(out), err == nil
+	}
+	out, healthy := doctor(config)
+	for _, want := range []string{
+		"ok       serves " + w.URL + "/.well-known/oauth-authorization-server",
+		"ok       serves " + w.URL + "/.well-known/oauth-protected-resource/demo/mcp",
+		"ok       discovery: issuer " + w.ProviderURL,
+		"ok       token endpoint: answers, and does not refuse the gateway as a client",
+		"redirect URI to register there: " + w.URL + "/api/v1/oauth/callback",
+		"warning  the encryption key lies beside the vault",
+	} {
+		if !healthy || !strings.Contains(out, want) {
+			t.Errorf("healthy %v, no %q in:\n%s", healthy, want, out)
+		}
+	}
+	if out, healthy := doctor(config, "DEMO_CLIENT_SECRET="); healthy || !strings.Contains(out, "client_secret") {
+		t.Errorf("no secret: healthy %v\n%s", healthy, out)
+	}
+	other := filepath.Join(t.TempDir(), "Caddyfile")
+	write(t, other, strings.ReplaceAll(w.CaddyfileWith(""), "issuer        "+w.ProviderURL, "issuer        http://localhost:1"))
+	if out, healthy := doctor(other); healthy || !strings.Contains(out, "problem") || !strings.Contains(out, "check name resolution") {
+		t.Errorf("provider that is not there: healthy %v\n%s", healthy, out)
+	}
+	write(t, other, strings.Replace(w.CaddyfileWith(""), "resource "+w.URL+"/demo/mcp", "resource "+w.URL+"/demo/other", 1))
+	if out, _ := doctor(other); !strings.Contains(out, "warning  "+w.URL+"/.well-known/oauth-protected-resource/demo/other cannot be read: 404") {
+		t.Errorf("proxy that is not served:\n%s", out)
+	}
+	write(t, other, strings.Replace(w.CaddyfileWith(""), "oauth_proxy {", "oauth_proxy {\n isuer x", 1))
+	if out, healthy := doctor(other); healthy || !strings.Contains(out, "unknown option") {
+		t.Errorf("bad config: healthy %v\n%s", healthy, out)
+	}
+	cmd := w.Command(t.Context(), "oauth-proxy", "doctor", "--config", config, "--adapter", "caddyfile", "--json")
+	raw, err := cmd.Output()
+	var reports []map[string]any
+	if err != nil || json.Unmarshal(raw, &reports) != nil || len(reports) != 3 {
+		t.Errorf("as JSON: %v, %s", err, raw)
+	}
+}
