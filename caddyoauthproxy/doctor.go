@@ -89,10 +89,12 @@ func loadApp(file, adapter string) (app *App, release func(), err error) {
 func (a *App) examine(ctx context.Context) []examination {
 	client := outbound.New(doctorTimeout, 1)
 	redirectURI := authserver.RedirectURI(a.config.issuer)
-	reports := []examination{{"gateway " + a.Issuer, a.examineGateway(ctx, client)}}
+	reports := make([]examination, 0, 1+len(a.config.providers)+len(a.config.proxies))
+	reports = append(reports, examination{"gateway " + a.Issuer, a.examineGateway(ctx, client)})
 	for _, name := range slices.Sorted(maps.Keys(a.config.providers)) {
-		found := []upstream.Finding{{Level: upstream.Note, What: "redirect URI to register there: " + redirectURI}}
-		reports = append(reports, examination{"provider " + name, append(found, a.config.providers[name].Examine(ctx, redirectURI)...)})
+		where := upstream.Finding{Level: upstream.Note, What: "redirect URI to register there: " + redirectURI}
+		found := a.config.providers[name].Examine(ctx, redirectURI)
+		reports = append(reports, examination{"provider " + name, slices.Insert(found, 0, where)})
 	}
 	for _, p := range a.config.proxies {
 		reports = append(reports, examination{"proxy " + p.ID, examineProxy(ctx, client, p)})

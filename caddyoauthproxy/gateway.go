@@ -104,7 +104,7 @@ func clientIP(r *http.Request) string {
 	return ip
 }
 
-// maintain has the server do what is due, every minute.
+// maintain has everybody do what is due, every minute.
 func (a *App) maintain(g *gateway) {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
@@ -113,7 +113,7 @@ func (a *App) maintain(g *gateway) {
 		case <-a.done:
 			return
 		case <-tick.C:
-			if err := g.server.Maintain(a.ctx); err != nil {
+			if err := errors.Join(g.server.Maintain(a.ctx), g.accounts.RetryRevocations(a.ctx)); err != nil {
 				a.log.Error("maintenance failed", zap.Error(err))
 			}
 		}

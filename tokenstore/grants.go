@@ -58,3 +58,23 @@ func (v *Vault) Grants(ctx context.Context, q GrantQuery) ([]*Grant, error) {
 	}
 	return grants, faults
 }
+
+// Revoking lists accounts whose tokens are still to be ended at their provider, ordered by id: at most limit, behind the id after. One that
+// does not open is left out. next is where to go on, empty at the end.
+func (v *Vault) Revoking(ctx context.Context, after string, limit int) (accounts []*Account, next string, err error) {
+	rows, err := v.store.List(ctx, KindAccount, Query{Ref: refRevoking, After: after, Limit: limit})
+	if err != nil {
+		return nil, "", err
+	}
+	for _, row := range rows {
+		a := new(Account)
+		row.Kind = KindAccount
+		if err := v.openRecord(row, a); err == nil && a.Revocation != nil {
+			accounts = append(accounts, a)
+		}
+	}
+	if len(rows) == limit {
+		next = rows[limit-1].ID
+	}
+	return accounts, next, nil
+}

@@ -269,6 +269,20 @@ type Account struct {
 
 	// Reason says in words why the account is not active any more.
 	Reason string `json:"reason,omitempty"`
+
+	// Revocation is what is still to be ended at the provider after the account was revoked.
+	Revocation *Revocation `json:"revocation,omitempty"`
+}
+
+// Revocation is tokens that the provider has not been told to end yet.
+type Revocation struct {
+	AccessToken  string `json:"access_token,omitempty"`
+	RefreshToken string `json:"refresh_token,omitempty"`
+
+	// Begun is when the account was revoked, Attempts how often the provider was asked since, and Next when it is asked again.
+	Begun    time.Time `json:"begun"`
+	Attempts int       `json:"attempts,omitempty"`
+	Next     time.Time `json:"next"`
 }
 
 // Lease marks an account whose refresh token is being spent. It is written

@@ -59,8 +59,15 @@ func (g *Grant) layout() layout {
 		refs: []string{"client:" + g.ClientID, "user:" + g.UserID, "account:" + g.AccountID, "proxy:" + g.Proxy}}
 }
 
+// refRevoking is the reference of accounts whose tokens are still to be ended at the provider.
+const refRevoking = "revoking"
+
 func (a *Account) layout() layout {
-	return layout{kind: KindAccount, use: useGrant, state: a.State, refs: []string{"user:" + a.UserID, "provider:" + a.Provider}}
+	l := layout{kind: KindAccount, use: useGrant, state: a.State, refs: []string{"user:" + a.UserID, "provider:" + a.Provider}}
+	if a.Revocation != nil {
+		l.refs = append(l.refs, refRevoking)
+	}
+	return l
 }
 
 // sealedRecord is what is encrypted: the record, and what stands beside it in clear, so that no

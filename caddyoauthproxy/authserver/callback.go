@@ -207,12 +207,23 @@ func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login 
 		return fail("server_error", err)
 	}
 	if p != nil && !p.Allow.Permits(user) || p == nil && !s.permitsSession(provider.Name(), user) {
+		s.dropTokens(ctx, provider, tokens)
 		return fail("access_denied", errors.New("the proxy's allow list does not name the user"), zap.String("user", user.Label()))
 	}
 	if login.UserID != "" && login.UserID != s.userID(user) {
+		s.dropTokens(ctx, provider, tokens)
 		return fail("access_denied", errors.New("the remembered consent was another user's"), zap.String("user", user.Label()))
 	}
 	return tokens, user, ""
+}
+
+// dropTokens ends tokens at the provider that nobody will use.
+func (s *Server) dropTokens(ctx context.Context, provider *upstream.Provider, t upstream.Tokens) {
+	s.background(ctx, func(ctx context.Context) {
+		if err := provider.Revoke(ctx, t); err != nil {
+			s.log.Warn("tokens of a refused login cannot be revoked", zap.String("provider", provider.Name()), zap.NamedError("cause", withoutURL(err)))
+		}
+	})
 }
 
 // errorCode keeps a provider's error code for the log, and nothing that is not one.

@@ -72,7 +72,7 @@ func (s *Server) grantOfToken(ctx context.Context, token string) (*tokenstore.Gr
 	return grant, claims, nil
 }
 
-// endGrant revokes a grant and its account. It is effective with the next request that reads the
+// endGrant revokes a grant and its account, both or none. It is effective with the next request that reads the
 // grant; the provider is told in the background.
 func (s *Server) endGrant(ctx context.Context, id, reason string) error {
 	for {
@@ -88,7 +88,7 @@ func (s *Server) endGrant(ctx context.Context, id, reason string) error {
 		}
 		grant.State, grant.Reason = tokenstore.StateRevoked, reason
 		grant.DeleteAfter = s.vault.Now().Add(s.life.Retention)
-		err = s.vault.Commit(ctx, tokenstore.Save(grant))
+		tellProvider, err := s.accounts.End(ctx, grant.AccountID, tokenstore.Save(grant))
 		if errors.Is(err, tokenstore.ErrConflict) {
 			continue
 		}
@@ -96,12 +96,10 @@ func (s *Server) endGrant(ctx context.Context, id, reason string) error {
 			return fmt.Errorf("end grant: %w", err)
 		}
 		s.log.Warn("grant ended", grantFields(grant, zap.String("reason", reason))...)
-		if grant.AccountID == "" { // a client that acts for itself
-			return nil
-		}
 		s.background(ctx, func(ctx context.Context) {
-			if err := s.accounts.Revoke(ctx, grant.AccountID); err != nil {
-				s.log.Warn("upstream revocation failed", zap.String("grant", grant.ID), zap.NamedError("cause", withoutURL(err)))
+			if err := tellProvider(ctx); err != nil {
+				s.log.Warn("provider could not be told that tokens have ended; trying again later",
+					zap.String("grant", grant.ID), zap.NamedError("cause", withoutURL(err)))
 			}
 		})
 		return nil

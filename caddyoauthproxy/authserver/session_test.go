@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -201,6 +202,22 @@ func TestT29SessionIsForWhomTheProxiesAllow(t *testing.T) {
 	if a := w.postForm(sessions+"/authorize/idp", nil); a.status != http.StatusNotFound {
 		t.Errorf("start though switched off: %d", a.status)
 	}
+}
+
+func TestTokensOfARefusedLoginAreEndedAtTheProvider(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *authserver.Options) {
+		o.Proxies[0].Allow.Emails, o.Proxies[1].Allow.Emails = []string{"bob@example.com"}, []string{"bob@example.com"}
+	})
+	callback, _ := w.startSession()
+	if a := w.fetch(callback, acceptJSON); a.json(t)["error"] != "access_denied" {
+		t.Fatalf("login: %s", a.body)
+	}
+	waitFor(t, "the provider to be told", func() bool {
+		w.provider.mu.Lock()
+		defer w.provider.mu.Unlock()
+		return slices.Contains(w.provider.revoked, "up-refresh-1")
+	})
 }
 
 // connect takes a browser from /oauth/authorize/a to the end.

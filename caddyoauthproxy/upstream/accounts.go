@@ -158,51 +158,6 @@ func (a *Accounts) Rejected(ctx context.Context, accountID, token string) (strin
 	return "", ErrStillRejected
 }
 
-// Revoke ends the account in the vault, at once and for all processes, and then its tokens at
-// the provider. An account that is gone or ended is fine. An error after which the
-// account is ended all the same is an *Error.
-func (a *Accounts) Revoke(ctx context.Context, accountID string) error {
-	for {
-		acc, err := a.vault.Account(ctx, accountID)
-		if errors.Is(err, tokenstore.ErrNotFound) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("revoke account: %w", err)
-		}
-		if acc.State == tokenstore.StateRevoked {
-			return nil
-		}
-		held := Tokens{AccessToken: acc.AccessToken, RefreshToken: acc.RefreshToken}
-		end(acc, tokenstore.StateRevoked, "revoked")
-		err = a.vault.Commit(ctx, tokenstore.Save(acc))
-		if errors.Is(err, tokenstore.ErrConflict) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("revoke account: %w", err)
-		}
-		a.mu.Lock()
-		delete(a.unsaved, accountID) // whoever is saving it finds the account ended, and revokes the renewed tokens
-		delete(a.pauses, accountID)
-		a.mu.Unlock()
-		return a.revokeTokens(ctx, acc.Provider, held)
-	}
-}
-
-// revokeTokens ends tokens at the provider.
-func (a *Accounts) revokeTokens(ctx context.Context, provider string, t Tokens) error {
-	p := a.providers[provider]
-	switch {
-	case t.AccessToken == "" && t.RefreshToken == "":
-		return nil
-	case p == nil:
-		return notConfigured(provider)
-	default:
-		return p.Revoke(ctx, t)
-	}
-}
-
 // Close begins no more refreshes and waits until those in flight are saved, until ctx ends.
 // Then it gives up, and says how many renewed tokens are lost.
 func (a *Accounts) Close(ctx context.Context) error {

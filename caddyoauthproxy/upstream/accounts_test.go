@@ -249,7 +249,7 @@ func TestGoneOrRevokedAccountNeedsALogin(t *testing.T) {
 	t.Parallel()
 	w := realWorld(t)
 	w.add("a", time.Minute, time.Hour)
-	if err := w.accounts.Revoke(t.Context(), "a"); err != nil {
+	if err := w.revoke(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
 	for _, id := range []string{"a", "nobody"} {
@@ -259,7 +259,7 @@ func TestGoneOrRevokedAccountNeedsALogin(t *testing.T) {
 		if _, err := w.accounts.Rejected(t.Context(), id, "at.a.0"); !errors.Is(err, ErrNeedsReauth) {
 			t.Errorf("%s: %v", id, err)
 		}
-		if err := w.accounts.Revoke(t.Context(), id); err != nil {
+		if err := w.revoke(t.Context(), id); err != nil {
 			t.Errorf("%s: %v", id, err)
 		}
 	}
@@ -340,7 +340,7 @@ func TestAccountOfAProviderThatIsNoLongerConfigured(t *testing.T) {
 	if got := w.token("b"); got != "at.b.0" {
 		t.Errorf("got %s", got)
 	}
-	if err := w.accounts.Revoke(t.Context(), "b"); err == nil || w.stored("b").State != tokenstore.StateRevoked {
+	if err := w.revoke(t.Context(), "b"); err == nil || w.stored("b").State != tokenstore.StateRevoked {
 		t.Errorf("got %v", err)
 	}
 }

@@ -42,6 +42,7 @@ type fakeProvider struct {
 	lives    any                    // expires_in
 	change   func(m map[string]any) // of a token answer
 	answer   http.HandlerFunc       // instead of the token endpoint, after the request is recorded
+	revoke   http.HandlerFunc       // instead of the revocation endpoint
 	late     http.HandlerFunc       // instead of the token endpoint's answer, after it has rotated
 	metadata map[string]any         // to change the discovery document
 	userinfo map[string]any
@@ -136,9 +137,7 @@ func (p *fakeProvider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer p.mu.Unlock()
 		writeJSON(w, http.StatusOK, p.userinfo)
 	case strings.HasSuffix(r.URL.Path, "/revoke"):
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.revoked = append(p.revoked, r.PostForm)
+		p.serveRevocation(w, r)
 	default:
 		http.NotFound(w, r)
 	}
@@ -158,6 +157,16 @@ func (p *fakeProvider) serveMetadata(w http.ResponseWriter) {
 	}
 	maps.Copy(m, p.metadata)
 	writeJSON(w, http.StatusOK, m)
+}
+
+func (p *fakeProvider) serveRevocation(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.revoke != nil {
+		p.revoke(w, r)
+		return
+	}
+	p.revoked = append(p.revoked, r.PostForm)
 }
 
 func (p *fakeProvider) serveToken(w http.ResponseWriter, r *http.Request) {

@@ -184,7 +184,7 @@ func TestRevocationDuringARefreshWins(t *testing.T) {
 	w := realWorld(t)
 	w.add("a", 2*time.Hour, time.Hour)
 	w.idp.late = func(rw http.ResponseWriter, _ *http.Request) {
-		if err := w.accounts.Revoke(context.Background(), "a"); err != nil {
+		if err := w.revoke(context.Background(), "a"); err != nil {
 			t.Error(err)
 		}
 		writeJSON(rw, 200, map[string]any{"access_token": "at.a.1", "refresh_token": "rt.a.1", "expires_in": 60})

@@ -125,3 +125,12 @@ func isUnavailable(err error) bool {
 	var e *UnavailableError
 	return errors.As(err, &e) && e.RetryAfter >= time.Second && !errors.Is(err, ErrNeedsReauth)
 }
+
+// revoke ends an account here and, if it can, at the provider.
+func (w *world) revoke(ctx context.Context, id string) error {
+	tell, err := w.accounts.End(ctx, id)
+	if err != nil {
+		return err
+	}
+	return tell(ctx)
+}

@@ -1,0 +1,146 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+const (
+	// revokeFirst and revokeLast space the attempts to tell a provider that tokens have ended.
+	revokeFirst = time.Minute
+	revokeLast  = 6 * time.Hour
+
+	// revokeFor is how long a provider is asked. By then whoever revoked should look there.
+	revokeFor = 72 * time.Hour
+
+	// revokeBatch bounds how many accounts one round looks at.
+	revokeBatch = 100
+)
+
+// End revokes the account, at once and for all processes, in one commit with further writes; an account that is gone or ended is left
+// as it is. tell then asks the provider to end the tokens. Where that fails they stay in the vault, apart from the account's own, and
+// RetryRevocations goes on; so it does when the process ends before. When any of the records was changed by somebody else, the error is
+// tokenstore.ErrConflict, and nothing is done.
+func (a *Accounts) End(ctx context.Context, accountID string, with ...tokenstore.Write) (tell func(context.Context) error, err error) {
+	acc, err := a.vault.Account(ctx, accountID)
+	switch {
+	case err == nil && acc.State != tokenstore.StateRevoked:
+		a.revoke(acc)
+		with = append(with, tokenstore.Save(acc))
+	case err == nil, errors.Is(err, tokenstore.ErrNotFound), errors.Is(err, tokenstore.ErrTampered):
+		acc = nil
+	default:
+		return nil, fmt.Errorf("revoke account: %w", err)
+	}
+	if err := a.vault.Commit(ctx, with...); err != nil {
+		return nil, fmt.Errorf("revoke account: %w", err)
+	}
+	if acc == nil {
+		return func(context.Context) error { return nil }, nil
+	}
+	a.mu.Lock()
+	delete(a.unsaved, accountID) // whoever is saving it finds the account ended, and revokes the renewed tokens
+	delete(a.pauses, accountID)
+	a.mu.Unlock()
+	return func(ctx context.Context) error { return a.tellProvider(ctx, acc) }, nil
+}
+
+// revoke marks an account as revoked, and its tokens as to be ended at the provider.
+func (a *Accounts) revoke(acc *tokenstore.Account) {
+	now := a.vault.Now()
+	if acc.AccessToken != "" || acc.RefreshToken != "" {
+		acc.Revocation = &tokenstore.Revocation{AccessToken: acc.AccessToken, RefreshToken: acc.RefreshToken, Begun: now, Next: now.Add(revokeFirst), Attempts: 1}
+	}
+	if end := now.Add(revokeFor + revokeLast); !acc.DeleteAfter.IsZero() && acc.DeleteAfter.Before(end) {
+		acc.DeleteAfter = end
+	}
+	end(acc, tokenstore.StateRevoked, "revoked")
+}
+
+// RetryRevocations asks providers again to end the tokens of revoked accounts. It is to be called every minute or so; several processes
+// on one vault take turns.
+func (a *Accounts) RetryRevocations(ctx context.Context) error {
+	for after := ""; ; {
+		accounts, next, err := a.vault.Revoking(ctx, after, revokeBatch)
+		if err != nil {
+			return fmt.Errorf("list revocations: %w", err)
+		}
+		for _, acc := range accounts {
+			if err := a.retryRevocation(ctx, acc); err != nil {
+				return err
+			}
+		}
+		if after = next; after == "" {
+			return nil
+		}
+	}
+}
+
+// retryRevocation makes the next attempt when it is due. The attempt is written down first, so that no two processes make it.
+func (a *Accounts) retryRevocation(ctx context.Context, acc *tokenstore.Account) error {
+	now, r := a.vault.Now(), acc.Revocation
+	switch {
+	case now.After(r.Begun.Add(revokeFor)):
+		acc.Revocation = nil
+		acc.Reason = "revoked; the provider could not be told, so its tokens may still be valid there"
+		a.log.Error("provider could not be told that tokens have ended: revoke them there", append(accountFields(acc), zap.Int("attempts", r.Attempts))...)
+		return a.saveRevocation(ctx, acc)
+	case now.Before(r.Next):
+		return nil
+	}
+	r.Next = now.Add(min(revokeFirst<<min(r.Attempts, 16), revokeLast))
+	r.Attempts++
+	err := a.vault.Commit(ctx, tokenstore.Save(acc))
+	if errors.Is(err, tokenstore.ErrConflict) {
+		return nil // another process was faster
+	}
+	if err != nil {
+		return fmt.Errorf("revocation: %w", err)
+	}
+	if err := a.tellProvider(ctx, acc); err != nil {
+		a.log.Warn("provider could not be told that tokens have ended; trying again later", append(accountFields(acc),
+			zap.Int("attempts", r.Attempts), zap.Time("next", r.Next), zap.Error(err))...)
+	}
+	return nil
+}
+
+// tellProvider ends the tokens at the provider, and forgets them when that is done.
+func (a *Accounts) tellProvider(ctx context.Context, acc *tokenstore.Account) error {
+	if acc.Revocation == nil {
+		return nil
+	}
+	if err := a.revokeTokens(ctx, acc.Provider, Tokens{AccessToken: acc.Revocation.AccessToken, RefreshToken: acc.Revocation.RefreshToken}); err != nil {
+		return err
+	}
+	acc.Revocation = nil
+	acc.Reason = "revoked, and the provider was told"
+	a.log.Info("provider was told that tokens have ended", accountFields(acc)...)
+	return a.saveRevocation(ctx, acc)
+}
+
+func (a *Accounts) saveRevocation(ctx context.Context, acc *tokenstore.Account) error {
+	err := a.vault.Commit(ctx, tokenstore.Save(acc))
+	if err != nil && !errors.Is(err, tokenstore.ErrConflict) {
+		return fmt.Errorf("revocation: %w", err)
+	}
+	return nil
+}
+
+// revokeTokens ends tokens at the provider.
+func (a *Accounts) revokeTokens(ctx context.Context, provider string, t Tokens) error {
+	p := a.providers[provider]
+	switch {
+	case t.AccessToken == "" && t.RefreshToken == "":
+		return nil
+	case p == nil:
+		return notConfigured(provider)
+	default:
+		return p.Revoke(ctx, t)
+	}
+}

@@ -1,0 +1,150 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// told are the tokens that the provider was told to end.
+func (p *fakeProvider) told() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var tokens []string
+	for _, form := range p.revoked {
+		tokens = append(tokens, form.Get("token"))
+	}
+	return tokens
+}
+
+// failRevocations has the revocation endpoint answer with a status; zero heals it.
+func (p *fakeProvider) failRevocations(status int) {
+	p.set(func(p *fakeProvider) {
+		p.revoke = nil
+		if status != 0 {
+			p.revoke = answerWith(status, "text/plain", "no")
+		}
+	})
+}
+
+func (p *fakeProvider) revocations() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fetches["/revoke"]
+}
+
+// everyMinute lets a node do its maintenance for some time.
+func (w *world) everyMinute(a *Accounts, d time.Duration) {
+	w.t.Helper()
+	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(time.Minute) {
+		if err := a.RetryRevocations(w.t.Context()); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+func TestRevocationIsRetriedUntilTheProviderIsTold(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := bubbleWorld(t)
+		w.add("a", time.Minute, time.Hour, func(a *tokenstore.Account) { a.DeleteAfter = time.Now().Add(time.Hour) })
+		w.idp.failRevocations(http.StatusServiceUnavailable)
+		if err := w.revoke(t.Context(), "a"); err == nil {
+			t.Error("the failure is not reported")
+		}
+		if _, err := w.accounts.Token(t.Context(), "a"); !errors.Is(err, ErrNeedsReauth) {
+			t.Errorf("an ended account's token: %v", err)
+		}
+		w.everyMinute(w.accounts, 24*time.Hour)
+		if n := w.idp.revocations(); n < 8 || n > 20 {
+			t.Errorf("asked %d times in a day", n)
+		}
+		acc := w.stored("a")
+		if acc.AccessToken+acc.RefreshToken != "" || acc.Revocation == nil || !acc.DeleteAfter.After(time.Now().Add(revokeFor-24*time.Hour)) {
+			t.Errorf("meanwhile %+v", acc)
+		}
+		w.idp.failRevocations(0)
+		// Another process, after a restart of this one.
+		w.everyMinute(w.node(), revokeLast+time.Minute)
+		if told := w.idp.told(); !slices.Equal(told, []string{"rt.a.0", "at.a.0"}) {
+			t.Errorf("told of %v", told)
+		}
+		if acc := w.stored("a"); acc.Revocation != nil || acc.State != tokenstore.StateRevoked || acc.Reason != "revoked, and the provider was told" {
+			t.Errorf("in the end %+v", acc)
+		}
+		before := w.idp.revocations()
+		w.everyMinute(w.accounts, 24*time.Hour)
+		if w.idp.revocations() != before {
+			t.Error("told again")
+		}
+	})
+}
+
+func TestRevocationIsGivenUpAfterThreeDays(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := bubbleWorld(t)
+		w.add("a", time.Minute, time.Hour)
+		w.idp.failRevocations(http.StatusInternalServerError)
+		_ = w.revoke(t.Context(), "a")
+		w.everyMinute(w.accounts, revokeFor+revokeLast)
+		acc := w.stored("a")
+		if acc.Revocation != nil || acc.Reason != "revoked; the provider could not be told, so its tokens may still be valid there" {
+			t.Errorf("in the end %+v", acc)
+		}
+		if w.logs.FilterMessage("provider could not be told that tokens have ended: revoke them there").Len() != 1 {
+			t.Error("the operator is not told")
+		}
+	})
+}
+
+func TestTwoNodesTellTheProviderOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := bubbleWorld(t)
+		ids := []string{"a", "b", "c"}
+		w.idp.failRevocations(http.StatusServiceUnavailable)
+		for _, id := range ids {
+			w.add(id, time.Minute, time.Hour)
+			_ = w.revoke(t.Context(), id)
+		}
+		w.idp.failRevocations(0)
+		time.Sleep(2 * revokeFirst)
+		other := w.node()
+		done := make(chan error, 2)
+		for _, a := range []*Accounts{w.accounts, other} {
+			go func() { done <- a.RetryRevocations(context.Background()) }()
+		}
+		if err := errors.Join(<-done, <-done); err != nil {
+			t.Fatal(err)
+		}
+		if told := w.idp.told(); len(told) != 2*len(ids) {
+			t.Errorf("told of %v", told)
+		}
+	})
+}
+
+func TestGrantAndAccountEndTogetherOrNotAtAll(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	w.add("a", time.Minute, time.Hour)
+	stale := w.add("other", time.Minute, time.Hour)
+	if err := w.vault.Commit(t.Context(), tokenstore.Save(w.stored("other"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.accounts.End(t.Context(), "a", tokenstore.Save(stale)); !errors.Is(err, tokenstore.ErrConflict) {
+		t.Errorf("got %v", err)
+	}
+	if acc := w.stored("a"); acc.State != tokenstore.StateActive || acc.AccessToken == "" {
+		t.Errorf("ended by half: %+v", acc)
+	}
+	if told := w.idp.told(); len(told) != 0 {
+		t.Errorf("told of %v", told)
+	}
+}
