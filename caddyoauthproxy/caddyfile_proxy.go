@@ -17,6 +17,7 @@ import (
 //		name              <text>
 //		resource          <url>
 //		provider          <name>
+//		login             <name>
 //		scopes            <scope>…
 //		scope_text        <scope> <text>
 //		allowed_redirects <uri>|<pattern>|<preset>…
@@ -86,17 +87,9 @@ func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen o
 		}
 		return nil
 	case "provider":
-		if err := oneArg(d, &v.Provider, nil); err != nil {
-			return err
-		}
-		at := position(d)
-		p.later = append(p.later, func() error {
-			if p.app.Providers[v.Provider] != nil {
-				return nil
-			}
-			return at(fmt.Errorf("proxy %q: provider %q is not declared; declared are: %s", id, v.Provider, listed(p.app.Providers)))
-		})
-		return nil
+		return p.providerName(d, id, &v.Provider)
+	case "login":
+		return p.providerName(d, id, &v.Login)
 	case "scopes":
 		return args(d, &v.Scopes, nil)
 	case "scope_text":
@@ -129,8 +122,23 @@ func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen o
 	case "allow":
 		return allow(d, &v.Allow)
 	default:
-		return unknown(d, "allow", "allowed_redirects", "consent", "machine_token", "name", "provider", "resource", "scope_text", "scopes", "upstream_token")
+		return unknown(d, "allow", "allowed_redirects", "consent", "login", "machine_token", "name", "provider", "resource", "scope_text", "scopes", "upstream_token")
 	}
+}
+
+// providerName reads the name of a provider, which may be declared further down.
+func (p *parser) providerName(d *caddyfile.Dispenser, id string, name *string) error {
+	if err := oneArg(d, name, nil); err != nil {
+		return err
+	}
+	at, given := position(d), *name
+	p.later = append(p.later, func() error {
+		if p.app.Providers[given] != nil {
+			return nil
+		}
+		return at(fmt.Errorf("proxy %q: provider %q is not declared; declared are: %s", id, given, listed(p.app.Providers)))
+	})
+	return nil
 }
 
 func allow(d *caddyfile.Dispenser, policy *authserver.Policy) error {

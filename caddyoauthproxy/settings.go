@@ -61,8 +61,12 @@ type Proxy struct {
 	// where `mcp_proxy` serves the server. Required.
 	Resource string `json:"resource,omitempty"`
 
-	// The provider that users log in at, and whose tokens go to the server. Default: the only one.
+	// The provider whose tokens go to the server, and that users log in at unless `login` names another. Default: the only one.
 	Provider string `json:"provider,omitempty"`
+
+	// The provider that says who a user is, where it is another one: users log in there, `allow` is judged there, and then they
+	// connect their account at `provider`, in one go. Default: `provider`.
+	Login string `json:"login,omitempty"`
 
 	// The gateway's own scopes for this server. A chatbot gets those it asks for, or all. Default: `mcp`.
 	Scopes []string `json:"scopes,omitempty"`
@@ -234,17 +238,9 @@ func (p *Proxy) resolve(id string, providers map[string]*upstream.Provider) (*au
 			return nil, fmt.Errorf("allowed_redirects: %q %w", uri, err)
 		}
 	}
-	name := p.Provider
-	if name == "" {
-		if len(providers) != 1 {
-			return nil, fmt.Errorf("provider is missing, and there are several: %s", listed(providers))
-		}
-		for name = range providers {
-		}
-	}
-	provider, declared := providers[name]
-	if !declared {
-		return nil, fmt.Errorf("provider %q is not declared; declared are: %s", name, listed(providers))
+	provider, login, err := p.parties(providers)
+	if err != nil {
+		return nil, err
 	}
 	for scope := range p.ScopeTexts {
 		if !slices.Contains(p.Scopes, scope) {
@@ -253,7 +249,7 @@ func (p *Proxy) resolve(id string, providers map[string]*upstream.Provider) (*au
 	}
 	out := &authserver.Proxy{
 		ID: id, Name: p.Name, Resource: p.Resource, ResourceURL: u,
-		Scopes: p.Scopes, ScopeTexts: p.ScopeTexts, Provider: provider, AllowedRedirects: p.AllowedRedirects, Allow: p.Allow,
+		Scopes: p.Scopes, ScopeTexts: p.ScopeTexts, Provider: provider, Login: login, AllowedRedirects: p.AllowedRedirects, Allow: p.Allow,
 	}
 	if out.Name == "" {
 		out.Name = id
@@ -262,6 +258,27 @@ func (p *Proxy) resolve(id string, providers map[string]*upstream.Provider) (*au
 		out.Scopes = []string{"mcp"}
 	}
 	return out, nil
+}
+
+// parties finds the providers that a proxy names. login is nil where users log in at provider.
+func (p *Proxy) parties(providers map[string]*upstream.Provider) (provider, login *upstream.Provider, err error) {
+	name := p.Provider
+	if name == "" {
+		if len(providers) != 1 {
+			return nil, nil, fmt.Errorf("provider is missing, and there are several: %s", listed(providers))
+		}
+		for name = range providers {
+		}
+	}
+	for _, name := range []string{name, p.Login} {
+		if _, declared := providers[name]; !declared && name != "" {
+			return nil, nil, fmt.Errorf("provider %q is not declared; declared are: %s", name, listed(providers))
+		}
+	}
+	if p.Login == "" || p.Login == name {
+		return providers[name], nil, nil
+	}
+	return providers[name], providers[p.Login], nil
 }
 
 // checkResource checks a resource identifier (RFC 8707 §2, RFC 9728 §1.2).

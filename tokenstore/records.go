@@ -131,6 +131,10 @@ type Login struct {
 	Request  AuthRequest `json:"request"`
 	Provider string      `json:"provider"`
 
+	// User is who logged in, once that is known and another provider remains to be asked for tokens; Next is the login that goes on there.
+	User *User  `json:"user,omitempty"`
+	Next string `json:"next,omitempty"`
+
 	// Browser is the keyed hash of the cookie that only the browser which pressed Allow holds.
 	Browser string `json:"browser"`
 
@@ -247,6 +251,9 @@ type Account struct {
 	State    State  `json:"state"`
 	Provider string `json:"provider"`
 	UserID   string `json:"user_id"`
+
+	// Owner is who the tokens' owner is at the provider, in words, where users log in elsewhere.
+	Owner string `json:"owner,omitempty"`
 
 	AccessToken  string   `json:"access_token"`
 	RefreshToken string   `json:"refresh_token,omitempty"`

@@ -59,6 +59,10 @@ func (s *Server) serveCallback(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	done := outcome.(*tokenstore.Login)
+	if done.Next != "" {
+		s.nextLeg(w, r, done)
+		return
+	}
 	if done.Request.Flow != "" {
 		s.answerSession(w, r, done)
 		return
@@ -154,9 +158,15 @@ func (s *Server) finishLogin(ctx context.Context, loginID, answer string, q url.
 	if !login.Claimed.IsZero() {
 		return nil, refuse("invalid_request", "This sign-in was interrupted.").because(errors.New("claimed before"))
 	}
-	provider := s.provider(login.Provider)
 	p := s.proxies[login.Request.Proxy]
-	if provider == nil || login.Request.Flow != tokenstore.FlowSession && (p == nil || p.Provider != provider) {
+	var provider *upstream.Provider
+	switch {
+	case login.Request.Flow == tokenstore.FlowSession:
+		provider = s.sessionProvider(login.Provider)
+	case p != nil:
+		provider = p.legProvider(login)
+	}
+	if provider == nil || provider.Name() != login.Provider || login.User != nil && p.Login == nil {
 		return nil, refuse("invalid_request", "This gateway's configuration has changed meanwhile.")
 	}
 	// The claim is durable before the provider's code is used, so that no other node uses it too.
@@ -173,6 +183,10 @@ func (s *Server) finishLogin(ctx context.Context, loginID, answer string, q url.
 			return nil, fmt.Errorf("finish login: %w", err)
 		}
 		return login, nil
+	}
+	if p != nil && p.Login != nil && login.User == nil {
+		s.dropTokens(ctx, provider, tokens) // they have said who the user is
+		return login, s.openNextLeg(ctx, login, p, user)
 	}
 	return login, s.storeGrant(ctx, login, tokens, user, q.Get("state"))
 }
@@ -205,6 +219,9 @@ func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login 
 			return fail("temporarily_unavailable", err)
 		}
 		return fail("server_error", err)
+	}
+	if login.User != nil {
+		return tokens, user, "" // who may come in was decided before
 	}
 	if p != nil && !p.Allow.Permits(user) || p == nil && !s.permitsSession(provider.Name(), user) {
 		s.dropTokens(ctx, provider, tokens)
@@ -241,11 +258,14 @@ func (s *Server) userID(u tokenstore.User) string {
 
 // storeGrant makes everything that a login leads to durable together with its end.
 func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, t upstream.Tokens, u tokenstore.User, state string) error {
-	now := s.vault.Now()
+	now, owner := s.vault.Now(), ""
+	if login.User != nil {
+		u, owner = *login.User, u.Label()
+	}
 	userID := s.userID(u)
 	account := &tokenstore.Account{
 		Meta:  tokenstore.Meta{ID: rand.Text()},
-		State: tokenstore.StateActive, Provider: login.Provider, UserID: userID,
+		State: tokenstore.StateActive, Provider: login.Provider, UserID: userID, Owner: owner,
 		AccessToken: t.AccessToken, RefreshToken: t.RefreshToken, IDToken: t.IDToken, TokenType: t.TokenType,
 		Scopes: t.Scopes, Obtained: now, Expires: t.Expires,
 	}

@@ -31,7 +31,7 @@ func (s *Server) serveConnect(w http.ResponseWriter, r *http.Request) {
 	}
 	page := console.Connect{
 		Action: s.issuer + endpointPath + "/consent", Request: sealed, CSRF: s.csrfToken(s.browser(w, r), req),
-		Proxy: p.Name, Resource: p.Resource, Provider: p.Provider.Name(),
+		Proxy: p.Name, Resource: p.Resource, Provider: p.Provider.Name(), Login: p.loginName(),
 	}
 	for _, scope := range p.Provider.Scopes() {
 		page.Scopes = append(page.Scopes, console.Scope{Name: scope})

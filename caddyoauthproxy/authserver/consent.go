@@ -79,10 +79,10 @@ func (s *Server) decideConsent(r *http.Request, req *tokenstore.AuthRequest, q u
 
 // consentID is the id of the consent that would cover exactly this request of this user.
 func (s *Server) consentID(userID string, req *tokenstore.AuthRequest) string {
-	provider := s.proxies[req.Proxy].Provider
+	p := s.proxies[req.Proxy]
 	scopes := func(list []string) string { return strings.Join(slices.Sorted(slices.Values(list)), " ") }
 	return s.vault.Derive(purposeRemembered, userID, req.ClientID, req.RedirectURI, req.ClientHash, req.Proxy, req.Resource,
-		provider.Name(), scopes(provider.Scopes()), scopes(req.Scopes))
+		p.loginProvider().Name(), p.Provider.Name(), scopes(p.Provider.Scopes()), scopes(req.Scopes))
 }
 
 // agreedBefore reports whether the user once agreed to something else of the same client.
@@ -134,6 +134,7 @@ func (s *Server) consentPage(w http.ResponseWriter, r *http.Request, c *tokensto
 		Proxy:        p.Name,
 		Resource:     p.Resource,
 		Provider:     p.Provider.Name(),
+		Login:        p.loginName(),
 		Remember:     d.remember,
 		Changed:      d.changed,
 	}
@@ -267,7 +268,7 @@ func (s *Server) openLogin(w http.ResponseWriter, r *http.Request, req *tokensto
 	}
 	p := s.proxies[req.Proxy]
 	cookie := s.vault.Derive(purposeLoginCookie, req.TransactionID, a.browser)
-	login, state := s.newLogin(req, p.Provider)
+	login, state := s.newLogin(req, p.loginProvider().Name(), "")
 	login.Browser = s.vault.Hash(purposeBrowser, cookie)
 	login.Remember, login.UserID = a.remember, a.userID
 	err := s.vault.Commit(r.Context(), tokenstore.Save(login))
@@ -280,7 +281,7 @@ func (s *Server) openLogin(w http.ResponseWriter, r *http.Request, req *tokensto
 	if err != nil {
 		return "", fmt.Errorf("open login: %w", err)
 	}
-	target, err := s.providerURL(r.Context(), p.Provider, login, state)
+	target, err := s.providerURL(r.Context(), p.loginProvider(), login, state, p.Login != nil)
 	if err != nil {
 		return "", err
 	}
@@ -288,24 +289,30 @@ func (s *Server) openLogin(w http.ResponseWriter, r *http.Request, req *tokensto
 	return target, nil
 }
 
-// newLogin makes the login of a request, and the state by which the provider's answer finds it.
-func (s *Server) newLogin(req *tokenstore.AuthRequest, p *upstream.Provider) (login *tokenstore.Login, state string) {
-	state = s.vault.Derive(purposeState, req.TransactionID)
+// newLogin makes the login of a request at a provider, and the state by which the provider's answer finds it. leg tells
+// the logins of one request apart.
+func (s *Server) newLogin(req *tokenstore.AuthRequest, provider, leg string) (login *tokenstore.Login, state string) {
+	state = s.loginState(req, leg)
 	now := s.vault.Now()
 	return &tokenstore.Login{
 		Meta:     tokenstore.Meta{ID: s.vault.Hash(purposeState, state), DeleteAfter: now.Add(s.life.Login + tidyAfter)},
 		Request:  *req,
-		Provider: p.Name(),
+		Provider: provider,
 		Nonce:    oauth2.GenerateVerifier(),
 		Verifier: oauth2.GenerateVerifier(),
 		Expires:  now.Add(s.life.Login),
 	}, state
 }
 
-// providerURL is where the login goes on.
-func (s *Server) providerURL(ctx context.Context, p *upstream.Provider, login *tokenstore.Login, state string) (string, error) {
+// loginState is the state of a request's login, the same whenever it is asked for.
+func (s *Server) loginState(req *tokenstore.AuthRequest, leg string) string {
+	return s.vault.Derive(purposeState, req.TransactionID, leg)
+}
+
+// providerURL is where the login goes on. With identify only who the user is is asked for.
+func (s *Server) providerURL(ctx context.Context, p *upstream.Provider, login *tokenstore.Login, state string, identify bool) (string, error) {
 	target, err := p.AuthorizationURL(ctx, upstream.AuthRequest{
-		State: state, Nonce: login.Nonce, Verifier: login.Verifier, RedirectURI: s.RedirectURI(),
+		State: state, Nonce: login.Nonce, Verifier: login.Verifier, RedirectURI: s.RedirectURI(), Identify: identify,
 	})
 	if err != nil {
 		return "", &Error{Status: http.StatusServiceUnavailable, Code: "temporarily_unavailable",

@@ -95,8 +95,11 @@ type Proxy struct {
 	// Scopes are the gateway's scopes at this proxy. A client gets those it asks for, or all.
 	Scopes []string
 
-	// Provider is where users of this proxy log in and whose tokens go upstream.
+	// Provider is whose tokens go upstream, and where users of this proxy log in.
 	Provider *upstream.Provider
+
+	// Login is where users log in, if elsewhere. They are then sent to both, one after the other.
+	Login *upstream.Provider
 
 	// ScopeTexts says in words what a scope allows, for the consent page.
 	ScopeTexts map[string]string
@@ -111,8 +114,32 @@ type Proxy struct {
 	// Machines lets in clients that act for themselves (client_credentials): there is a token for them to go upstream.
 	Machines bool
 
-	// Allow says who may come in. The zero value lets every user of the provider in.
+	// Allow says who may come in. The zero value lets every user of the provider in that says who they are.
 	Allow Policy
+}
+
+// loginProvider is the provider that says who a user is.
+func (p *Proxy) loginProvider() *upstream.Provider {
+	if p.Login != nil {
+		return p.Login
+	}
+	return p.Provider
+}
+
+// loginName names the provider where users log in, where that is another than the one whose tokens go upstream.
+func (p *Proxy) loginName() string {
+	if p.Login == nil {
+		return ""
+	}
+	return p.Login.Name()
+}
+
+// legProvider is the provider that a login is at: first the one that says who the user is.
+func (p *Proxy) legProvider(login *tokenstore.Login) *upstream.Provider {
+	if login.User == nil {
+		return p.loginProvider()
+	}
+	return p.Provider
 }
 
 // Lifetimes are how long things live.

@@ -42,14 +42,20 @@ type sessionData struct {
 	Provider     string    `json:"provider"`
 }
 
-// provider finds a provider that some proxy uses.
-func (s *Server) provider(name string) *upstream.Provider {
+// sessionProvider finds a provider whose session tokens some proxy takes.
+func (s *Server) sessionProvider(name string) *upstream.Provider {
 	for _, p := range s.order {
-		if p.Provider.Name() == name {
+		if p.takesSessions(name) {
 			return p.Provider
 		}
 	}
 	return nil
+}
+
+// takesSessions reports whether session tokens of a provider are good for the proxy. Where users log in elsewhere they are not: there
+// is no token of theirs to go upstream.
+func (p *Proxy) takesSessions(provider string) bool {
+	return p.Login == nil && p.Provider.Name() == provider
 }
 
 // sessionMayUse says why a session token is no good for a proxy.
@@ -57,7 +63,7 @@ func (s *Server) sessionMayUse(g *tokenstore.Grant, c *Claims, p *Proxy) error {
 	switch {
 	case !s.sessions:
 		return errors.New("session tokens are switched off")
-	case c.Audience != s.issuer || g.User.Provider != p.Provider.Name():
+	case c.Audience != s.issuer || !p.takesSessions(g.User.Provider):
 		return errors.New("a session of another provider")
 	case !p.Allow.Permits(g.User):
 		return errors.New("the proxy's allow list does not name the user")
@@ -67,7 +73,7 @@ func (s *Server) sessionMayUse(g *tokenstore.Grant, c *Claims, p *Proxy) error {
 
 // permitsSession reports whether a user may use any proxy of a provider.
 func (s *Server) permitsSession(provider string, u tokenstore.User) bool {
-	return slices.ContainsFunc(s.order, func(p *Proxy) bool { return p.Provider.Name() == provider && p.Allow.Permits(u) })
+	return slices.ContainsFunc(s.order, func(p *Proxy) bool { return p.takesSessions(provider) && p.Allow.Permits(u) })
 }
 
 // newSessionGrant makes the grant of a login without a client.

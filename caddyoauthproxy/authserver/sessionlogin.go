@@ -45,12 +45,12 @@ func (s *Server) startSession(r *http.Request) (*sessionStart, error) {
 	if err := s.charge(s.limits.login, r); err != nil {
 		return nil, err
 	}
-	provider := s.provider(r.PathValue("provider"))
+	provider := s.sessionProvider(r.PathValue("provider"))
 	if provider == nil {
 		return nil, &Error{Status: http.StatusNotFound, Code: "unknown_provider", Description: "no MCP server of this gateway uses a provider of this name"}
 	}
-	login, state := s.newLogin(&tokenstore.AuthRequest{TransactionID: rand.Text(), ClientID: sessionClient, Flow: tokenstore.FlowSession}, provider)
-	target, err := s.providerURL(r.Context(), provider, login, state)
+	login, state := s.newLogin(&tokenstore.AuthRequest{TransactionID: rand.Text(), ClientID: sessionClient, Flow: tokenstore.FlowSession}, provider.Name(), "")
+	target, err := s.providerURL(r.Context(), provider, login, state, false)
 	if err != nil {
 		return nil, err
 	}

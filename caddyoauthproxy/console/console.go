@@ -142,8 +142,8 @@ type Consent struct {
 	// Changed says that the user agreed before, to something else.
 	Changed bool
 
-	// Proxy is the MCP server's name, Resource its URL, and Provider where the user will log in.
-	Proxy, Resource, Provider string
+	// Proxy is the MCP server's name, Resource its URL, and Provider whose account is connected. Login is where the user logs in first, if elsewhere.
+	Proxy, Resource, Provider, Login string
 
 	// Scopes are what the provider will be asked for.
 	Scopes []Scope
@@ -182,8 +182,8 @@ type Connect struct {
 	// Action is where the answer goes. Request and CSRF are its hidden fields.
 	Action, Request, CSRF string
 
-	// Proxy is the MCP server's name, Resource its URL, and Provider where the user will log in.
-	Proxy, Resource, Provider string
+	// Proxy is the MCP server's name, Resource its URL, and Provider whose account is connected. Login is where the user logs in first, if elsewhere.
+	Proxy, Resource, Provider, Login string
 
 	// Scopes are what the provider will be asked for.
 	Scopes []Scope

@@ -97,6 +97,9 @@ type AuthRequest struct {
 
 	// RedirectURI is the gateway's callback.
 	RedirectURI string
+
+	// Identify asks for no more than who the user is: no refresh token.
+	Identify bool
 }
 
 // AuthorizationURL is where to send the user's browser (RFC 6749 §4.1.1), always with PKCE S256. It
@@ -121,6 +124,12 @@ func (p *Provider) AuthorizationURL(ctx context.Context, r AuthRequest) (string,
 	if p.config.Audience != "" {
 		params["audience"] = p.config.Audience
 	}
+	scopes := p.scopes
+	if r.Identify {
+		scopes = slices.DeleteFunc(slices.Clone(scopes), func(s string) bool { return s == "offline_access" })
+	} else {
+		maps.Copy(params, p.template.refreshParams)
+	}
 	maps.Copy(params, p.config.AuthorizeParams)
 	for name, value := range params {
 		q.Set(name, value)
@@ -134,8 +143,8 @@ func (p *Provider) AuthorizationURL(ctx context.Context, r AuthRequest) (string,
 	if p.template.oidc {
 		q.Set("nonce", r.Nonce)
 	}
-	if len(p.scopes) > 0 {
-		q.Set("scope", p.joinScopes(p.scopes))
+	if len(scopes) > 0 {
+		q.Set("scope", p.joinScopes(scopes))
 	}
 	u.RawQuery = q.Encode()
 	return u.String(), nil

@@ -44,8 +44,9 @@ type template struct {
 	// scopes are always asked for.
 	scopes []string
 
-	// params go with every authorization request.
-	params map[string]string
+	// params go with every authorization request, and refreshParams with those that a refresh token is to come of.
+	params        map[string]string
+	refreshParams map[string]string
 
 	// authMethod is the default of Config.AuthMethod. Empty: what discovery says, else AuthBasic.
 	authMethod string
@@ -96,14 +97,14 @@ var templates = []template{
 		// https://developers.google.com/identity/openid-connect/openid-connect
 		// https://developers.google.com/identity/protocols/oauth2/web-server#offline
 		// Google knows no offline_access, and gives a refresh token with every login only when it asks the user.
-		name:       "google",
-		issuer:     "https://accounts.google.com",
-		oidc:       true,
-		scopes:     loginScopes,
-		params:     map[string]string{"access_type": "offline", "prompt": "consent"},
-		authMethod: AuthPost,
-		org:        "hd",
-		note:       "while the consent screen is in Testing, Google ends refresh tokens after seven days",
+		name:          "google",
+		issuer:        "https://accounts.google.com",
+		oidc:          true,
+		scopes:        loginScopes,
+		refreshParams: map[string]string{"access_type": "offline", "prompt": "consent"},
+		authMethod:    AuthPost,
+		org:           "hd",
+		note:          "while the consent screen is in Testing, Google ends refresh tokens after seven days",
 	},
 	{
 		// https://learn.microsoft.com/en-us/entra/identity-platform/v2-protocols-oidc
