@@ -12,6 +12,8 @@ import (
 //		type                       <type>
 //		client_id                  <id>
 //		client_secret              <placeholder>
+//		server                     <url>
+//		resource                   off
 //		issuer                     <url>
 //		domain                     <domain>
 //		authorization_server       <id>
@@ -67,6 +69,15 @@ func providerOption(d *caddyfile.Dispenser, v *Provider, seen once) error {
 		return oneArg(d, &v.ClientID, nil)
 	case "client_secret":
 		return oneArg(d, &v.ClientSecret, checkSecret)
+	case "server":
+		return oneArg(d, &v.Server, nil)
+	case "resource":
+		var word string
+		if !d.AllArgs(&word) || word != "off" {
+			return d.Err("resource takes off; that a provider of type mcp is told the resource is the default")
+		}
+		v.NoResource = true
+		return nil
 	case "issuer":
 		return oneArg(d, &v.Issuer, nil)
 	case "domain":
@@ -101,7 +112,7 @@ func providerOption(d *caddyfile.Dispenser, v *Provider, seen once) error {
 		return retries(d, &v.Retries)
 	default:
 		return unknown(d, "audience", "authorization_server", "authorization_url", "authorize_param", "client_id", "client_secret", "domain", "issuer",
-			"retries", "revocation_url", "scopes", "subject_field", "tenant", "timeout", "token_endpoint_auth_method", "token_param", "token_url", "type", "userinfo_url")
+			"resource", "retries", "revocation_url", "scopes", "server", "subject_field", "tenant", "timeout", "token_endpoint_auth_method", "token_param", "token_url", "type", "userinfo_url")
 	}
 }
 

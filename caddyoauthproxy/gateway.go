@@ -159,6 +159,10 @@ func (p *proxyGateway) Proxy() mcpfilter.Proxy {
 	if path == "" {
 		path = "/"
 	}
+	upstreamScope := ""
+	if p.proxy.AsksForMore {
+		upstreamScope = authserver.UpstreamScope
+	}
 	return mcpfilter.Proxy{
 		ID:           p.proxy.ID,
 		Resource:     p.proxy.Resource,
@@ -168,6 +172,7 @@ func (p *proxyGateway) Proxy() mcpfilter.Proxy {
 
 		CredentialHeader: p.source.header,
 		SharedCredential: p.source.shared(),
+		UpstreamScope:    upstreamScope,
 	}
 }
 

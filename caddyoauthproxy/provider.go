@@ -2,11 +2,13 @@ package caddyoauthproxy
 
 import (
 	"fmt"
+	"net/url"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
 )
 
@@ -15,15 +17,21 @@ import (
 type Provider struct {
 	// What the provider is: a template (`atlassian`, `auth0`, `github`, `gitlab`, `google`, `keycloak`, `linear`, `microsoft` or its alias `azure_ad`, `notion`,
 	// `okta`, `slack`), `oidc` for any
-	// OpenID Connect provider with discovery, or `oauth2` or its alias `generic` with every URL written out. Default:
+	// OpenID Connect provider with discovery, `mcp` for whoever protects an MCP server, or `oauth2` or its alias `generic` with every URL written out. Default:
 	// the provider's name, where that is one of these.
 	Type string `json:"type,omitempty"`
 
-	// The client identifier that the provider gave the gateway. Required. May be a placeholder.
+	// The client identifier that the provider gave the gateway. Required, but for `mcp`, where the gateway registers itself. May be a placeholder.
 	ClientID string `json:"client_id,omitempty"`
 
 	// The client secret that the provider gave the gateway, as a placeholder: `{env.NAME}` or `{file./absolute/path}`.
 	ClientSecret string `json:"client_secret,omitempty"`
+
+	// The URL of the MCP server whose authorization server this is. For `mcp`.
+	Server string `json:"server,omitempty"`
+
+	// Leaves the `resource` parameter (RFC 8707) out of requests to that authorization server. For `mcp`.
+	NoResource bool `json:"no_resource,omitempty"`
 
 	// The issuer URL. For `oidc` and `keycloak`.
 	Issuer string `json:"issuer,omitempty"`
@@ -76,7 +84,7 @@ type Provider struct {
 }
 
 // resolve makes the provider, without any network.
-func (p *Provider) resolve(name string) (*upstream.Provider, error) {
+func (p *Provider) resolve(name string, issuer *url.URL) (*upstream.Provider, error) {
 	if p == nil {
 		return nil, fmt.Errorf("provider %q: is empty: set client_id", name)
 	}
@@ -95,7 +103,11 @@ func (p *Provider) resolve(name string) (*upstream.Provider, error) {
 			return fail(fmt.Errorf("client_secret: %w", err))
 		}
 	}
-	return upstream.New(name, p.config(kind, clientID, secret), nil) // names the provider in its errors
+	c := p.config(kind, clientID, secret)
+	if issuer != nil {
+		c.RedirectURI, c.ClientName, c.ClientMetadataURL = authserver.RedirectURI(issuer), authserver.ClientName(issuer), authserver.ClientMetadataURL(issuer)
+	}
+	return upstream.New(name, c, nil) // names the provider in its errors
 }
 
 // check finds what is wrong with a provider apart from the values behind its placeholders, which
@@ -114,6 +126,8 @@ func (p *Provider) config(kind, clientID, secret string) upstream.Config {
 		Type:                kind,
 		ClientID:            clientID,
 		ClientSecret:        secret,
+		Server:              p.Server,
+		NoResource:          p.NoResource,
 		Issuer:              p.Issuer,
 		Domain:              p.Domain,
 		AuthorizationServer: p.AuthorizationServer,

@@ -116,7 +116,7 @@ func (a *App) resolve() (*resolved, error) {
 		fail(errors.New("no provider: declare one, for example provider github { client_id …; client_secret {env.…} }"))
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.Providers)) {
-		p, err := a.Providers[name].resolve(name)
+		p, err := a.Providers[name].resolve(name, r.issuer)
 		fail(err)
 		r.providers[name] = p
 	}
@@ -144,7 +144,11 @@ func (a *App) resolve() (*resolved, error) {
 			fail(fmt.Errorf("proxy %q: resource %s is proxy %q's already; every proxy needs its own", id, p.Resource, other))
 		}
 		resources[canonical] = id
+		if err := checkAnonymous(p); err != nil {
+			fail(fmt.Errorf("proxy %q: %w", id, err))
+		}
 		p.Machines = r.sources[id].forMachines()
+		p.AsksForMore = p.Provider != nil && p.Provider.AsksForMore() && r.sources[id].kind == sourceUser
 		r.proxies = append(r.proxies, p)
 	}
 	for _, id := range slices.Sorted(maps.Keys(a.Clients)) {
@@ -169,6 +173,19 @@ func (a *App) resolve() (*resolved, error) {
 		return nil, fmt.Errorf("oauth_proxy: %w", errors.Join(errs...))
 	}
 	return r, nil
+}
+
+// checkAnonymous refuses what needs to know a user where nobody says who they are.
+func checkAnonymous(p *authserver.Proxy) error {
+	switch {
+	case p.Login != nil || p.Provider == nil || !p.Provider.Anonymous():
+		return nil
+	case !p.Allow.Everybody():
+		return fmt.Errorf("allow: provider %q does not say who a user is: add login with a provider that does", p.Provider.Name())
+	case p.Consent == authserver.ConsentRemember:
+		return fmt.Errorf("consent remember: provider %q does not say whose consent it would be: add login with a provider that does, or set consent always for this proxy", p.Provider.Name())
+	}
+	return nil
 }
 
 func checkAlgorithm(name string) error {

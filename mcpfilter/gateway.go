@@ -81,6 +81,10 @@ type Proxy struct {
 	// SharedCredential says that the upstream token is not the user's, so that no new login would help when the upstream
 	// refuses it: that is answered 503.
 	SharedCredential bool
+
+	// UpstreamScope is what stands before a scope of the upstream's authorization server among those of the gateway, where a login can
+	// ask for more of them. Clients are then told which ones the upstream demands. Empty: it cannot.
+	UpstreamScope string
 }
 
 // inject puts the upstream token on a request.

@@ -5,10 +5,13 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/bearer"
 )
 
 // withheldHeaders are the response headers by which an MCP server would speak for
@@ -21,6 +24,14 @@ var withheldHeaders = []string{
 	"Service-Worker-Allowed", "Refresh",
 	// these would overrule Cache-Control in caches in front of us
 	"Cdn-Cache-Control", "Surrogate-Control",
+}
+
+// maxChallengeScopes bounds what an upstream can have a client ask for.
+const maxChallengeScopes = 50
+
+// validScope reports whether s is one scope-token (RFC 6749 §3.3).
+func validScope(s string) bool {
+	return len(s) <= 200 && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '"' || r == '\\' })
 }
 
 // guard is the way back: it turns the MCP server's response into one of this gateway.
@@ -95,8 +106,35 @@ func (g *guard) judge(status int, h http.Header) *refusal {
 			return unavailable(errors.New("the upstream refuses the token that the gateway is configured to send"))
 		}
 		return invalidToken("the MCP server did not accept this user's authorization; try again", nil)
+	case status == http.StatusForbidden && g.filter.proxy.UpstreamScope != "":
+		if scopes := g.stepUp(h); scopes != nil {
+			return insufficientScope(scopes)
+		}
 	case 300 <= status && status < 400:
 		return g.redirect(h)
+	}
+	return nil
+}
+
+// stepUp translates an upstream's demand for more scopes: those that the client has, and those that the upstream wants. It is nil where the
+// upstream makes no such demand, or the user has allowed all of that already, so that asking again would not help.
+func (g *guard) stepUp(h http.Header) []string {
+	for _, value := range h.Values("WWW-Authenticate") {
+		challenge := bearer.Params(value)
+		if challenge["error"] != "insufficient_scope" {
+			continue
+		}
+		have := g.x.session.Scopes
+		scopes := slices.Clone(have)
+		for scope := range strings.FieldsSeq(challenge["scope"]) {
+			scope = g.filter.proxy.UpstreamScope + scope
+			if len(scopes) < maxChallengeScopes && validScope(scope) && !slices.Contains(scopes, scope) {
+				scopes = append(scopes, scope)
+			}
+		}
+		if len(scopes) > len(have) {
+			return scopes
+		}
 	}
 	return nil
 }

@@ -24,6 +24,9 @@ type refusal struct {
 	// the client sent no credential that could be wrong (RFC 6750 section 3.1).
 	challenge, bare bool
 
+	// scopes are what the challenge asks for, where those are not the proxy's.
+	scopes []string
+
 	// retryAfter is when to try again.
 	retryAfter time.Duration
 
@@ -55,6 +58,13 @@ func noCredential() *refusal {
 
 func invalidToken(text string, cause error) *refusal {
 	return &refusal{status: http.StatusUnauthorized, code: "invalid_token", text: text, challenge: true, cause: cause}
+}
+
+func insufficientScope(scopes []string) *refusal {
+	return &refusal{
+		status: http.StatusForbidden, code: "insufficient_scope", text: "the MCP server wants the user to allow more",
+		challenge: true, scopes: scopes,
+	}
 }
 
 func unavailable(err error) *refusal {
@@ -120,8 +130,12 @@ func (f *Filter) refuse(w http.ResponseWriter, no *refusal) error {
 // challenge is the WWW-Authenticate value (RFC 6750 section 3, RFC 9728 section 5.1).
 func (f *Filter) challenge(no *refusal) string {
 	value := `Bearer resource_metadata=` + quoted(f.proxy.MetadataURL)
-	if len(f.proxy.Scopes) > 0 {
-		value += `, scope=` + quoted(strings.Join(f.proxy.Scopes, " "))
+	scopes := no.scopes
+	if scopes == nil {
+		scopes = f.proxy.Scopes
+	}
+	if len(scopes) > 0 {
+		value += `, scope=` + quoted(strings.Join(scopes, " "))
 	}
 	if !no.bare {
 		value += `, error=` + quoted(no.code) + `, error_description=` + quoted(no.text)

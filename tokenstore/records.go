@@ -143,6 +143,11 @@ type Login struct {
 	Remember bool   `json:"remember,omitempty"`
 	UserID   string `json:"user_id,omitempty"`
 
+	// Issuer and GatewayID are the authorization server and the gateway's client id there that the login began with, where the gateway finds
+	// these out by itself.
+	Issuer    string `json:"issuer,omitempty"`
+	GatewayID string `json:"gateway_id,omitempty"`
+
 	// Nonce and Verifier are the OIDC nonce and PKCE verifier of the provider leg.
 	Nonce    string `json:"nonce"`
 	Verifier string `json:"verifier"`
@@ -252,6 +257,11 @@ type Account struct {
 	Provider string `json:"provider"`
 	UserID   string `json:"user_id"`
 
+	// Issuer and ClientID are the authorization server and the gateway's client there that the tokens belong to, where the gateway
+	// finds these out by itself.
+	Issuer   string `json:"issuer,omitempty"`
+	ClientID string `json:"client_id,omitempty"`
+
 	// Owner is who the tokens' owner is at the provider, in words, where users log in elsewhere.
 	Owner string `json:"owner,omitempty"`
 
@@ -326,6 +336,31 @@ type Consent struct {
 type Assertion struct {
 	Meta
 	ClientID string `json:"client_id"`
+}
+
+// Registration is what an authorization server gave the gateway when it registered itself there (RFC 7591). Its ID is the keyed hash of the
+// server's issuer and the gateway's redirect URI, so that credentials of one are never used at another.
+type Registration struct {
+	Meta
+
+	Issuer string `json:"issuer"`
+
+	// Clients are the gateway's clients there, the newest first. Older ones are kept for the accounts that they got.
+	Clients []RegisteredClient `json:"clients"`
+}
+
+// RegisteredClient is the gateway as one client of an authorization server.
+type RegisteredClient struct {
+	ID         string    `json:"client_id"`
+	Secret     string    `json:"client_secret,omitempty"`
+	AuthMethod string    `json:"token_endpoint_auth_method"`
+	Created    time.Time `json:"created"`
+
+	// Expires is when the secret ends; zero for never.
+	Expires time.Time `json:"expires,omitzero"`
+
+	// Refused is since when the server calls the client unknown; zero while it does not.
+	Refused time.Time `json:"refused,omitzero"`
 }
 
 // SigningKeys is the gateway's set of access-token signing keys. There is one

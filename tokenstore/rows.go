@@ -50,6 +50,8 @@ func (c *Consent) layout() layout {
 
 func (a *Assertion) layout() layout { return layout{kind: KindAssertion, use: useTxn} }
 
+func (r *Registration) layout() layout { return layout{kind: KindRegistration, use: useGrant} }
+
 func (c *Code) layout() layout {
 	return layout{kind: KindCode, use: useTxn, refs: []string{"grant:" + c.GrantID}}
 }

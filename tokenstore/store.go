@@ -32,15 +32,16 @@ type Kind string
 
 // The kinds of rows in a vault.
 const (
-	KindKeyring     Kind = "keyring"
-	KindSigningKeys Kind = "signing_keys"
-	KindClient      Kind = "client"
-	KindLogin       Kind = "login"
-	KindCode        Kind = "code"
-	KindGrant       Kind = "grant"
-	KindAccount     Kind = "account"
-	KindConsent     Kind = "consent"
-	KindAssertion   Kind = "assertion"
+	KindKeyring      Kind = "keyring"
+	KindSigningKeys  Kind = "signing_keys"
+	KindClient       Kind = "client"
+	KindLogin        Kind = "login"
+	KindCode         Kind = "code"
+	KindGrant        Kind = "grant"
+	KindAccount      Kind = "account"
+	KindConsent      Kind = "consent"
+	KindAssertion    Kind = "assertion"
+	KindRegistration Kind = "registration"
 )
 
 // Row is one record as a Store sees it: a sealed value, and in clear only what

@@ -73,6 +73,11 @@ func (v *Vault) Consent(ctx context.Context, id string) (*Consent, error) {
 	return load(ctx, v, new(Consent), id)
 }
 
+// Registration returns the gateway's registrations of this id.
+func (v *Vault) Registration(ctx context.Context, id string) (*Registration, error) {
+	return load(ctx, v, new(Registration), id)
+}
+
 // Consents returns a user's remembered consents, a hundred at most. One that does not open counts as none.
 func (v *Vault) Consents(ctx context.Context, userID string) ([]*Consent, error) {
 	rows, err := v.store.List(ctx, KindConsent, Query{Ref: "user:" + userID})

@@ -212,6 +212,7 @@ func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login 
 	}
 	tokens, user, err := provider.Exchange(ctx, upstream.CodeResponse{
 		Code: q.Get("code"), Issuer: q.Get("iss"), Nonce: login.Nonce, Verifier: login.Verifier, RedirectURI: s.RedirectURI(),
+		Begun: upstream.Authorization{Issuer: login.Issuer, ClientID: login.GatewayID}, Scopes: upstreamScopes(login.Request.Scopes),
 	})
 	if err != nil {
 		var ue *upstream.Error
@@ -265,7 +266,7 @@ func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, t upst
 	userID := s.userID(u)
 	account := &tokenstore.Account{
 		Meta:  tokenstore.Meta{ID: rand.Text()},
-		State: tokenstore.StateActive, Provider: login.Provider, UserID: userID, Owner: owner,
+		State: tokenstore.StateActive, Provider: login.Provider, UserID: userID, Owner: owner, Issuer: t.Issuer, ClientID: t.ClientID,
 		AccessToken: t.AccessToken, RefreshToken: t.RefreshToken, IDToken: t.IDToken, TokenType: t.TokenType,
 		Scopes: t.Scopes, Obtained: now, Expires: t.Expires,
 	}

@@ -271,19 +271,22 @@ func (s *Server) openLogin(w http.ResponseWriter, r *http.Request, req *tokensto
 	login, state := s.newLogin(req, p.loginProvider().Name(), "")
 	login.Browser = s.vault.Hash(purposeBrowser, cookie)
 	login.Remember, login.UserID = a.remember, a.userID
-	err := s.vault.Commit(r.Context(), tokenstore.Save(login))
+	target, err := s.beginLogin(r.Context(), p.loginProvider(), login, state, p.Login != nil)
+	if err != nil {
+		return "", err
+	}
+	err = s.vault.Commit(r.Context(), tokenstore.Save(login))
 	if errors.Is(err, tokenstore.ErrConflict) {
 		login, err = s.vault.Login(r.Context(), login.ID)
 		if err == nil && subtle.ConstantTimeCompare([]byte(login.Browser), []byte(s.vault.Hash(purposeBrowser, cookie))) != 1 {
 			return "", refuse("access_denied", "this page was answered in another browser")
 		}
+		if err == nil {
+			target, err = s.beginAgain(r.Context(), p.loginProvider(), login, state, p.Login != nil)
+		}
 	}
 	if err != nil {
 		return "", fmt.Errorf("open login: %w", err)
-	}
-	target, err := s.providerURL(r.Context(), p.loginProvider(), login, state, p.Login != nil)
-	if err != nil {
-		return "", err
 	}
 	s.setLoginCookie(w, r, login.ID, cookie)
 	return target, nil
@@ -309,14 +312,28 @@ func (s *Server) loginState(req *tokenstore.AuthRequest, leg string) string {
 	return s.vault.Derive(purposeState, req.TransactionID, leg)
 }
 
-// providerURL is where the login goes on. With identify only who the user is is asked for.
-func (s *Server) providerURL(ctx context.Context, p *upstream.Provider, login *tokenstore.Login, state string, identify bool) (string, error) {
-	target, err := p.AuthorizationURL(ctx, upstream.AuthRequest{
-		State: state, Nonce: login.Nonce, Verifier: login.Verifier, RedirectURI: s.RedirectURI(), Identify: identify,
+// beginAgain is beginLogin for a login that is stored.
+func (s *Server) beginAgain(ctx context.Context, p *upstream.Provider, login *tokenstore.Login, state string, identify bool) (string, error) {
+	issuer, id := login.Issuer, login.GatewayID
+	target, err := s.beginLogin(ctx, p, login, state, identify)
+	if err != nil || login.Issuer == issuer && login.GatewayID == id {
+		return target, err
+	}
+	if err := s.vault.Commit(ctx, tokenstore.Save(login)); err != nil {
+		return "", fmt.Errorf("open login: %w", err)
+	}
+	return target, nil
+}
+
+// beginLogin is where the login goes on; the login is told where that belongs to. With identify only who the user is is asked for.
+func (s *Server) beginLogin(ctx context.Context, p *upstream.Provider, login *tokenstore.Login, state string, identify bool) (string, error) {
+	begun, err := p.Begin(ctx, upstream.AuthRequest{
+		State: state, Nonce: login.Nonce, Verifier: login.Verifier, RedirectURI: s.RedirectURI(), Identify: identify, Scopes: upstreamScopes(login.Request.Scopes),
 	})
 	if err != nil {
 		return "", &Error{Status: http.StatusServiceUnavailable, Code: "temporarily_unavailable",
 			Description: "the login service cannot be reached at the moment; try again", Cause: err}
 	}
-	return target, nil
+	login.Issuer, login.GatewayID = begun.Issuer, begun.ClientID
+	return begun.URL, nil
 }

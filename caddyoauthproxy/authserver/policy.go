@@ -27,10 +27,15 @@ type Policy struct {
 	Orgs []string `json:"orgs,omitempty"`
 }
 
+// Everybody reports whether every user of the provider may come in.
+func (p Policy) Everybody() bool {
+	return len(p.EmailDomains)+len(p.Emails)+len(p.Users)+len(p.Groups)+len(p.Orgs) == 0
+}
+
 // Permits reports whether the user may come in. An e-mail address that the
 // provider does not call verified, or that is not one address, matches nothing.
 func (p Policy) Permits(u tokenstore.User) bool {
-	if len(p.EmailDomains)+len(p.Emails)+len(p.Users)+len(p.Groups)+len(p.Orgs) == 0 {
+	if p.Everybody() {
 		return true
 	}
 	if slices.Contains(p.Users, u.Subject) || u.Login != "" && slices.Contains(p.Users, u.Login) {

@@ -2,8 +2,10 @@ package authserver
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
@@ -86,7 +88,34 @@ func grantScopes(p *Proxy, requested string) []string {
 		}
 	}
 	if len(granted) == 0 {
-		return p.Scopes
+		granted = slices.Clone(p.Scopes)
+	}
+	if !p.AsksForMore {
+		return granted
+	}
+	for want := range strings.FieldsSeq(requested) {
+		name, is := strings.CutPrefix(want, UpstreamScope)
+		if is && upstream.ValidScope(name) && len(name) <= 200 && !slices.Contains(granted, want) && len(granted) < len(p.Scopes)+maxUpstreamScopes {
+			granted = append(granted, want)
+		}
 	}
 	return granted
+}
+
+// UpstreamScope stands before a scope that the MCP server's own authorization server is to be asked for. The filter names such scopes when the
+// server demands more than it was given, and a client that asks for them has the user asked again.
+const UpstreamScope = "upstream:"
+
+// maxUpstreamScopes is how many of them one request can ask for.
+const maxUpstreamScopes = 20
+
+// upstreamScopes are those of a request's scopes that are for the provider, as it knows them.
+func upstreamScopes(scopes []string) []string {
+	var found []string
+	for _, scope := range scopes {
+		if name, is := strings.CutPrefix(scope, UpstreamScope); is {
+			found = append(found, name)
+		}
+	}
+	return found
 }

@@ -44,7 +44,7 @@ func (s *Server) nextLeg(w http.ResponseWriter, r *http.Request, done *tokenstor
 		s.callbackProblem(w, r, refuse("invalid_request", "This sign-in is not known here, was finished before, or took too long."))
 		return
 	}
-	target, err := s.providerURL(r.Context(), p.Provider, next, state, false)
+	target, err := s.beginAgain(r.Context(), p.Provider, next, state, false)
 	if err != nil {
 		if next.Request.Flow != "" {
 			s.notConnected(w, r, err)

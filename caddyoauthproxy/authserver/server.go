@@ -114,6 +114,9 @@ type Proxy struct {
 	// Machines lets in clients that act for themselves (client_credentials): there is a token for them to go upstream.
 	Machines bool
 
+	// AsksForMore lets clients ask for scopes of the provider's, each with UpstreamScope in front.
+	AsksForMore bool
+
 	// Allow says who may come in. The zero value lets every user of the provider in that says who they are.
 	Allow Policy
 }
@@ -173,6 +176,7 @@ func (l *Lifetimes) setDefaults() {
 // Server is the authorization server. It is an http.Handler for the routes in the package comment.
 type Server struct {
 	issuer       string
+	name         string // of the gateway as a client
 	base         string // the issuer's path, "" or "/…" without trailing slash
 	secure       bool   // the issuer is https
 	configured   map[string]*ConfiguredClient
@@ -206,6 +210,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	o.Lifetimes.setDefaults()
 	s := &Server{
 		issuer:   strings.TrimSuffix(o.Issuer.String(), "/"),
+		name:     ClientName(o.Issuer),
 		base:     strings.TrimSuffix(o.Issuer.EscapedPath(), "/"),
 		secure:   o.Issuer.Scheme == "https",
 		vault:    o.Vault,
@@ -261,6 +266,7 @@ const (
 	callbackPath      = "/api/v1/oauth/callback"
 	callbackAliasPath = "/oauth/callback"
 	homePath          = "/oauth/"
+	ownMetadataPath   = "/oauth/client-metadata.json"
 	connectPath       = "/oauth/authorize"
 	clientPath        = "/api/v1/oauth/clients"
 	sessionPath       = "/api/v1/oauth"
@@ -299,6 +305,7 @@ func (s *Server) routes() {
 		s.mux.Handle(s.base+sessionPath+"/refresh", private(http.MethodPost, s.serveSessionRefresh))
 		s.mux.Handle(s.base+sessionPath+"/logout", private(http.MethodPost, s.serveSessionLogout))
 	}
+	s.mux.Handle(s.base+ownMetadataPath, public(s.serveOwnMetadata, http.MethodGet))
 	s.mux.Handle(s.base+homePath+"{$}", private(http.MethodGet, s.serveHome))
 }
 

@@ -98,8 +98,9 @@ func NewAccounts(o AccountsOptions) *Accounts {
 	if a.acquire == nil {
 		a.acquire = func() (func(), error) { return func() {}, nil }
 	}
-	for name := range o.Providers {
+	for name, p := range o.Providers {
 		a.gates[name] = newGate()
+		p.clients.keepIn(o.Vault)
 	}
 	return a
 }

@@ -37,6 +37,18 @@ type Config struct {
 	// Issuer is the provider's issuer URL.
 	Issuer string
 
+	// Server is the URL of the MCP server whose authorization server is the provider.
+	Server string
+
+	// NoResource leaves the resource parameter (RFC 8707) out of requests to that authorization server.
+	NoResource bool
+
+	// RedirectURI is the gateway's callback, ClientName what it calls itself, and ClientMetadataURL where it publishes the document that describes
+	// it as a client, empty where it cannot. They are for registration.
+	RedirectURI       string
+	ClientName        string
+	ClientMetadataURL string
+
 	// Domain is the organisation's host name at the provider.
 	Domain string
 
@@ -89,6 +101,8 @@ func (c *Config) field(name string) string {
 	switch name {
 	case "issuer":
 		return c.Issuer
+	case "server":
+		return c.Server
 	case "domain":
 		return c.Domain
 	case "authorization_server":
@@ -114,6 +128,7 @@ func (c *Config) field(name string) string {
 // templateFields are the fields that some templates take and others do not, and what to write.
 var templateFields = []struct{ name, example string }{
 	{"issuer", "the issuer URL, such as https://login.example.com"},
+	{"server", "the URL of the MCP server, such as https://mcp.example.com/mcp"},
 	{"domain", "the host name of your organisation, such as acme.okta.com"},
 	{"authorization_server", "the id of the authorization server, such as default"},
 	{"tenant", "the directory (tenant) id, such as 00000000-0000-0000-0000-000000000000, or organizations"},
@@ -133,7 +148,7 @@ var protocolParams = []string{
 
 // check finds what is wrong with a configuration, naming the field and the fix.
 func (c *Config) check(t *template) error {
-	if c.ClientID == "" {
+	if c.ClientID == "" && (!t.mcp || c.ClientSecret != "") {
 		return errors.New("client_id is missing: write the client id that the provider gave you")
 	}
 	for _, f := range templateFields {
@@ -144,7 +159,7 @@ func (c *Config) check(t *template) error {
 			return fmt.Errorf("%s does not apply to type %s: remove it, or use type oidc or oauth2", f.name, t.name)
 		}
 	}
-	for _, name := range []string{"issuer", "authorization_url", "token_url", "userinfo_url", "revocation_url"} {
+	for _, name := range []string{"issuer", "server", "authorization_url", "token_url", "userinfo_url", "revocation_url"} {
 		if v := c.field(name); v != "" {
 			if err := checkURL(v); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
@@ -163,25 +178,28 @@ func (c *Config) check(t *template) error {
 	if c.Tenant != "" && !isTenant(c.Tenant) {
 		return errors.New("tenant: write the directory (tenant) id, which looks like 00000000-0000-0000-0000-000000000000, or organizations, or common")
 	}
-	return c.checkClient()
+	if c.NoResource && !t.mcp {
+		return fmt.Errorf("resource off does not apply to type %s: remove it", t.name)
+	}
+	return c.checkClient(t)
 }
 
 // checkClient is check for what concerns the gateway as a client.
-func (c *Config) checkClient() error {
+func (c *Config) checkClient(t *template) error {
 	switch c.AuthMethod {
 	case AuthNone:
 		if c.ClientSecret != "" {
 			return errors.New("client_secret is set, but token_endpoint_auth_method is none: remove one of them")
 		}
 	case "", AuthBasic, AuthPost:
-		if c.ClientSecret == "" {
+		if c.ClientSecret == "" && !(t.mcp && c.ClientID == "") {
 			return errors.New("client_secret is missing: write the secret that the provider gave you, or token_endpoint_auth_method none for a public client")
 		}
 	default:
 		return fmt.Errorf("token_endpoint_auth_method %q is unknown: write %s, %s or %s", c.AuthMethod, AuthBasic, AuthPost, AuthNone)
 	}
 	for _, s := range c.Scopes {
-		if !isScope(s) {
+		if !ValidScope(s) {
 			return fmt.Errorf("scopes: %q is not a scope: write them apart, without quotes or backslashes", s)
 		}
 	}
@@ -203,8 +221,8 @@ func (c *Config) checkClient() error {
 
 const idChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
-// isScope reports whether s is one scope-token (RFC 6749 §3.3).
-func isScope(s string) bool {
+// ValidScope reports whether s is one scope-token (RFC 6749 §3.3).
+func ValidScope(s string) bool {
 	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '"' || r == '\\' })
 }
 

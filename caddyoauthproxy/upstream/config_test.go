@@ -82,7 +82,7 @@ func TestConfigErrorsNameTheFieldAndTheFix(t *testing.T) {
 
 func TestTypesAreTheTemplatesAndTheirAliases(t *testing.T) {
 	t.Parallel()
-	want := []string{"atlassian", "auth0", "azure_ad", "generic", "github", "gitlab", "google", "keycloak", "linear", "microsoft", "notion", "oauth2", "oidc", "okta", "slack"}
+	want := []string{"atlassian", "auth0", "azure_ad", "generic", "github", "gitlab", "google", "keycloak", "linear", "mcp", "microsoft", "notion", "oauth2", "oidc", "okta", "slack"}
 	if got := Types(); !slices.Equal(got, want) {
 		t.Errorf("got %v", got)
 	}

@@ -25,6 +25,29 @@ type metadata struct {
 	IssuerInResponse      bool     `json:"authorization_response_iss_parameter_supported"`
 	Scopes                []string `json:"scopes_supported"`
 	ChallengeMethods      []string `json:"code_challenge_methods_supported"`
+	RegistrationEndpoint  string   `json:"registration_endpoint"`
+	ClientDocuments       bool     `json:"client_id_metadata_document_supported"`
+
+	// Of the MCP server that the provider protects: what to name as the resource, and which scopes to ask for. Empty where there is none.
+	resource string
+	scopes   []string
+}
+
+// scopesFor are the scopes to ask for: the operator's and the template's, or else what the MCP server wants, and more.
+func (m *metadata) scopesFor(p *Provider, more []string) []string {
+	scopes := slices.Clone(p.scopes)
+	if p.template.mcp && len(scopes) == 0 {
+		scopes = slices.Clone(m.scopes)
+	}
+	for _, s := range more {
+		if !slices.Contains(scopes, s) {
+			scopes = append(scopes, s)
+		}
+	}
+	if p.template.mcp && slices.Contains(m.Scopes, "offline_access") && !slices.Contains(scopes, "offline_access") {
+		scopes = append(scopes, "offline_access")
+	}
+	return scopes
 }
 
 // idTokenAlgorithms are the signatures that the gateway accepts. A provider's list can only narrow it: none
@@ -33,6 +56,9 @@ var idTokenAlgorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "P
 
 // discover gets the provider's metadata: from the configuration where there is no discovery.
 func (p *Provider) discover(ctx context.Context) (*metadata, error) {
+	if p.template.mcp {
+		return p.locate(ctx)
+	}
 	if !p.template.oidc {
 		m := &metadata{
 			Issuer:                p.issuer,

@@ -53,6 +53,12 @@ func (p *Provider) Examine(ctx context.Context, redirectURI string) []Finding {
 		add(Problem, err.Error(), adviceFor(err))
 		return found
 	}
+	if p.template.mcp {
+		found = append(found, p.examineServer(m)...)
+		if p.config.ClientID == "" {
+			return found
+		}
+	}
 	if p.template.oidc {
 		add(Fine, "discovery: issuer "+m.Issuer, "")
 		found = append(found, p.examineMetadata(m)...)
@@ -60,7 +66,7 @@ func (p *Provider) Examine(ctx context.Context, redirectURI string) []Finding {
 			add(Problem, "signing keys: "+err.Error(), adviceFor(err))
 		}
 	}
-	found = append(found, p.examineClient(ctx, m, redirectURI)...)
+	found = append(found, p.examineClient(ctx, m, p.configuredClient(), redirectURI)...)
 	if p.template.note != "" {
 		add(Note, p.template.note, "")
 	}
@@ -112,8 +118,8 @@ func (p *Provider) examineMetadata(m *metadata) []Finding {
 
 // examineClient asks for tokens with a code that cannot be: a provider that knows the client refuses the code, and one
 // that does not refuses the client. It also looks at the provider's clock.
-func (p *Provider) examineClient(ctx context.Context, m *metadata, redirectURI string) []Finding {
-	a, err := p.postForm(ctx, m, m.TokenEndpoint, url.Values{
+func (p *Provider) examineClient(ctx context.Context, m *metadata, c oauthClient, redirectURI string) []Finding {
+	a, err := p.postForm(ctx, m, c, m.TokenEndpoint, url.Values{
 		"grant_type": {"authorization_code"}, "code": {"examination-" + oauth2.GenerateVerifier()}, "redirect_uri": {redirectURI}, "code_verifier": {oauth2.GenerateVerifier()},
 	})
 	if err != nil {

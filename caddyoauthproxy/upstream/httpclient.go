@@ -30,11 +30,21 @@ type answer struct {
 	mediaType  string
 	retryAfter time.Duration
 	date       time.Time // by the provider's clock; zero when it does not say
+	challenges []string  // WWW-Authenticate
 	body       []byte
 }
 
 // do makes one request and reads its answer. Its errors are of class Unreachable or Malformed.
 func (p *Provider) do(ctx context.Context, req *http.Request) (*answer, error) {
+	return p.doUpTo(ctx, req, maxBody)
+}
+
+// doHead makes one request and reads the head of its answer; the body may never end.
+func (p *Provider) doHead(ctx context.Context, req *http.Request) (*answer, error) {
+	return p.doUpTo(ctx, req, 0)
+}
+
+func (p *Provider) doUpTo(ctx context.Context, req *http.Request, limit int) (*answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
 	var connected atomic.Bool
@@ -47,12 +57,15 @@ func (p *Provider) do(ctx context.Context, req *http.Request) (*answer, error) {
 		return nil, &Error{Class: Unreachable, Unknown: connected.Load(), Err: withoutURL(err)}
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
+	var body []byte
+	if limit > 0 {
+		body, err = io.ReadAll(io.LimitReader(resp.Body, int64(limit)+1))
+	}
 	switch {
 	case err != nil:
 		return nil, &Error{Class: Unreachable, Unknown: true, Status: resp.StatusCode, Err: fmt.Errorf("read answer: %w", withoutURL(err))}
-	case len(body) > maxBody:
-		return nil, &Error{Class: Malformed, Status: resp.StatusCode, Err: fmt.Errorf("answer is longer than %d bytes", maxBody)}
+	case len(body) > limit:
+		return nil, &Error{Class: Malformed, Status: resp.StatusCode, Err: fmt.Errorf("answer is longer than %d bytes", limit)}
 	}
 	mediaType, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
 	date, err := http.ParseTime(resp.Header.Get("Date"))
@@ -65,6 +78,7 @@ func (p *Provider) do(ctx context.Context, req *http.Request) (*answer, error) {
 		mediaType:  strings.ToLower(strings.TrimSpace(mediaType)),
 		retryAfter: parseRetryAfter(resp.Header.Get("Retry-After"), p.now()),
 		body:       body,
+		challenges: resp.Header.Values("WWW-Authenticate"),
 	}, nil
 }
 

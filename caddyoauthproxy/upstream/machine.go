@@ -32,7 +32,7 @@ var requestParams = []string{
 // Check finds what is wrong with the request.
 func (r TokenRequest) Check() error {
 	for _, s := range r.Scopes {
-		if !isScope(s) {
+		if !ValidScope(s) {
 			return fmt.Errorf("scopes: %q is not a scope: write them apart, without quotes or backslashes", s)
 		}
 	}
@@ -71,10 +71,10 @@ func (p *Provider) ExchangeToken(ctx context.Context, accessToken string, r Toke
 // requestAlone makes a token request that uses nothing up, and so may be repeated.
 func (p *Provider) requestAlone(ctx context.Context, what string, form url.Values) (Tokens, error) {
 	for attempt := 0; ; attempt++ {
-		m, err := p.metadata.get(ctx)
+		m, c, err := p.bound(ctx, "", "")
 		var t Tokens
 		if err == nil {
-			t, err = p.requestToken(ctx, m, maps.Clone(form))
+			t, err = p.requestToken(ctx, m, c, maps.Clone(form))
 		}
 		if err == nil {
 			return t, nil

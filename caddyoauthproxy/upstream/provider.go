@@ -33,6 +33,7 @@ type Provider struct {
 
 	metadata document[*metadata]
 	keys     document[*keySet]
+	clients  registrations
 }
 
 // New makes a provider. It uses no network. A nil client means outbound.New; of any
@@ -58,7 +59,11 @@ func New(name string, c Config, client *http.Client) (*Provider, error) {
 	if p.now == nil {
 		p.now = time.Now
 	}
-	if client == nil {
+	switch {
+	case client != nil:
+	case t.mcp:
+		client = outbound.NewLike(c.Server, p.timeout, maxParallel)
+	default:
 		client = outbound.New(p.timeout, maxParallel)
 	}
 	own := *client
@@ -74,12 +79,19 @@ func New(name string, c Config, client *http.Client) (*Provider, error) {
 		}
 	}
 	p.metadata.init(p.timeout, p.now, p.discover)
+	p.clients.provider = p
 	p.keys.init(p.timeout, p.now, p.fetchKeys)
 	return p, nil
 }
 
 // Name is the name under which the provider is configured.
 func (p *Provider) Name() string { return p.name }
+
+// AsksForMore reports whether a login can ask for scopes beyond the provider's own: those that an MCP server demands on the way.
+func (p *Provider) AsksForMore() bool { return p.template.mcp }
+
+// Anonymous reports whether the provider does not say who a user is.
+func (p *Provider) Anonymous() bool { return p.template.mcp }
 
 // Scopes returns the scopes that every login asks the provider for.
 func (p *Provider) Scopes() []string { return slices.Clone(p.scopes) }
@@ -98,23 +110,49 @@ type AuthRequest struct {
 	// RedirectURI is the gateway's callback.
 	RedirectURI string
 
+	// Scopes are asked for beside the provider's own, because the upstream demands them.
+	Scopes []string
+
 	// Identify asks for no more than who the user is: no refresh token.
 	Identify bool
 }
 
-// AuthorizationURL is where to send the user's browser (RFC 6749 §4.1.1), always with PKCE S256. It
-// may need the provider's discovery document.
-func (p *Provider) AuthorizationURL(ctx context.Context, r AuthRequest) (string, error) {
-	if r.State == "" || r.Verifier == "" || r.RedirectURI == "" || p.template.oidc && r.Nonce == "" {
-		return "", p.fail("authorization request", &Error{Class: Misconfigured, Err: errors.New("state, nonce, verifier or redirect URI is missing")})
-	}
-	m, err := p.metadata.get(ctx)
+// Authorization is an authorization request that is ready to go.
+type Authorization struct {
+	// URL is where to send the user's browser.
+	URL string
+
+	// Issuer and ClientID are the authorization server and the gateway's client id there, where the gateway finds these out by itself. The
+	// answer must be exchanged with the same.
+	Issuer   string
+	ClientID string
+}
+
+// Begin makes an authorization request (RFC 6749 §4.1.1), always with PKCE S256. It may need the provider's documents, and
+// may register the gateway.
+func (p *Provider) Begin(ctx context.Context, r AuthRequest) (Authorization, error) {
+	begun, err := p.begin(ctx, r)
 	if err != nil {
-		return "", p.fail("authorization request", err)
+		return Authorization{}, p.fail("authorization request", err)
+	}
+	return begun, nil
+}
+
+func (p *Provider) begin(ctx context.Context, r AuthRequest) (Authorization, error) {
+	if r.State == "" || r.Verifier == "" || r.RedirectURI == "" || p.template.oidc && r.Nonce == "" {
+		return Authorization{}, &Error{Class: Misconfigured, Err: errors.New("state, nonce, verifier or redirect URI is missing")}
+	}
+	m, err := p.metadata.newer(ctx, p.locatedAfter())
+	if err != nil {
+		return Authorization{}, err
+	}
+	c, err := p.clientForLogin(ctx, m)
+	if err != nil {
+		return Authorization{}, err
 	}
 	u, err := url.Parse(m.AuthorizationEndpoint)
 	if err != nil {
-		return "", p.fail("authorization request", &Error{Class: Misconfigured, Err: withoutURL(err)})
+		return Authorization{}, &Error{Class: Misconfigured, Err: withoutURL(err)}
 	}
 	q := u.Query()
 	params := maps.Clone(p.template.params)
@@ -124,7 +162,7 @@ func (p *Provider) AuthorizationURL(ctx context.Context, r AuthRequest) (string,
 	if p.config.Audience != "" {
 		params["audience"] = p.config.Audience
 	}
-	scopes := p.scopes
+	scopes := m.scopesFor(p, r.Scopes)
 	if r.Identify {
 		scopes = slices.DeleteFunc(slices.Clone(scopes), func(s string) bool { return s == "offline_access" })
 	} else {
@@ -135,7 +173,13 @@ func (p *Provider) AuthorizationURL(ctx context.Context, r AuthRequest) (string,
 		q.Set(name, value)
 	}
 	q.Set("response_type", "code")
-	q.Set("client_id", p.config.ClientID)
+	q.Set("client_id", c.id)
+	if m.resource != "" {
+		q.Set("resource", m.resource)
+	}
+	if slices.Contains(scopes, "offline_access") && p.template.mcp {
+		q.Set("prompt", "consent") // OpenID Connect Core §11: no offline_access without
+	}
 	q.Set("redirect_uri", r.RedirectURI)
 	q.Set("state", r.State)
 	q.Set("code_challenge", oauth2.S256ChallengeFromVerifier(r.Verifier))
@@ -147,7 +191,11 @@ func (p *Provider) AuthorizationURL(ctx context.Context, r AuthRequest) (string,
 		q.Set("scope", p.joinScopes(scopes))
 	}
 	u.RawQuery = q.Encode()
-	return u.String(), nil
+	begun := Authorization{URL: u.String()}
+	if p.template.mcp {
+		begun.Issuer, begun.ClientID = m.Issuer, c.id
+	}
+	return begun, nil
 }
 
 // joinScopes writes scopes as the provider wants them.
@@ -167,6 +215,12 @@ type CodeResponse struct {
 	Nonce       string
 	Verifier    string
 	RedirectURI string
+
+	// Begun is the Authorization that this answers, without its URL.
+	Begun Authorization
+
+	// Scopes are those of the AuthRequest.
+	Scopes []string
 }
 
 // Tokens are what a provider issues.
@@ -185,6 +239,11 @@ type Tokens struct {
 	Lifetime time.Duration
 	Expires  time.Time
 
+	// Issuer and ClientID are the authorization server and the gateway's client there that the tokens belong to, where the gateway finds
+	// these out by itself.
+	Issuer   string
+	ClientID string
+
 	// answer is all of the provider's answer, for providers that say there who the user is.
 	answer fields
 }
@@ -195,14 +254,14 @@ func (p *Provider) Exchange(ctx context.Context, r CodeResponse) (Tokens, tokens
 	if r.Code == "" || r.Verifier == "" {
 		return Tokens{}, tokenstore.User{}, p.fail("authorization response", &Error{Class: Malformed, Err: errors.New("code or verifier is missing")})
 	}
-	m, err := p.metadata.get(ctx)
+	m, c, err := p.bound(ctx, r.Begun.Issuer, r.Begun.ClientID)
 	if err != nil {
 		return Tokens{}, tokenstore.User{}, p.fail("token endpoint", err)
 	}
 	if err := p.checkResponseIssuer(m, r.Issuer); err != nil {
 		return Tokens{}, tokenstore.User{}, p.fail("authorization response", err)
 	}
-	t, err := p.requestToken(ctx, m, url.Values{
+	t, err := p.requestToken(ctx, m, c, url.Values{
 		"grant_type":    {"authorization_code"},
 		"code":          {r.Code},
 		"redirect_uri":  {r.RedirectURI},
@@ -212,7 +271,7 @@ func (p *Provider) Exchange(ctx context.Context, r CodeResponse) (Tokens, tokens
 		return Tokens{}, tokenstore.User{}, p.fail("token endpoint", err)
 	}
 	if len(t.Scopes) == 0 {
-		t.Scopes = slices.Clone(p.scopes) // RFC 6749 §5.1: not said means as asked for
+		t.Scopes = m.scopesFor(p, r.Scopes) // RFC 6749 §5.1: not said means as asked for
 	}
 	user, err := p.identify(ctx, m, t, r.Nonce)
 	if err != nil {

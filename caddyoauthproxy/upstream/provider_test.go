@@ -66,7 +66,8 @@ func TestT34AuthorizationRequestOfEachTemplate(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			address, err := p.AuthorizationURL(t.Context(), authRequest())
+			begun, err := p.Begin(t.Context(), authRequest())
+			address := begun.URL
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -113,7 +114,7 @@ func TestAuthorizationURLNeedsItsParts(t *testing.T) {
 	} {
 		r := authRequest()
 		change(&r)
-		if address, err := p.AuthorizationURL(t.Context(), r); err == nil {
+		if address, err := p.Begin(t.Context(), r); err == nil {
 			t.Errorf("without %s: %s", name, address)
 		}
 	}
@@ -142,11 +143,11 @@ func TestT23HostileDiscoveryDocumentIsRefused(t *testing.T) {
 			idp := serve(t)
 			idp.metadata = tt.metadata
 			p := idp.provider(t)
-			_, err := p.Refresh(t.Context(), idp.login("x"), nil)
+			_, err := p.Refresh(t.Context(), Tokens{RefreshToken: idp.login("x")})
 			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), `provider "idp"`) {
 				t.Errorf("got %v", err)
 			}
-			if _, err := p.AuthorizationURL(t.Context(), authRequest()); err == nil {
+			if _, err := p.Begin(t.Context(), authRequest()); err == nil {
 				t.Error("users are sent there")
 			}
 			if idp.tokenPosts() != 0 {
@@ -167,7 +168,7 @@ func TestR14DiscoveryIsLazySharedAndRetried(t *testing.T) {
 			t.Fatal("New used the network")
 		}
 		ask := func() error {
-			_, err := p.AuthorizationURL(t.Context(), authRequest())
+			_, err := p.Begin(t.Context(), authRequest())
 			return err
 		}
 		var callers sync.WaitGroup

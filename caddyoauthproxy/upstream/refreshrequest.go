@@ -13,15 +13,15 @@ import (
 // patience is the longest Retry-After that a refresh waits for by itself; longer ones are left to the caller.
 const patience = 3 * time.Second
 
-// Refresh spends a refresh token (RFC 6749 §6). scopes are those that were granted, and are asked for again
+// Refresh spends a refresh token (RFC 6749 §6), with the client that it was given to. The scopes that were granted are asked for again
 // explicitly, because some providers narrow them otherwise.
 //
 // A request that certainly was not processed is repeated, up to Config.Retries times within ctx: no connection
 // came about, or the provider said so with 429 or 503 and a short Retry-After. Any other is made once, because
 // the refresh token may be spent by then; the error says so (Error.Unknown).
-func (p *Provider) Refresh(ctx context.Context, refreshToken string, scopes []string) (Tokens, error) {
+func (p *Provider) Refresh(ctx context.Context, held Tokens) (Tokens, error) {
 	for attempt := 0; ; attempt++ {
-		t, err := p.refreshOnce(ctx, refreshToken, scopes)
+		t, err := p.refreshOnce(ctx, held)
 		if err == nil {
 			return t, nil
 		}
@@ -32,20 +32,20 @@ func (p *Provider) Refresh(ctx context.Context, refreshToken string, scopes []st
 	}
 }
 
-func (p *Provider) refreshOnce(ctx context.Context, refreshToken string, scopes []string) (Tokens, error) {
-	m, err := p.metadata.get(ctx)
+func (p *Provider) refreshOnce(ctx context.Context, held Tokens) (Tokens, error) {
+	m, c, err := p.bound(ctx, held.Issuer, held.ClientID)
 	if err != nil {
 		return Tokens{}, err
 	}
-	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refreshToken}}
-	if len(scopes) > 0 {
+	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {held.RefreshToken}}
+	if scopes := held.Scopes; len(scopes) > 0 {
 		// What was granted always includes offline_access, though not every provider says so.
 		if slices.Contains(p.scopes, "offline_access") && !slices.Contains(scopes, "offline_access") {
 			scopes = append(slices.Clone(scopes), "offline_access")
 		}
 		form.Set("scope", p.joinScopes(scopes))
 	}
-	return p.requestToken(ctx, m, form)
+	return p.requestToken(ctx, m, c, form)
 }
 
 // retryIn says whether the same refresh may be sent again, and when.

@@ -115,7 +115,7 @@ func (a *Accounts) tellProvider(ctx context.Context, acc *tokenstore.Account) er
 	if acc.Revocation == nil {
 		return nil
 	}
-	if err := a.revokeTokens(ctx, acc.Provider, Tokens{AccessToken: acc.Revocation.AccessToken, RefreshToken: acc.Revocation.RefreshToken}); err != nil {
+	if err := a.revokeTokens(ctx, acc.Provider, Tokens{AccessToken: acc.Revocation.AccessToken, RefreshToken: acc.Revocation.RefreshToken, Issuer: acc.Issuer, ClientID: acc.ClientID}); err != nil {
 		return err
 	}
 	acc.Revocation = nil

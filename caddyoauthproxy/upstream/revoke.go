@@ -16,7 +16,7 @@ func (p *Provider) Revoke(ctx context.Context, t Tokens) error {
 	if p.template.githubToken != "" {
 		return p.revokeGitHub(ctx, t)
 	}
-	m, err := p.metadata.get(ctx)
+	m, c, err := p.bound(ctx, t.Issuer, t.ClientID)
 	if err != nil {
 		return p.fail("revoke", err)
 	}
@@ -24,14 +24,14 @@ func (p *Provider) Revoke(ctx context.Context, t Tokens) error {
 		return nil
 	}
 	if t.RefreshToken != "" {
-		if err := p.revokeToken(ctx, m, "refresh_token", t.RefreshToken); err != nil {
+		if err := p.revokeToken(ctx, m, c, "refresh_token", t.RefreshToken); err != nil {
 			return p.fail("revoke refresh token", err)
 		}
 	}
 	if t.AccessToken == "" {
 		return nil
 	}
-	err = p.revokeToken(ctx, m, "access_token", t.AccessToken)
+	err = p.revokeToken(ctx, m, c, "access_token", t.AccessToken)
 	var e *Error
 	if errors.As(err, &e) && t.RefreshToken != "" && e.Status >= 400 && e.Status < 500 && e.Class != Throttled {
 		return nil // gone with the refresh token, or of a kind that the provider does not revoke (RFC 7009 §2.1)
@@ -42,8 +42,8 @@ func (p *Provider) Revoke(ctx context.Context, t Tokens) error {
 	return nil
 }
 
-func (p *Provider) revokeToken(ctx context.Context, m *metadata, kind, token string) error {
-	a, err := p.postForm(ctx, m, m.RevocationEndpoint, url.Values{"token": {token}, "token_type_hint": {kind}})
+func (p *Provider) revokeToken(ctx context.Context, m *metadata, c oauthClient, kind, token string) error {
+	a, err := p.postForm(ctx, m, c, m.RevocationEndpoint, url.Values{"token": {token}, "token_type_hint": {kind}})
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,9 @@ type template struct {
 	// endpoints below, or those of the Config, are used, and the user comes from userinfo.
 	oidc bool
 
+	// mcp says that the provider is whoever protects an MCP server, found from there.
+	mcp bool
+
 	// domain is the default of Config.Domain, for {domain}.
 	domain string
 
@@ -239,6 +242,13 @@ var templates = []template{
 		issuer: "{issuer}",
 		oidc:   true,
 		scopes: offlineScopes,
+	},
+	{
+		// https://modelcontextprotocol.io/specification/2026-07-28/basic/authorization
+		name:  "mcp",
+		needs: []string{"server"},
+		takes: []string{"revocation_url"},
+		mcp:   true,
 	},
 	{
 		// https://www.rfc-editor.org/rfc/rfc6749

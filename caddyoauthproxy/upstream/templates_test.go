@@ -87,10 +87,10 @@ func TestSlackRefusalsAreRecognisedBehindStatus200(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = p.Refresh(t.Context(), "xoxe-1", nil)
+	_, err = p.Refresh(t.Context(), Tokens{RefreshToken: "xoxe-1"})
 	wantClass(t, err, Rejected)
 	answer = `{"ok":false,"error":"ratelimited"}`
-	_, err = p.Refresh(t.Context(), "xoxe-1", nil)
+	_, err = p.Refresh(t.Context(), Tokens{RefreshToken: "xoxe-1"})
 	wantClass(t, err, Unreachable)
 }
 
@@ -124,7 +124,7 @@ func TestTokenParamsGoWithEveryTokenRequest(t *testing.T) {
 	if _, _, err := p.Exchange(t.Context(), codeResponse()); err != nil {
 		t.Fatal(err)
 	}
-	_, _ = p.Refresh(t.Context(), "rt.code.0", nil)
+	_, _ = p.Refresh(t.Context(), Tokens{RefreshToken: "rt.code.0"})
 	for i, form := range idp.posts {
 		if form.Get("audience") != "api" {
 			t.Errorf("request %d: %v", i, form)

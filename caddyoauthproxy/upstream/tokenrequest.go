@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,27 +20,35 @@ import (
 const maxLifetime = 10 * 365 * 24 * time.Hour
 
 // requestToken makes one request to the token endpoint (RFC 6749 §3.2), never a second one.
-func (p *Provider) requestToken(ctx context.Context, m *metadata, form url.Values) (Tokens, error) {
+func (p *Provider) requestToken(ctx context.Context, m *metadata, c oauthClient, form url.Values) (Tokens, error) {
 	for name, value := range p.config.TokenParams {
 		if !form.Has(name) {
 			form.Set(name, value)
 		}
 	}
-	a, err := p.postForm(ctx, m, m.TokenEndpoint, form)
+	if m.resource != "" && !form.Has("resource") {
+		form.Set("resource", m.resource)
+	}
+	a, err := p.postForm(ctx, m, c, m.TokenEndpoint, form)
 	if err != nil {
 		return Tokens{}, err
 	}
-	return parseTokens(a, p.now())
+	t, err := parseTokens(a, p.now())
+	if p.template.mcp {
+		t.Issuer, t.ClientID = m.Issuer, c.id
+		err = p.clients.judged(ctx, m, c, err)
+	}
+	return t, err
 }
 
 // postForm posts a form with the gateway's authentication as a client. form is changed.
-func (p *Provider) postForm(ctx context.Context, m *metadata, endpoint string, form url.Values) (*answer, error) {
-	method := p.clientAuth(m)
+func (p *Provider) postForm(ctx context.Context, m *metadata, c oauthClient, endpoint string, form url.Values) (*answer, error) {
+	method := cmp.Or(c.method, p.clientAuth(m))
 	if method != AuthBasic {
-		form.Set("client_id", p.config.ClientID)
+		form.Set("client_id", c.id)
 	}
 	if method == AuthPost {
-		form.Set("client_secret", p.config.ClientSecret)
+		form.Set("client_secret", c.secret)
 	}
 	body, contentType := []byte(form.Encode()), "application/x-www-form-urlencoded"
 	if p.template.jsonRequests {
@@ -56,7 +65,7 @@ func (p *Provider) postForm(ctx context.Context, m *metadata, endpoint string, f
 	req.Header.Set("Content-Type", contentType)
 	req.Header.Set("Accept", "application/json")
 	if method == AuthBasic { // RFC 6749 §2.3.1: both parts form-encoded first
-		req.SetBasicAuth(url.QueryEscape(p.config.ClientID), url.QueryEscape(p.config.ClientSecret))
+		req.SetBasicAuth(url.QueryEscape(c.id), url.QueryEscape(c.secret))
 	}
 	return p.do(ctx, req)
 }

@@ -168,7 +168,7 @@ func TestClientAuthenticationIsExplicit(t *testing.T) {
 					c.ClientSecret = ""
 				}
 			})
-			if _, err := p.Refresh(t.Context(), idp.login("x"), nil); err != nil {
+			if _, err := p.Refresh(t.Context(), Tokens{RefreshToken: idp.login("x")}); err != nil {
 				t.Fatal(err)
 			}
 			req := http.Request{Header: http.Header{"Authorization": {idp.auth[0]}}}
@@ -211,7 +211,7 @@ func TestR02RefreshIsRepeatedOnlyWhenItWasNotProcessed(t *testing.T) {
 			idp := serve(t)
 			idp.answer = tt.answer
 			p := idp.provider(t, func(c *Config) { c.Retries, c.Timeout = 1, 300*time.Millisecond })
-			_, err := p.Refresh(t.Context(), idp.login("x"), nil)
+			_, err := p.Refresh(t.Context(), Tokens{RefreshToken: idp.login("x")})
 			var e *Error
 			if !errors.As(err, &e) || e.Unknown != tt.unknown {
 				t.Errorf("got %v, unknown %v", err, e != nil && e.Unknown)
@@ -233,7 +233,7 @@ func TestRefreshIsRepeatedAfterARefusedConnection(t *testing.T) {
 	}
 	transport.setRefuse(true)
 	before := transport.dials()
-	_, err := p.Refresh(t.Context(), idp.login("x"), nil)
+	_, err := p.Refresh(t.Context(), Tokens{RefreshToken: idp.login("x")})
 	var e *Error
 	if !errors.As(err, &e) || e.Class != Unreachable || e.Unknown {
 		t.Fatalf("got %v", err)
@@ -242,7 +242,7 @@ func TestRefreshIsRepeatedAfterARefusedConnection(t *testing.T) {
 		t.Errorf("%d attempts, want 3", got)
 	}
 	transport.setRefuse(false)
-	if _, err := p.Refresh(t.Context(), "rt.x.0", nil); err != nil {
+	if _, err := p.Refresh(t.Context(), Tokens{RefreshToken: "rt.x.0"}); err != nil {
 		t.Errorf("after recovery: %v", err)
 	}
 }
@@ -252,10 +252,10 @@ func TestT34RefreshAsksForTheGrantedScopes(t *testing.T) {
 	t.Parallel()
 	idp := serve(t)
 	p := idp.provider(t, func(c *Config) { c.Scopes = []string{"read", "write"} })
-	if _, err := p.Refresh(t.Context(), idp.login("x"), []string{"openid", "read"}); err != nil {
+	if _, err := p.Refresh(t.Context(), Tokens{RefreshToken: idp.login("x"), Scopes: []string{"openid", "read"}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Refresh(t.Context(), "rt.x.1", nil); err != nil {
+	if _, err := p.Refresh(t.Context(), Tokens{RefreshToken: "rt.x.1"}); err != nil {
 		t.Fatal(err)
 	}
 	if got := idp.posts[0].Get("scope"); got != "openid read offline_access" {
@@ -275,7 +275,7 @@ func TestSecretsAreNotCarriedToRedirects(t *testing.T) {
 	idp := serve(t)
 	idp.answer = answerWith(307, jsonType, `{}`, "Location", evil.URL+"/token")
 	for _, client := range []*http.Client{nil, http.DefaultClient} {
-		if _, err := idp.providerOver(t, client).Refresh(t.Context(), "rt.x.0", nil); err == nil {
+		if _, err := idp.providerOver(t, client).Refresh(t.Context(), Tokens{RefreshToken: "rt.x.0"}); err == nil {
 			t.Error("no error")
 		}
 	}
@@ -299,7 +299,7 @@ func TestR13OversizedAnswersAreRefused(t *testing.T) {
 			t.Parallel()
 			idp := serve(t)
 			idp.answer = answer
-			_, err := idp.provider(t).Refresh(t.Context(), "rt.x.0", nil)
+			_, err := idp.provider(t).Refresh(t.Context(), Tokens{RefreshToken: "rt.x.0"})
 			var e *Error
 			if !errors.As(err, &e) || e.Class != Malformed {
 				t.Errorf("got %v", err)

@@ -25,7 +25,7 @@ import (
 //	<kind>/expiry      time (8 bytes, ms) id → nothing
 const (
 	formatVersion  = "2"
-	formatVersion1 = "1" // without consents and assertions
+	formatVersion1 = "1" // without consents, assertions and registrations
 	metaBucket     = "meta"
 	formatKey      = "format"
 	refsSuffix     = "/refs"

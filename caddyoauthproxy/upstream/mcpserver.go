@@ -1,0 +1,237 @@
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/bearer"
+)
+
+// A provider of type mcp is found as any MCP client finds it (MCP authorization, discovery): the MCP server refuses a request without a token and
+// names its metadata (RFC 9728), or has it at a well-known address; that names the authorization server, whose metadata (RFC 8414) is at one of a
+// few addresses again.
+
+const (
+	// locateAgain is how old what was found may be when a login begins: the server may have moved to another authorization server.
+	locateAgain = 30 * time.Second
+
+	// newestProtocol is the version of MCP that the first request speaks.
+	newestProtocol = "2025-11-25"
+)
+
+// locatedAfter is how new the metadata must be for a login.
+func (p *Provider) locatedAfter() time.Time {
+	if !p.template.mcp {
+		return time.Time{}
+	}
+	return p.now().Add(-locateAgain)
+}
+
+// locate finds the authorization server of the MCP server.
+func (p *Provider) locate(ctx context.Context) (*metadata, error) {
+	challenge, err := p.knock(ctx)
+	if err != nil {
+		return nil, in("MCP server", err)
+	}
+	issuer, resource, scopes, err := p.protectedResource(ctx, challenge)
+	if err != nil {
+		return nil, in("metadata of the MCP server", err)
+	}
+	m, err := p.authorizationServer(ctx, issuer)
+	if err != nil {
+		return nil, in("metadata of the authorization server", err)
+	}
+	if !p.config.NoResource {
+		m.resource = resource
+	}
+	m.scopes = scopes
+	if challenge.scope != "" { // it has the last word (MCP authorization, scope selection)
+		m.scopes = strings.Fields(challenge.scope)
+	}
+	m.scopes = slices.DeleteFunc(m.scopes, func(s string) bool { return !ValidScope(s) })
+	if p.config.RevocationURL != "" {
+		m.RevocationEndpoint = p.config.RevocationURL
+	}
+	return m, nil
+}
+
+// challenge is what an MCP server says in WWW-Authenticate.
+type challenge struct {
+	metadata string
+	scope    string
+}
+
+// knock sends the MCP server its first request, without a token.
+func (p *Provider) knock(ctx context.Context) (challenge, error) {
+	body := `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"` + newestProtocol + `","capabilities":{},"clientInfo":{"name":"caddy-oauth-proxy","version":"1"}}}`
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.config.Server, bytes.NewReader([]byte(body)))
+	if err != nil {
+		return challenge{}, &Error{Class: Misconfigured, Err: withoutURL(err)}
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json, text/event-stream")
+	a, err := p.doHead(ctx, req)
+	if err != nil {
+		return challenge{}, err
+	}
+	if a.status >= 500 || a.status == http.StatusTooManyRequests {
+		return challenge{}, &Error{Class: statusClass(a.status), Status: a.status, RetryAfter: a.retryAfter, Err: errors.New("no answer to the first request")}
+	}
+	found := challenge{}
+	for _, value := range a.challenges {
+		params := bearer.Params(value)
+		if found.metadata == "" {
+			found.metadata = params["resource_metadata"]
+		}
+		if found.scope == "" {
+			found.scope = params["scope"]
+		}
+	}
+	return found, nil
+}
+
+// protectedResource reads the MCP server's metadata (RFC 9728 §3): where the challenge says, or at the well-known addresses. A server
+// without is taken for one of MCP 2025-03-26, which is its own authorization server.
+func (p *Provider) protectedResource(ctx context.Context, c challenge) (issuer, resource string, scopes []string, err error) {
+	server, err := url.Parse(p.config.Server)
+	if err != nil {
+		return "", "", nil, &Error{Class: Misconfigured, Err: withoutURL(err)}
+	}
+	origin := server.Scheme + "://" + server.Host
+	const wellKnown = "/.well-known/oauth-protected-resource"
+	addresses := []string{c.metadata}
+	if c.metadata == "" {
+		addresses = []string{origin + wellKnown + strings.TrimSuffix(server.EscapedPath(), "/"), origin + wellKnown}
+	} else if err := checkEndpoint(p.config.Server, c.metadata); err != nil {
+		return "", "", nil, &Error{Class: Misconfigured, Err: err}
+	}
+	for _, address := range slices.Compact(addresses) {
+		body, err := p.getJSON(ctx, address, "")
+		if notThere(err) && c.metadata == "" {
+			continue
+		}
+		if err != nil {
+			return "", "", nil, err
+		}
+		var doc struct {
+			Resource string   `json:"resource"`
+			Servers  []string `json:"authorization_servers"`
+			Scopes   []string `json:"scopes_supported"`
+		}
+		if err := json.Unmarshal(body, &doc); err != nil {
+			return "", "", nil, &Error{Class: Malformed, Err: errors.New("document is not JSON")}
+		}
+		if !covers(doc.Resource, server) {
+			return "", "", nil, &Error{Class: Misconfigured, Err: fmt.Errorf("document is that of resource %.200q, not of %q: correct server, to the letter", doc.Resource, p.config.Server)}
+		}
+		if len(doc.Servers) == 0 {
+			return "", "", nil, &Error{Class: Malformed, Err: errors.New("document names no authorization server")}
+		}
+		if err := checkEndpoint(p.config.Server, doc.Servers[0]); err != nil {
+			return "", "", nil, &Error{Class: Misconfigured, Err: fmt.Errorf("authorization server: %w", err)}
+		}
+		return doc.Servers[0], doc.Resource, doc.Scopes, nil
+	}
+	return origin, p.config.Server, nil, nil
+}
+
+// covers reports whether a resource identifier is that of the server: itself, or a path that the server's lies below, on the same origin.
+func covers(resource string, server *url.URL) bool {
+	r, err := url.Parse(resource)
+	if err != nil || r.Scheme != server.Scheme || !strings.EqualFold(r.Host, server.Host) || r.Fragment != "" || r.RawQuery != "" || r.User != nil {
+		return false
+	}
+	have, want := strings.TrimSuffix(server.EscapedPath(), "/"), strings.TrimSuffix(r.EscapedPath(), "/")
+	return have == want || strings.HasPrefix(have, want+"/")
+}
+
+// notThere reports whether a document does not exist at an address, rather than cannot be had.
+func notThere(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Status >= 400 && e.Status < 500 && e.Status != http.StatusTooManyRequests
+}
+
+// authorizationServer reads the metadata of an issuer, at the addresses that RFC 8414 §3 and OpenID Connect Discovery §4 give it.
+func (p *Provider) authorizationServer(ctx context.Context, issuer string) (*metadata, error) {
+	u, err := url.Parse(issuer)
+	if err != nil {
+		return nil, &Error{Class: Misconfigured, Err: withoutURL(err)}
+	}
+	origin, path := u.Scheme+"://"+u.Host, strings.TrimSuffix(u.EscapedPath(), "/")
+	addresses := []string{origin + "/.well-known/oauth-authorization-server" + path, origin + "/.well-known/openid-configuration" + path}
+	if path != "" {
+		addresses = append(addresses, origin+path+"/.well-known/openid-configuration")
+	}
+	for _, address := range addresses {
+		body, err := p.getJSON(ctx, address, "")
+		if notThere(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return p.parseServerMetadata(body, issuer)
+	}
+	if path != "" {
+		return nil, &Error{Class: Misconfigured, Err: fmt.Errorf("%q has none at any of the addresses where it should be", issuer)}
+	}
+	// MCP 2025-03-26, §2.3.3: a server without metadata has its endpoints at these.
+	return &metadata{Issuer: issuer, AuthorizationEndpoint: origin + "/authorize", TokenEndpoint: origin + "/token", RegistrationEndpoint: origin + "/register"}, nil
+}
+
+// parseServerMetadata reads an authorization server's metadata and checks all that it makes the gateway do.
+func (p *Provider) parseServerMetadata(body []byte, issuer string) (*metadata, error) {
+	m := new(metadata)
+	if err := json.Unmarshal(body, m); err != nil {
+		return nil, &Error{Class: Malformed, Err: errors.New("document is not JSON")}
+	}
+	if m.Issuer != issuer && m.Issuer+"/" != issuer && m.Issuer != issuer+"/" { // RFC 8414 §3.3; the slash is a common slip
+		return nil, &Error{Class: Misconfigured, Err: fmt.Errorf("document is that of issuer %.200q, not %.200q", m.Issuer, issuer)}
+	}
+	if !slices.Contains(m.ChallengeMethods, "S256") {
+		return nil, &Error{Class: Misconfigured, Err: errors.New("the authorization server does not offer PKCE with S256, which MCP demands")}
+	}
+	for _, e := range []struct {
+		name, url string
+		needed    bool
+	}{
+		{"authorization_endpoint", m.AuthorizationEndpoint, true},
+		{"token_endpoint", m.TokenEndpoint, true},
+		{"registration_endpoint", m.RegistrationEndpoint, false},
+		{"revocation_endpoint", m.RevocationEndpoint, false},
+	} {
+		if e.url == "" && !e.needed {
+			continue
+		}
+		if err := checkEndpoint(issuer, e.url); err != nil {
+			return nil, &Error{Class: Misconfigured, Err: fmt.Errorf("%s: %w", e.name, err)}
+		}
+	}
+	return m, nil
+}
+
+// examineServer says what was found out about the MCP server's authorization.
+func (p *Provider) examineServer(m *metadata) []Finding {
+	found := []Finding{{Fine, "MCP server: protected by " + m.Issuer, ""}}
+	switch address := p.config.ClientMetadataURL; {
+	case p.config.ClientID != "":
+	case m.ClientDocuments && address != "":
+		found = append(found, Finding{Fine, "registration: none is needed, the gateway describes itself at " + address, ""})
+	case m.RegistrationEndpoint != "":
+		found = append(found, Finding{Fine, "registration: the gateway registers itself when the first user logs in", ""})
+	default:
+		found = append(found, Finding{Problem, "registration: the authorization server offers none", "register the gateway there by hand, and write client_id and client_secret"})
+	}
+	if scopes := m.scopesFor(p, nil); len(scopes) > 0 {
+		found = append(found, Finding{Note, "scopes: " + strings.Join(scopes, " "), ""})
+	}
+	return found
+}

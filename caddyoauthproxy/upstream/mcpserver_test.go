@@ -1,0 +1,616 @@
+package upstream
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// fakeServer is an MCP server and its authorization server, which can be told to differ from the usual.
+type fakeServer struct {
+	base string
+
+	mu            sync.Mutex
+	challenge     string            // WWW-Authenticate of the MCP server; %s is base
+	documents     map[string]any    // by path, where they differ
+	registered    []map[string]any  // requests to register
+	clients       map[string]string // secrets by id
+	posts         []url.Values      // at the token endpoint
+	authorization []string          // of those
+	method        string            // token_endpoint_auth_method of registrations, when not as asked for
+	fetched       []string          // paths of GETs
+	refreshes     int
+	expires       time.Time // of secrets
+}
+
+func newFakeServer(t *testing.T) *fakeServer {
+	t.Helper()
+	s := &fakeServer{challenge: `Bearer resource_metadata="%s/.well-known/oauth-protected-resource/mcp"`, clients: map[string]string{}, documents: map[string]any{}}
+	srv := httptest.NewServer(s)
+	t.Cleanup(srv.Close)
+	s.base = srv.URL
+	s.documents["/.well-known/oauth-protected-resource/mcp"] = map[string]any{"resource": s.base + "/mcp", "authorization_servers": []string{s.base}}
+	s.documents["/.well-known/oauth-authorization-server"] = s.metadata(nil)
+	return s
+}
+
+// metadata is the authorization server's, changed.
+func (s *fakeServer) metadata(changes map[string]any) map[string]any {
+	m := map[string]any{
+		"issuer": s.base, "authorization_endpoint": s.base + "/as/authorize", "token_endpoint": s.base + "/as/token", "registration_endpoint": s.base + "/as/register",
+		"revocation_endpoint": s.base + "/as/revoke", "code_challenge_methods_supported": []string{"S256"}, "token_endpoint_auth_methods_supported": []string{"client_secret_post", "none"},
+	}
+	for name, value := range changes {
+		m[name] = value
+		if value == nil {
+			delete(m, name)
+		}
+	}
+	return m
+}
+
+func (s *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	_ = r.ParseForm()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case r.URL.Path == "/mcp":
+		if s.challenge != "" {
+			w.Header().Set("WWW-Authenticate", strings.ReplaceAll(s.challenge, "%s", s.base))
+		}
+		w.WriteHeader(http.StatusUnauthorized)
+	case r.URL.Path == "/as/register" || r.URL.Path == "/register":
+		var m map[string]any
+		_ = json.NewDecoder(r.Body).Decode(&m)
+		s.registered = append(s.registered, m)
+		id := fmt.Sprintf("client-%d", len(s.registered))
+		s.clients[id] = "secret-of-" + id
+		m["client_id"] = id
+		if s.method != "" {
+			m["token_endpoint_auth_method"] = s.method
+		}
+		if m["token_endpoint_auth_method"] != AuthNone {
+			m["client_secret"], m["client_secret_expires_at"] = s.clients[id], 0
+			if !s.expires.IsZero() {
+				m["client_secret_expires_at"] = s.expires.Unix()
+			}
+		}
+		writeJSON(w, http.StatusCreated, m)
+	case r.URL.Path == "/as/token" || r.URL.Path == "/token":
+		s.serveToken(w, r)
+	case r.Method == http.MethodGet:
+		s.fetched = append(s.fetched, r.URL.Path)
+		if doc := s.documents[r.URL.Path]; doc != nil {
+			writeJSON(w, http.StatusOK, doc)
+			return
+		}
+		http.NotFound(w, r)
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+func (s *fakeServer) serveToken(w http.ResponseWriter, r *http.Request) {
+	id := r.PostForm.Get("client_id")
+	if user, _, ok := r.BasicAuth(); ok {
+		id = user
+	}
+	if _, known := s.clients[id]; !known && !strings.HasPrefix(id, "https://") {
+		writeJSON(w, http.StatusUnauthorized, map[string]any{"error": "invalid_client"})
+		return
+	}
+	if strings.HasPrefix(r.PostForm.Get("code"), "examination-") {
+		writeJSON(w, http.StatusBadRequest, map[string]any{"error": "invalid_grant"})
+		return
+	}
+	s.posts, s.authorization = append(s.posts, r.PostForm), append(s.authorization, r.Header.Get("Authorization"))
+	s.refreshes++
+	writeJSON(w, http.StatusOK, map[string]any{"access_token": fmt.Sprintf("at-%d", s.refreshes), "refresh_token": fmt.Sprintf("rt-%d", s.refreshes), "token_type": "Bearer", "expires_in": 3600})
+}
+
+func (s *fakeServer) set(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+}
+
+// provider is one of type mcp, over the vault.
+func (s *fakeServer) provider(t *testing.T, v *tokenstore.Vault, changes ...func(*Config)) *Provider {
+	t.Helper()
+	c := Config{Type: "mcp", Server: s.base + "/mcp", RedirectURI: "http://localhost:8080/api/v1/oauth/callback", ClientName: "MCP gateway localhost", Retries: -1}
+	for _, change := range changes {
+		change(&c)
+	}
+	p, err := New("remote", c, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v != nil {
+		p.clients.keepIn(v)
+	}
+	return p
+}
+
+func mcpVault(t *testing.T) *tokenstore.Vault {
+	t.Helper()
+	return openVault(t, newMemStore(), new(clock).now)
+}
+
+func begin(t *testing.T, p *Provider) (Authorization, url.Values) {
+	t.Helper()
+	begun, err := p.Begin(t.Context(), authRequest())
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := url.Parse(begun.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return begun, u.Query()
+}
+
+func exchange(t *testing.T, p *Provider, begun Authorization) (Tokens, error) {
+	t.Helper()
+	tokens, user, err := p.Exchange(t.Context(), CodeResponse{Code: "code-1", Verifier: "verifier", RedirectURI: "http://localhost:8080/api/v1/oauth/callback", Begun: begun})
+	if err == nil && (user.Subject == "" || user.Email != "") {
+		t.Errorf("user %+v", user)
+	}
+	return tokens, err
+}
+
+func TestMCPServerIsFoundAndTheGatewayRegistersItself(t *testing.T) {
+	t.Parallel()
+	s := newFakeServer(t)
+	v := mcpVault(t)
+	p := s.provider(t, v)
+	begun, q := begin(t, p)
+	if !strings.HasPrefix(begun.URL, s.base+"/as/authorize?") || q.Get("client_id") != "client-1" || q.Get("resource") != s.base+"/mcp" || q.Get("code_challenge_method") != "S256" || q.Has("scope") || q.Has("prompt") {
+		t.Errorf("asks for %v", q)
+	}
+	if r := s.registered[0]; r["application_type"] != "native" || fmt.Sprint(r["redirect_uris"]) != "[http://localhost:8080/api/v1/oauth/callback]" || r["token_endpoint_auth_method"] != AuthPost {
+		t.Errorf("registered as %v", r)
+	}
+	tokens, err := exchange(t, p, begun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	post := s.posts[0]
+	if post.Get("resource") != s.base+"/mcp" || post.Get("client_id") != "client-1" || post.Get("client_secret") != "secret-of-client-1" {
+		t.Errorf("exchanged with %v", post)
+	}
+	if tokens.Issuer != s.base || tokens.ClientID != "client-1" {
+		t.Errorf("tokens %+v", tokens)
+	}
+	if _, err := p.Refresh(t.Context(), tokens); err != nil {
+		t.Fatal(err)
+	}
+	if post := s.posts[1]; post.Get("resource") != s.base+"/mcp" {
+		t.Errorf("refreshed with %v", post)
+	}
+	// Another node, and after a restart.
+	if _, q := begin(t, s.provider(t, v)); q.Get("client_id") != "client-1" || len(s.registered) != 1 {
+		t.Errorf("registered %d times", len(s.registered))
+	}
+}
+
+// Each row is a way in which servers differ; SPEC of MCP authorization, discovery and scope selection.
+func TestMCPServersOfEveryKindAreFound(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		change func(s *fakeServer)
+		config func(*Config)
+		check  func(t *testing.T, s *fakeServer, q url.Values)
+	}{
+		"no challenge, metadata at the path": {func(s *fakeServer) { s.challenge = "" }, nil, nil},
+		"no challenge, metadata at the root": {func(s *fakeServer) {
+			s.challenge = ""
+			s.documents["/.well-known/oauth-protected-resource"] = s.documents["/.well-known/oauth-protected-resource/mcp"]
+			delete(s.documents, "/.well-known/oauth-protected-resource/mcp")
+		}, nil, nil},
+		"metadata elsewhere": {func(s *fakeServer) {
+			s.challenge = `Bearer realm="x", resource_metadata="%s/custom"`
+			s.documents["/custom"] = map[string]any{"resource": s.base, "authorization_servers": []string{s.base}}
+		}, nil, func(t *testing.T, s *fakeServer, q url.Values) {
+			if q.Get("resource") != s.base || slices.Contains(s.fetched, "/.well-known/oauth-protected-resource/mcp") {
+				t.Errorf("resource %s, fetched %v", q.Get("resource"), s.fetched)
+			}
+		}},
+		"issuer with a path": {func(s *fakeServer) {
+			s.documents["/.well-known/oauth-protected-resource/mcp"] = map[string]any{"resource": s.base + "/mcp", "authorization_servers": []string{s.base + "/tenant1"}}
+			s.documents["/.well-known/oauth-authorization-server/tenant1"] = s.metadata(map[string]any{"issuer": s.base + "/tenant1"})
+		}, nil, nil},
+		"OpenID Connect, path inserted": {func(s *fakeServer) {
+			s.documents["/.well-known/oauth-protected-resource/mcp"] = map[string]any{"resource": s.base + "/mcp", "authorization_servers": []string{s.base + "/tenant1"}}
+			s.documents["/.well-known/openid-configuration/tenant1"] = s.metadata(map[string]any{"issuer": s.base + "/tenant1"})
+		}, nil, nil},
+		"OpenID Connect, path appended": {func(s *fakeServer) {
+			s.documents["/.well-known/oauth-protected-resource/mcp"] = map[string]any{"resource": s.base + "/mcp", "authorization_servers": []string{s.base + "/tenant1"}}
+			s.documents["/tenant1/.well-known/openid-configuration"] = s.metadata(map[string]any{"issuer": s.base + "/tenant1"})
+		}, nil, nil},
+		"2025-03-26, metadata": {func(s *fakeServer) {
+			s.challenge = ""
+			delete(s.documents, "/.well-known/oauth-protected-resource/mcp")
+		}, nil, nil},
+		"2025-03-26, nothing at all": {func(s *fakeServer) {
+			s.challenge = ""
+			clear(s.documents)
+		}, nil, func(t *testing.T, s *fakeServer, _ url.Values) {
+			if len(s.registered) != 1 {
+				t.Error("not registered at /register")
+			}
+		}},
+		"scopes of the challenge": {func(s *fakeServer) {
+			s.challenge += `, scope="files:read files:write"`
+			s.documents["/.well-known/oauth-protected-resource/mcp"].(map[string]any)["scopes_supported"] = []string{"all"}
+		}, nil, func(t *testing.T, _ *fakeServer, q url.Values) {
+			if q.Get("scope") != "files:read files:write" {
+				t.Errorf("scope %s", q.Get("scope"))
+			}
+		}},
+		"scopes of the metadata, and offline_access": {func(s *fakeServer) {
+			s.documents["/.well-known/oauth-protected-resource/mcp"].(map[string]any)["scopes_supported"] = []string{"all"}
+			s.documents["/.well-known/oauth-authorization-server"] = s.metadata(map[string]any{"scopes_supported": []string{"all", "offline_access"}})
+		}, nil, func(t *testing.T, _ *fakeServer, q url.Values) {
+			if q.Get("scope") != "all offline_access" || q.Get("prompt") != "consent" {
+				t.Errorf("scope %s, prompt %s", q.Get("scope"), q.Get("prompt"))
+			}
+		}},
+		"scopes of the operator": {func(s *fakeServer) { s.challenge += `, scope="files:read"` }, func(c *Config) { c.Scopes = []string{"mine"} },
+			func(t *testing.T, _ *fakeServer, q url.Values) {
+				if q.Get("scope") != "mine" {
+					t.Errorf("scope %s", q.Get("scope"))
+				}
+			}},
+		"a metadata document": {func(s *fakeServer) {
+			s.documents["/.well-known/oauth-authorization-server"] = s.metadata(map[string]any{"client_id_metadata_document_supported": true})
+		}, func(c *Config) { c.ClientMetadataURL = "https://gw.example/oauth/client-metadata.json" }, func(t *testing.T, s *fakeServer, q url.Values) {
+			if q.Get("client_id") != "https://gw.example/oauth/client-metadata.json" || len(s.registered) != 0 || s.posts[0].Has("client_secret") {
+				t.Errorf("client %s, registered %v", q.Get("client_id"), s.registered)
+			}
+		}},
+		"no metadata document without https": {func(s *fakeServer) {
+			s.documents["/.well-known/oauth-authorization-server"] = s.metadata(map[string]any{"client_id_metadata_document_supported": true})
+		}, nil, func(t *testing.T, _ *fakeServer, q url.Values) {
+			if q.Get("client_id") != "client-1" {
+				t.Errorf("client %s", q.Get("client_id"))
+			}
+		}},
+		"registered by hand": {func(s *fakeServer) { s.clients["mine"] = "s" }, func(c *Config) { c.ClientID, c.ClientSecret = "mine", "s" }, func(t *testing.T, s *fakeServer, q url.Values) {
+			if q.Get("client_id") != "mine" || len(s.registered) != 0 {
+				t.Errorf("client %s, registered %v", q.Get("client_id"), s.registered)
+			}
+		}},
+		"basic alone": {func(s *fakeServer) {
+			s.documents["/.well-known/oauth-authorization-server"] = s.metadata(map[string]any{"token_endpoint_auth_methods_supported": []string{"client_secret_basic"}})
+		}, nil, func(t *testing.T, s *fakeServer, _ url.Values) {
+			if !strings.HasPrefix(s.authorization[0], "Basic ") || s.posts[0].Has("client_secret") {
+				t.Errorf("authenticated by %v", s.posts[0])
+			}
+		}},
+		"public alone": {func(s *fakeServer) {
+			s.documents["/.well-known/oauth-authorization-server"] = s.metadata(map[string]any{"token_endpoint_auth_methods_supported": []string{"none"}})
+		}, nil, func(t *testing.T, s *fakeServer, _ url.Values) {
+			if s.authorization[0] != "" || s.posts[0].Has("client_secret") {
+				t.Errorf("authenticated by %v", s.posts[0])
+			}
+		}},
+		"another method than asked for": {func(s *fakeServer) { s.method = AuthBasic }, nil, func(t *testing.T, s *fakeServer, _ url.Values) {
+			if !strings.HasPrefix(s.authorization[0], "Basic ") {
+				t.Errorf("authenticated by %v", s.posts[0])
+			}
+		}},
+		"resource off": {func(*fakeServer) {}, func(c *Config) { c.NoResource = true }, func(t *testing.T, s *fakeServer, q url.Values) {
+			if q.Has("resource") || s.posts[0].Has("resource") {
+				t.Errorf("resource is sent: %v", q)
+			}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newFakeServer(t)
+			tt.change(s)
+			config := tt.config
+			if config == nil {
+				config = func(*Config) {}
+			}
+			p := s.provider(t, mcpVault(t), config)
+			begun, q := begin(t, p)
+			if _, err := exchange(t, p, begun); err != nil {
+				t.Fatal(err)
+			}
+			if tt.check != nil {
+				tt.check(t, s, q)
+			}
+		})
+	}
+}
+
+func TestT23HostileMCPServersAreRefused(t *testing.T) {
+	t.Parallel()
+	prm := "/.well-known/oauth-protected-resource/mcp"
+	asm := "/.well-known/oauth-authorization-server"
+	for name, tt := range map[string]struct {
+		change func(s *fakeServer)
+		want   string
+	}{
+		"metadata of another resource": {func(s *fakeServer) {
+			s.documents[prm] = map[string]any{"resource": "https://evil.example/mcp", "authorization_servers": []string{s.base}}
+		}, "resource"},
+		"metadata of a neighbouring path": {func(s *fakeServer) {
+			s.documents[prm] = map[string]any{"resource": s.base + "/mc", "authorization_servers": []string{s.base}}
+		}, "resource"},
+		"metadata without a resource":   {func(s *fakeServer) { s.documents[prm] = map[string]any{"authorization_servers": []string{s.base}} }, "resource"},
+		"metadata on a private address": {func(s *fakeServer) { s.challenge = `Bearer resource_metadata="https://169.254.169.254/x"` }, "169.254.169.254"},
+		"metadata in clear":             {func(s *fakeServer) { s.challenge = `Bearer resource_metadata="http://mcp.example/x"` }, "https"},
+		"metadata as a file":            {func(s *fakeServer) { s.challenge = `Bearer resource_metadata="file:///etc/passwd"` }, "URL"},
+		"no authorization server":       {func(s *fakeServer) { s.documents[prm] = map[string]any{"resource": s.base + "/mcp"} }, "names no authorization server"},
+		"authorization server in clear": {func(s *fakeServer) {
+			s.documents[prm] = map[string]any{"resource": s.base + "/mcp", "authorization_servers": []string{"http://as.example"}}
+		}, "https"},
+		"metadata of another issuer": {func(s *fakeServer) { s.documents[asm] = s.metadata(map[string]any{"issuer": "https://evil.example"}) }, "issuer"},
+		"no issuer":                  {func(s *fakeServer) { s.documents[asm] = s.metadata(map[string]any{"issuer": nil}) }, "issuer"},
+		"no PKCE": {func(s *fakeServer) {
+			s.documents[asm] = s.metadata(map[string]any{"code_challenge_methods_supported": nil})
+		}, "PKCE"},
+		"PKCE plain": {func(s *fakeServer) {
+			s.documents[asm] = s.metadata(map[string]any{"code_challenge_methods_supported": []string{"plain"}})
+		}, "PKCE"},
+		"token endpoint in clear": {func(s *fakeServer) {
+			s.documents[asm] = s.metadata(map[string]any{"token_endpoint": "http://as.example/token"})
+		}, "token_endpoint"},
+		"registration on a private address": {func(s *fakeServer) {
+			s.documents[asm] = s.metadata(map[string]any{"registration_endpoint": "https://10.0.0.1/r"})
+		}, "registration_endpoint"},
+		"nowhere to register": {func(s *fakeServer) { s.documents[asm] = s.metadata(map[string]any{"registration_endpoint": nil}) }, "client_id"},
+		"not JSON":            {func(s *fakeServer) { s.documents[prm] = "x" }, "metadata of the MCP server"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newFakeServer(t)
+			tt.change(s)
+			_, err := s.provider(t, mcpVault(t)).Begin(t.Context(), authRequest())
+			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), `provider "remote"`) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+// RFC 9207 §2.4, the four rows.
+func TestT28AnswersOfAnotherIssuerAreNotRedeemed(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		announced bool
+		iss       string
+		fine      bool
+	}{
+		"announced and right":      {true, "%s", true},
+		"announced and missing":    {true, "", false},
+		"announced and wrong":      {true, "https://evil.example", false},
+		"announced, with a slash":  {true, "%s/", false},
+		"not announced, missing":   {false, "", true},
+		"not announced, and right": {false, "%s", true},
+		"not announced, and wrong": {false, "https://evil.example", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newFakeServer(t)
+			if tt.announced {
+				s.documents["/.well-known/oauth-authorization-server"] = s.metadata(map[string]any{"authorization_response_iss_parameter_supported": true})
+			}
+			p := s.provider(t, mcpVault(t))
+			begun, _ := begin(t, p)
+			_, _, err := p.Exchange(t.Context(), CodeResponse{Code: "c", Verifier: "v", Issuer: strings.ReplaceAll(tt.iss, "%s", s.base), Begun: begun})
+			if (err == nil) != tt.fine || (len(s.posts) == 1) != tt.fine {
+				t.Errorf("got %v, %d requests", err, len(s.posts))
+			}
+		})
+	}
+}
+
+// The MCP server's metadata decide at each login; tokens stay with the authorization server that gave them.
+func TestMCPServerThatMovesIsFollowedByNewLoginsOnly(t *testing.T) {
+	t.Parallel()
+	old, young := newFakeServer(t), newFakeServer(t)
+	clock := new(clock)
+	v := openVault(t, newMemStore(), clock.now)
+	p := old.provider(t, v, func(c *Config) { c.Now = clock.now })
+	begun, _ := begin(t, p)
+	tokens, err := exchange(t, p, begun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	late, _ := begin(t, p)
+	old.set(func() {
+		old.documents["/.well-known/oauth-protected-resource/mcp"] = map[string]any{"resource": old.base + "/mcp", "authorization_servers": []string{young.base}}
+	})
+	clock.turn(time.Minute)
+	again, q := begin(t, p)
+	if again.Issuer != young.base || !strings.HasPrefix(again.URL, young.base) || q.Get("client_id") != "client-1" || len(young.registered) != 1 {
+		t.Errorf("the new login goes to %s", again.URL)
+	}
+	var e *Error
+	if _, err := exchange(t, p, late); !errors.As(err, &e) || e.Class != Rejected {
+		t.Errorf("a code of the old server: %v", err)
+	}
+	if _, err := p.Refresh(t.Context(), tokens); !errors.As(err, &e) || e.Class != Rejected {
+		t.Errorf("a refresh token of the old server: %v", err)
+	}
+	if len(young.posts) != 0 {
+		t.Errorf("the new server was sent %v", young.posts)
+	}
+}
+
+// A server that has forgotten the gateway tells the user and not the gateway, so the gateway asks before.
+func TestForgottenGatewayRegistersAgainBeforeTheNextLogin(t *testing.T) {
+	t.Parallel()
+	s := newFakeServer(t)
+	clock := new(clock)
+	v := openVault(t, newMemStore(), clock.now)
+	p := s.provider(t, v, func(c *Config) { c.Now = clock.now })
+	begin(t, p)
+	s.set(func() { clear(s.clients) })
+	clock.turn(2 * provedFor)
+	if _, q := begin(t, p); q.Get("client_id") != "client-2" || len(s.registered) != 2 {
+		t.Errorf("client %s, registered %d times", q.Get("client_id"), len(s.registered))
+	}
+	if _, q := begin(t, p); q.Get("client_id") != "client-2" || len(s.registered) != 2 {
+		t.Errorf("then client %s, registered %d times", q.Get("client_id"), len(s.registered))
+	}
+}
+
+// One refusal of the client may be a slip; one that lasts ends the tokens that the client was given.
+func TestRefusedClientCostsNoLoginUntilItLasts(t *testing.T) {
+	t.Parallel()
+	s := newFakeServer(t)
+	clock := new(clock)
+	v := openVault(t, newMemStore(), clock.now)
+	p := s.provider(t, v, func(c *Config) { c.Now = clock.now })
+	begun, _ := begin(t, p)
+	tokens, err := exchange(t, p, begun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	class := func() Class {
+		t.Helper()
+		_, err := p.Refresh(t.Context(), tokens)
+		var e *Error
+		errors.As(err, &e)
+		if e == nil {
+			return ""
+		}
+		return e.Class
+	}
+	secret := s.clients["client-1"]
+	s.set(func() { delete(s.clients, "client-1") })
+	if got := class(); got != Misconfigured {
+		t.Errorf("first refusal: %s", got)
+	}
+	s.set(func() { s.clients["client-1"] = secret })
+	if got := class(); got != "" {
+		t.Errorf("after the slip: %s", got)
+	}
+	s.set(func() { delete(s.clients, "client-1") })
+	for range 3 {
+		clock.turn(refusedFor / 4)
+		if got := class(); got != Misconfigured {
+			t.Errorf("within a minute: %s", got)
+		}
+	}
+	clock.turn(refusedFor)
+	if got := class(); got != Rejected {
+		t.Errorf("after a minute: %s", got)
+	}
+	if _, q := begin(t, p); q.Get("client_id") != "client-2" {
+		t.Errorf("the next login is that of %s", q.Get("client_id"))
+	}
+}
+
+// A new registration does not take the tokens of the old one along.
+func TestOlderRegistrationsServeTheirTokens(t *testing.T) {
+	t.Parallel()
+	s := newFakeServer(t)
+	v := mcpVault(t)
+	p := s.provider(t, v)
+	begun, _ := begin(t, p)
+	tokens, err := exchange(t, p, begun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := p.metadata.get(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.clients.replace(t.Context(), m, "client-1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, q := begin(t, p); q.Get("client_id") != "client-2" {
+		t.Errorf("new logins are by %s", q.Get("client_id"))
+	}
+	if _, err := p.Refresh(t.Context(), tokens); err != nil {
+		t.Fatal(err)
+	}
+	if last := s.posts[len(s.posts)-1]; last.Get("client_id") != "client-1" || last.Get("client_secret") != "secret-of-client-1" {
+		t.Errorf("refreshed with %v", last)
+	}
+}
+
+func TestNodesThatRegisterTogetherEndWithOneClient(t *testing.T) {
+	t.Parallel()
+	s := newFakeServer(t)
+	v := mcpVault(t)
+	var wg sync.WaitGroup
+	ids := make([]string, 8)
+	for i := range ids {
+		p := s.provider(t, v)
+		wg.Go(func() {
+			begun, err := p.Begin(context.WithoutCancel(t.Context()), authRequest())
+			if err != nil {
+				t.Error(err)
+			}
+			ids[i] = begun.ClientID
+		})
+	}
+	wg.Wait()
+	last, _ := begin(t, s.provider(t, v))
+	if slices.Sort(ids); len(slices.Compact(ids)) != 1 || ids[0] != last.ClientID {
+		t.Errorf("clients %v, then %s", ids, last.ClientID)
+	}
+}
+
+func TestRegistrationsAreSealedAndTheirErrorsHoldNoSecret(t *testing.T) {
+	t.Parallel()
+	s := newFakeServer(t)
+	store := newMemStore()
+	p := s.provider(t, openVault(t, store, new(clock).now))
+	begin(t, p)
+	for key, row := range store.rows {
+		if strings.Contains(fmt.Sprint(row), "secret-of-client-1") || strings.Contains(string(row.Sealed), "client-1") {
+			t.Errorf("%s holds a secret in clear", key)
+		}
+	}
+	full := newMemStore()
+	o := newFakeServer(t).provider(t, openVault(t, full, new(clock).now))
+	full.failWrites(errRefused)
+	if _, err := o.Begin(t.Context(), authRequest()); err == nil || strings.Contains(err.Error(), "secret-of") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Registrations whose secret has run out are made again.
+func TestExpiredRegistrationIsRenewed(t *testing.T) {
+	t.Parallel()
+	s := newFakeServer(t)
+	clock := new(clock)
+	p := s.provider(t, openVault(t, newMemStore(), clock.now), func(c *Config) { c.Now = clock.now })
+	s.expires = clock.now().Add(time.Hour)
+	begin(t, p)
+	if _, q := begin(t, p); q.Get("client_id") != "client-1" {
+		t.Errorf("client %s", q.Get("client_id"))
+	}
+	clock.turn(time.Hour)
+	if _, q := begin(t, p); q.Get("client_id") != "client-2" {
+		t.Errorf("client %s after the end of the first one's secret", q.Get("client_id"))
+	}
+}
+
+func TestMalformedRegistrationsAreRefused(t *testing.T) {
+	t.Parallel()
+	p := &Provider{now: time.Now}
+	for _, body := range []string{``, `{}`, `{"client_id":""}`, `{"client_id":"a b"}`, `{"client_id":"c","client_secret":"s","token_endpoint_auth_method":"private_key_jwt"}`} {
+		if _, err := p.parseRegistration(&answer{status: 201, body: []byte(body)}, &metadata{}); err == nil {
+			t.Errorf("%s is accepted", body)
+		}
+	}
+}

@@ -1,0 +1,346 @@
+package upstream
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+const (
+	// refusedFor is how long an authorization server must call a registered client unknown, without a break, before that is believed.
+	refusedFor = time.Minute
+
+	// provedFor is how long after a token was given a registered client is taken for known without asking.
+	provedFor = time.Hour
+
+	// maxClients is how many registrations at one authorization server are kept.
+	maxClients = 8
+
+	// purposeRegistration makes the ids of the vault's registrations.
+	purposeRegistration tokenstore.Purpose = "gateway_registration"
+)
+
+// oauthClient is the gateway as a client of the provider.
+type oauthClient struct {
+	id, secret string
+	method     string // empty: as the provider's metadata says
+	registered bool   // by the gateway itself
+}
+
+// configuredClient is the client that the operator registered.
+func (p *Provider) configuredClient() oauthClient {
+	return oauthClient{id: p.config.ClientID, secret: p.config.ClientSecret}
+}
+
+// bound returns the metadata and the client that a login or its tokens belong to; the present ones when issuer is empty. Tokens are sent to no
+// other authorization server, and by no other client.
+func (p *Provider) bound(ctx context.Context, issuer, clientID string) (*metadata, oauthClient, error) {
+	m, err := p.metadata.get(ctx)
+	if err != nil {
+		return nil, oauthClient{}, err
+	}
+	if issuer != "" && m.Issuer != issuer && p.template.mcp { // found on another node, or long ago
+		if m, err = p.metadata.newer(ctx, p.locatedAfter()); err != nil {
+			return nil, oauthClient{}, err
+		}
+	}
+	if issuer != "" && m.Issuer != issuer {
+		return nil, oauthClient{}, &Error{Class: Rejected, Err: errors.New("the MCP server has moved to another authorization server")}
+	}
+	switch {
+	case !p.template.mcp, p.config.ClientID != "" && (clientID == "" || clientID == p.config.ClientID):
+		return m, p.configuredClient(), nil
+	case p.config.ClientID != "":
+		return nil, oauthClient{}, errForgotten()
+	}
+	c, err := p.clients.get(ctx, m, clientID)
+	return m, c, err
+}
+
+// clientForLogin returns the client for a new login, one that the authorization server knows.
+func (p *Provider) clientForLogin(ctx context.Context, m *metadata) (oauthClient, error) {
+	if !p.template.mcp || p.config.ClientID != "" {
+		return p.configuredClient(), nil
+	}
+	c, err := p.clients.get(ctx, m, "")
+	if err != nil || !c.registered || p.clients.proved(c.id) {
+		return c, err
+	}
+	// A server that has forgotten the client tells the user, not the gateway; so it is asked before, with a code that cannot be.
+	a, err := p.postForm(ctx, m, c, m.TokenEndpoint, url.Values{
+		"grant_type": {"authorization_code"}, "code": {"examination-" + oauth2.GenerateVerifier()}, "redirect_uri": {p.config.RedirectURI}, "code_verifier": {oauth2.GenerateVerifier()},
+	})
+	if err != nil {
+		return oauthClient{}, err
+	}
+	_, err = parseTokens(a, p.now())
+	if !unknownClient(err) {
+		p.clients.prove(c.id)
+		return c, nil
+	}
+	return p.clients.replace(ctx, m, c.id)
+}
+
+// unknownClient reports whether an authorization server does not know the client.
+func unknownClient(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Code == "invalid_client"
+}
+
+// registrations are the gateway's own registrations of one provider, kept in the vault. It is safe for concurrent use.
+type registrations struct {
+	provider *Provider
+
+	mu    sync.Mutex
+	vault *tokenstore.Vault
+	known map[string]time.Time // when a client was last seen to be known
+}
+
+// keepIn says where registrations are kept.
+func (r *registrations) keepIn(v *tokenstore.Vault) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.vault = v
+}
+
+func (r *registrations) store() (*tokenstore.Vault, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.vault == nil {
+		return nil, &Error{Class: Misconfigured, Err: errors.New("the vault is not open")}
+	}
+	return r.vault, nil
+}
+
+func (r *registrations) proved(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.provider.now().Before(r.known[id].Add(provedFor))
+}
+
+func (r *registrations) prove(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.known == nil || len(r.known) > maxClients {
+		r.known = make(map[string]time.Time)
+	}
+	r.known[id] = r.provider.now()
+}
+
+func (r *registrations) doubt(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.known, id)
+}
+
+// get returns the client of an id, or the one for new logins when that is empty. There it follows the order of MCP: a metadata document of the
+// gateway's own where the server takes one, else a registration.
+func (r *registrations) get(ctx context.Context, m *metadata, id string) (oauthClient, error) {
+	address := r.provider.config.ClientMetadataURL
+	if address != "" && (id == address || id == "" && m.ClientDocuments) {
+		return oauthClient{id: address, method: AuthNone}, nil
+	}
+	vault, err := r.store()
+	if err != nil {
+		return oauthClient{}, err
+	}
+	record, err := vault.Registration(ctx, r.id(vault, m))
+	switch {
+	case err == nil:
+	case !errors.Is(err, tokenstore.ErrNotFound):
+		return oauthClient{}, &Error{Class: Unreachable, Err: fmt.Errorf("registration: %w", err)}
+	case id == "":
+		return r.register(ctx, m, nil)
+	default:
+		return oauthClient{}, errForgotten()
+	}
+	for _, c := range record.Clients {
+		expired := !c.Expires.IsZero() && !r.provider.now().Before(c.Expires)
+		switch {
+		case id == "" && (expired || !c.Refused.IsZero()):
+			return r.register(ctx, m, record)
+		case id == "" || id == c.ID && !expired:
+			return oauthClient{id: c.ID, secret: c.Secret, method: c.AuthMethod, registered: true}, nil
+		}
+	}
+	return oauthClient{}, errForgotten()
+}
+
+func errForgotten() error {
+	return &Error{Class: Rejected, Err: errors.New("the authorization server has forgotten the client that the tokens were given to")}
+}
+
+func (r *registrations) id(v *tokenstore.Vault, m *metadata) string {
+	return v.Derive(purposeRegistration, m.Issuer, r.provider.config.RedirectURI)
+}
+
+// replace registers anew, unless another process has done so.
+func (r *registrations) replace(ctx context.Context, m *metadata, forgotten string) (oauthClient, error) {
+	vault, err := r.store()
+	if err != nil {
+		return oauthClient{}, err
+	}
+	record, err := vault.Registration(ctx, r.id(vault, m))
+	if err != nil || record.Clients[0].ID != forgotten {
+		return r.get(ctx, m, "")
+	}
+	return r.register(ctx, m, record)
+}
+
+// register registers the gateway (RFC 7591), and puts the new client in front of those in record. When another process was faster, its client is
+// used.
+func (r *registrations) register(ctx context.Context, m *metadata, record *tokenstore.Registration) (oauthClient, error) {
+	vault, err := r.store()
+	if err != nil {
+		return oauthClient{}, err
+	}
+	c, err := r.provider.registerAt(ctx, m)
+	if err != nil {
+		return oauthClient{}, in("registration", err)
+	}
+	if record == nil {
+		record = &tokenstore.Registration{Meta: tokenstore.Meta{ID: r.id(vault, m)}, Issuer: m.Issuer}
+	}
+	record.Clients = slices.Insert(record.Clients, 0, c)
+	record.Clients = record.Clients[:min(len(record.Clients), maxClients)]
+	err = vault.Commit(ctx, tokenstore.Save(record))
+	switch {
+	case errors.Is(err, tokenstore.ErrConflict):
+		return r.get(ctx, m, "")
+	case err != nil:
+		return oauthClient{}, &Error{Class: Unreachable, Err: fmt.Errorf("registration: %w", err)}
+	}
+	r.prove(c.ID)
+	return oauthClient{id: c.ID, secret: c.Secret, method: c.AuthMethod, registered: true}, nil
+}
+
+// judged notes what the answer to a token request says of the client, and turns a refusal of the client that lasts into one of the tokens: only a
+// new login helps then. A single refusal may be a slip of the server's.
+func (r *registrations) judged(ctx context.Context, m *metadata, c oauthClient, answer error) error {
+	var e *Error
+	errors.As(answer, &e)
+	unknown, known := unknownClient(answer), answer == nil || e != nil && e.Class == Rejected
+	if !c.registered || !unknown && !known || known && r.proved(c.id) {
+		return answer
+	}
+	vault, err := r.store()
+	if err != nil {
+		return answer
+	}
+	for {
+		record, err := vault.Registration(ctx, r.id(vault, m))
+		if err != nil {
+			return answer
+		}
+		i := slices.IndexFunc(record.Clients, func(have tokenstore.RegisteredClient) bool { return have.ID == c.id })
+		if i < 0 {
+			return answer
+		}
+		since, now := &record.Clients[i].Refused, r.provider.now()
+		switch {
+		case known:
+			r.prove(c.id)
+			if since.IsZero() {
+				return answer
+			}
+			*since = time.Time{}
+		case since.IsZero():
+			r.doubt(c.id)
+			*since = now
+		case now.Sub(*since) >= refusedFor:
+			return errForgotten()
+		default:
+			return answer
+		}
+		if err := vault.Commit(ctx, tokenstore.Save(record)); !errors.Is(err, tokenstore.ErrConflict) {
+			return answer
+		}
+	}
+}
+
+// registerAt makes the registration request.
+func (p *Provider) registerAt(ctx context.Context, m *metadata) (tokenstore.RegisteredClient, error) {
+	var none tokenstore.RegisteredClient
+	if m.RegistrationEndpoint == "" {
+		return none, &Error{Class: Misconfigured, Err: fmt.Errorf("the authorization server %s offers none: register the gateway there by hand, with the redirect URI %s, and write client_id and client_secret",
+			m.Issuer, p.config.RedirectURI)}
+	}
+	request := struct {
+		ClientName      string   `json:"client_name"`
+		RedirectURIs    []string `json:"redirect_uris"`
+		GrantTypes      []string `json:"grant_types"`
+		ResponseTypes   []string `json:"response_types"`
+		AuthMethod      string   `json:"token_endpoint_auth_method"`
+		ApplicationType string   `json:"application_type"`
+	}{p.config.ClientName, []string{p.config.RedirectURI}, []string{"authorization_code", "refresh_token"}, []string{"code"}, p.preferredAuth(m), "web"}
+	if u, err := url.Parse(p.config.RedirectURI); err == nil && isLoopback(u.Hostname()) {
+		request.ApplicationType = "native"
+	}
+	body, err := json.Marshal(request)
+	if err != nil {
+		return none, &Error{Class: Misconfigured, Err: err}
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, m.RegistrationEndpoint, bytes.NewReader(body))
+	if err != nil {
+		return none, &Error{Class: Misconfigured, Err: withoutURL(err)}
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json")
+	a, err := p.do(ctx, req)
+	if err != nil {
+		return none, err
+	}
+	if err := a.refusal(); err != nil {
+		return none, err
+	}
+	return p.parseRegistration(a, m)
+}
+
+// parseRegistration judges the answer to a registration (RFC 7591 §3.2.1).
+func (p *Provider) parseRegistration(a *answer, m *metadata) (tokenstore.RegisteredClient, error) {
+	malformed := func(text string) (tokenstore.RegisteredClient, error) {
+		return tokenstore.RegisteredClient{}, &Error{Class: Malformed, Status: a.status, Err: errors.New(text)}
+	}
+	f, err := parseObject(a.body)
+	if err != nil {
+		return malformed(err.Error())
+	}
+	c := tokenstore.RegisteredClient{ID: f.text("client_id"), Secret: f.text("client_secret"), AuthMethod: f.text("token_endpoint_auth_method"), Created: p.now()}
+	if ends, err := strconv.ParseInt(f.id("client_secret_expires_at"), 10, 64); err == nil && ends > 0 && c.Secret != "" {
+		c.Expires = time.Unix(ends, 0)
+	}
+	switch {
+	case c.ID == "" || len(c.ID) > 2048 || !isCredential(c.ID) || !isCredential(c.Secret):
+		return malformed("client_id is missing, or holds what it cannot")
+	case c.Secret == "":
+		c.AuthMethod = AuthNone
+	case c.AuthMethod == AuthNone || c.AuthMethod == "":
+		c.AuthMethod = p.clientAuth(m)
+	case c.AuthMethod != AuthBasic && c.AuthMethod != AuthPost:
+		return malformed("the client was registered for a method of authentication that nobody asked for")
+	}
+	return c, nil
+}
+
+// preferredAuth is how the gateway asks to authenticate: with a secret where the server takes one.
+func (p *Provider) preferredAuth(m *metadata) string {
+	for _, method := range []string{p.authMethod, AuthBasic, AuthPost, AuthNone} {
+		if method != "" && (len(m.AuthMethods) == 0 || slices.Contains(m.AuthMethods, method)) {
+			return method
+		}
+	}
+	return cmp.Or(p.authMethod, AuthBasic)
+}
