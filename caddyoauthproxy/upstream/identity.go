@@ -47,7 +47,7 @@ func (p *Provider) identify(ctx context.Context, m *metadata, t Tokens, nonce st
 		return tokenstore.User{}, p.fail("ID token", err)
 	}
 	if user.Email == "" && m.UserinfoEndpoint != "" && !p.template.entra {
-		if err := p.addEmail(ctx, m, t.AccessToken, claims.text("sub"), &user); err != nil {
+		if err := p.complete(ctx, m, t.AccessToken, claims.text("sub"), &user); err != nil {
 			return tokenstore.User{}, p.fail("userinfo", err)
 		}
 	}
@@ -153,9 +153,10 @@ func (p *Provider) askUser(ctx context.Context, m *metadata, accessToken string)
 	return p.readJSON(ctx, req, accessToken)
 }
 
-// addEmail asks userinfo for the e-mail address that a short ID token leaves out. A provider that will not
-// tell leaves the user without; one that cannot be reached is an error, because an allow list may depend on it.
-func (p *Provider) addEmail(ctx context.Context, m *metadata, accessToken, subject string, user *tokenstore.User) error {
+// complete asks userinfo for what a short ID token leaves out, as OpenID Connect Core §5.4 has it: the e-mail address above all, and with
+// it names, groups and organisation. A provider that will not tell leaves the user without; one that cannot be reached is an error,
+// because an allow list may depend on it.
+func (p *Provider) complete(ctx context.Context, m *metadata, accessToken, subject string, user *tokenstore.User) error {
 	f, err := p.userinfo(ctx, m, accessToken)
 	var e *Error
 	if errors.As(err, &e) && (e.Class == Throttled || e.Status == 0 || e.Status >= 500) {
@@ -164,7 +165,15 @@ func (p *Provider) addEmail(ctx context.Context, m *metadata, accessToken, subje
 	if err != nil || f.text("sub") != subject { // OpenID Connect Core §5.3.2: of another subject means not to be used
 		return nil //nolint:nilerr // the login stands without it
 	}
-	user.Email, user.EmailVerified = p.email(f)
+	told, err := p.user(f, user.Issuer)
+	if err != nil {
+		return err
+	}
+	user.Email, user.EmailVerified = told.Email, told.EmailVerified
+	user.Login, user.Name, user.Org = cmp.Or(user.Login, told.Login), cmp.Or(user.Name, told.Name), cmp.Or(user.Org, told.Org)
+	if len(user.Groups) == 0 {
+		user.Groups = told.Groups
+	}
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -264,6 +265,21 @@ func TestEmailThatTheIDTokenLeavesOutComesFromUserinfo(t *testing.T) {
 				t.Errorf("got %+v, %v", user, err)
 			}
 		})
+	}
+}
+
+// Providers that keep to OpenID Connect Core §5.4 tell all of it at userinfo and nothing in the ID token. What the ID token does tell
+// is signed, and stays.
+func TestNamesAndGroupsThatTheIDTokenLeavesOutComeFromUserinfo(t *testing.T) {
+	t.Parallel()
+	idp := serve(t)
+	idp.userinfo = map[string]any{
+		"sub": "user-1", "email": "a@corp.test", "email_verified": true, "preferred_username": "alice", "name": "Another", "groups": []string{"staff"},
+	}
+	idp.claims = map[string]any{"email": nil, "email_verified": nil, "preferred_username": nil, "groups": nil, "name": "Alice"}
+	_, user, err := idp.provider(t).Exchange(t.Context(), codeResponse())
+	if err != nil || user.Login != "alice" || user.Name != "Alice" || !slices.Equal(user.Groups, []string{"staff"}) || !user.EmailVerified {
+		t.Errorf("got %+v, %v", user, err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -38,14 +39,31 @@ func (p *Provider) refreshOnce(ctx context.Context, held Tokens) (Tokens, error)
 		return Tokens{}, err
 	}
 	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {held.RefreshToken}}
-	if scopes := held.Scopes; len(scopes) > 0 {
-		// What was granted always includes offline_access, though not every provider says so.
-		if slices.Contains(p.scopes, "offline_access") && !slices.Contains(scopes, "offline_access") {
-			scopes = append(slices.Clone(scopes), "offline_access")
-		}
-		form.Set("scope", p.joinScopes(scopes))
+	if len(held.Scopes) > 0 {
+		form.Set("scope", p.joinScopes(p.refreshScopes(held.Scopes)))
 	}
 	return p.requestToken(ctx, m, c, form)
+}
+
+// refreshScopes are those that a refresh asks for: what was granted, and no more (RFC 6749 §6). A provider may leave out
+// offline_access and give a refresh token all the same (OpenID Connect Core §11), and then refuses a refresh that asks for it.
+// Microsoft's is the one that grants it, never says so, and wants it to be asked for:
+// https://learn.microsoft.com/en-us/answers/questions/806413/scope-offline-access-isnt-being-returned-in-the-to
+func (p *Provider) refreshScopes(granted []string) []string {
+	if !isMicrosofts(p.issuer) || !slices.Contains(p.scopes, "offline_access") || slices.Contains(granted, "offline_access") {
+		return granted
+	}
+	return append(slices.Clone(granted), "offline_access")
+}
+
+// isMicrosofts reports whether an issuer is one of Microsoft's, of any cloud. Those of type oidc count, too.
+func isMicrosofts(issuer string) bool {
+	u, err := url.Parse(issuer)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc([]string{".microsoftonline.com", ".microsoftonline.us", ".microsoftonline.cn", ".ciamlogin.com"},
+		func(domain string) bool { return strings.HasSuffix(u.Hostname(), domain) })
 }
 
 // retryIn says whether the same refresh may be sent again, and when.

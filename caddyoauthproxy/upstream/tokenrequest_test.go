@@ -258,11 +258,43 @@ func TestT34RefreshAsksForTheGrantedScopes(t *testing.T) {
 	if _, err := p.Refresh(t.Context(), Tokens{RefreshToken: "rt.x.1"}); err != nil {
 		t.Fatal(err)
 	}
-	if got := idp.posts[0].Get("scope"); got != "openid read offline_access" {
+	if got := idp.posts[0].Get("scope"); got != "openid read" {
 		t.Errorf("scope %q", got)
 	}
 	if idp.posts[1].Has("scope") {
 		t.Errorf("scope is sent though none is known")
+	}
+}
+
+// A provider that has granted no offline_access refuses a refresh that asks for it. Microsoft grants it without saying so.
+func TestT34RefreshAsksForOfflineAccessOnlyWhereItWasGranted(t *testing.T) {
+	t.Parallel()
+	const tenant = "00000000-0000-0000-0000-00000000000a"
+	for name, tt := range map[string]struct {
+		config  Config
+		granted string
+		want    string
+	}{
+		"granted":               {Config{Type: "oidc", Issuer: "https://idp.example"}, "openid offline_access", "openid offline_access"},
+		"not granted":           {Config{Type: "oidc", Issuer: "https://idp.example"}, "openid email", "openid email"},
+		"not granted by okta":   {Config{Type: "okta", Domain: "acme.okta.com"}, "openid", "openid"},
+		"microsoft":             {Config{Type: "microsoft", Tenant: tenant}, "openid", "openid offline_access"},
+		"microsoft says so":     {Config{Type: "microsoft", Tenant: tenant}, "offline_access openid", "offline_access openid"},
+		"microsoft as oidc":     {Config{Type: "oidc", Issuer: "https://login.microsoftonline.us/" + tenant + "/v2.0"}, "openid", "openid offline_access"},
+		"microsoft in the path": {Config{Type: "oidc", Issuer: "https://idp.example/login.microsoftonline.com"}, "openid", "openid"},
+		"never asked for":       {Config{Type: "gitlab"}, "openid", "openid"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tt.config.ClientID, tt.config.ClientSecret = clientID, clientSecret
+			p, err := New("x", tt.config, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Join(p.refreshScopes(strings.Fields(tt.granted)), " "); got != tt.want {
+				t.Errorf("granted %q: asks for %q, want %q", tt.granted, got, tt.want)
+			}
+		})
 	}
 }
 

@@ -24,7 +24,7 @@ import (
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/bbolt"
 )
 
-// program is a JavaScript client that runs.
+// program is a client or a provider that runs as a process of its own.
 type program struct {
 	cmd    *exec.Cmd
 	stdin  io.WriteCloser
@@ -51,10 +51,17 @@ func startNode(t *testing.T, script string, args ...string) *program {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return startProgram(t, "js", node, append([]string{script}, args...)...)
+}
+
+// startProgram runs a program in a directory, for two minutes at most.
+func startProgram(t *testing.T, dir, name string, args ...string) *program {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	p := &program{cmd: exec.CommandContext(ctx, node, append([]string{script}, args...)...)}
-	p.cmd.Dir = "js"
+	p := &program{cmd: exec.CommandContext(ctx, name, args...)}
+	p.cmd.Dir = dir
 	p.cmd.Stderr = &p.stderr
+	var err error
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +78,7 @@ func startNode(t *testing.T, script string, args ...string) *program {
 		cancel()
 		_ = p.cmd.Wait()
 		if t.Failed() {
-			t.Logf("%s, its stderr:\n%s", script, p.stderr.String())
+			t.Logf("%s, its stderr:\n%s", p.cmd, p.stderr.String())
 		}
 	})
 	return p

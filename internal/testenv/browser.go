@@ -14,7 +14,7 @@ import (
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/demo/provider"
 )
 
-// Browser is a user at a browser: it keeps cookies, follows redirects, fills in the login form and presses Allow.
+// Browser is a user at a browser: it keeps cookies, follows redirects, fills in login forms and presses Allow.
 // Like a real one, and unlike other Go clients, it says which form answers come from which page.
 type Browser struct {
 	user   provider.User
@@ -68,13 +68,9 @@ func (b *Browser) TryLogin(authorize, until string) (*url.URL, error) {
 		if b.OnPage != nil {
 			b.OnPage(page)
 		}
-		action, fields, ok := parseForm(page)
+		action, fields, ok := b.fillForm(page)
 		if resp.StatusCode != http.StatusOK || !ok {
 			return nil, fmt.Errorf("stuck at %s: %d %s", resp.Request.URL.Path, resp.StatusCode, page)
-		}
-		if fields.Has("password") {
-			fields.Set("username", b.user.Name)
-			fields.Set("password", b.user.Password)
 		}
 		next, err := resp.Request.URL.Parse(action)
 		if err != nil {
@@ -104,38 +100,59 @@ func (b *Browser) request(method, target string, form url.Values) (*http.Respons
 	return resp, string(page), err
 }
 
-// parseForm finds the page's first form, with all its fields, and the button Allow pressed where there is one.
-func parseForm(page string) (action string, fields url.Values, ok bool) {
+// fillForm finds the page's first form, with all its fields, and the button Allow pressed where there is one. Whatever
+// their names: where a password is asked for, it is filled in, and the user's name in the field for text before it.
+func (b *Browser) fillForm(page string) (action string, fields url.Values, ok bool) {
 	doc, err := html.Parse(strings.NewReader(page))
 	if err != nil {
 		return "", nil, false
 	}
+	form := first(doc, "form")
+	if form == nil {
+		return "", nil, false
+	}
 	fields = make(url.Values)
-	for n := range doc.Descendants() {
-		if n.Type != html.ElementNode {
-			continue
-		}
-		attr := make(map[string]string)
-		for _, a := range n.Attr {
-			attr[a.Key] = a.Val
-		}
-		switch n.Data {
-		case "form":
-			if !ok {
-				action, ok = attr["action"], true
-			}
-		case "input":
+	var text string
+	for n := range form.Descendants() {
+		attr := attributes(n)
+		switch {
+		case n.Type != html.ElementNode:
+		case n.Data == "input":
+			name := attr["name"]
 			if _, checked := attr["checked"]; attr["type"] == "checkbox" && !checked {
 				continue
 			}
-			fields.Set(attr["name"], attr["value"])
-		case "button":
-			if attr["value"] == "allow" {
-				fields.Set(attr["name"], attr["value"])
+			fields.Set(name, attr["value"])
+			switch attr["type"] {
+			case "", "text", "email":
+				text = name
+			case "password":
+				fields.Set(name, b.user.Password)
+				fields.Set(text, b.user.Name)
 			}
+		case n.Data == "button" && attr["value"] == "allow":
+			fields.Set(attr["name"], attr["value"])
 		}
 	}
-	return action, fields, ok
+	return attributes(form)["action"], fields, true
+}
+
+// first is the first element of that name.
+func first(doc *html.Node, name string) *html.Node {
+	for n := range doc.Descendants() {
+		if n.Type == html.ElementNode && n.Data == name {
+			return n
+		}
+	}
+	return nil
+}
+
+func attributes(n *html.Node) map[string]string {
+	attr := make(map[string]string)
+	for _, a := range n.Attr {
+		attr[a.Key] = a.Val
+	}
+	return attr
 }
 
 // Visit opens an address.

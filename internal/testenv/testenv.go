@@ -67,7 +67,14 @@ type Options struct {
 
 	// Caddyfile, when set, makes the whole Caddyfile.
 	Caddyfile func(*World) string
+
+	// Provider, when set, starts another provider in place of the demo one, for the client ClientID with ClientSecret. It returns the
+	// issuer, and what knows its tokens. World.Provider is then nil.
+	Provider func(*World) (issuer string, userOf UserOf)
 }
+
+// UserOf says whose access token of the provider this is, and whether it is alive.
+type UserOf = func(ctx context.Context, accessToken string) (user string, live bool)
 
 // World is a running gateway with everything around it.
 type World struct {
@@ -121,22 +128,14 @@ func Start(t *testing.T, o Options) *World {
 	w.port, w.admin = FreePort(t), FreePort(t)
 	w.URL = fmt.Sprintf("http://localhost:%d", w.port)
 
-	var idp http.Handler
-	idpServer := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { idp.ServeHTTP(rw, r) }))
-	t.Cleanup(idpServer.Close)
-	w.ProviderURL = strings.Replace(idpServer.URL, "127.0.0.1", "localhost", 1)
-	p, err := provider.New(provider.Options{
-		Issuer: w.ProviderURL, ClientID: ClientID, ClientSecret: ClientSecret,
-		RedirectURIs:    []string{w.URL + "/api/v1/oauth/callback"},
-		Users:           []provider.User{Alice, Bob},
-		AccessTokenLife: o.TokenLife,
-	})
-	if err != nil {
-		t.Fatal(err)
+	start := o.Provider
+	if start == nil {
+		start = (*World).startProvider
 	}
-	w.Provider, idp = p, p
+	var userOf UserOf
+	w.ProviderURL, userOf = start(w)
 
-	mcp := httptest.NewServer(mcpserver.New(mcpserver.Options{UserOf: p.UserOf, OnRequest: w.MCP.record}))
+	mcp := httptest.NewServer(mcpserver.New(mcpserver.Options{UserOf: userOf, OnRequest: w.MCP.record}))
 	t.Cleanup(mcp.Close)
 	w.MCPURL = mcp.URL
 
@@ -149,6 +148,28 @@ func Start(t *testing.T, o Options) *World {
 	})
 	return w
 }
+
+// startProvider starts the demo provider.
+func (w *World) startProvider() (issuer string, userOf UserOf) {
+	var idp http.Handler
+	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { idp.ServeHTTP(rw, r) }))
+	w.t.Cleanup(server.Close)
+	issuer = strings.Replace(server.URL, "127.0.0.1", "localhost", 1)
+	p, err := provider.New(provider.Options{
+		Issuer: issuer, ClientID: ClientID, ClientSecret: ClientSecret,
+		RedirectURIs:    []string{w.RedirectURI()},
+		Users:           []provider.User{Alice, Bob},
+		AccessTokenLife: w.options.TokenLife,
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.Provider, idp = p, p
+	return issuer, p.UserOf
+}
+
+// RedirectURI is where providers send the browser back to the gateway.
+func (w *World) RedirectURI() string { return w.URL + "/api/v1/oauth/callback" }
 
 // Caddyfile is the configuration that the world runs with.
 func (w *World) Caddyfile() string {
