@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,19 +19,18 @@ import (
 // few addresses again.
 
 const (
-	// locateAgain is how old what was found may be when a login begins: the server may have moved to another authorization server.
-	locateAgain = 30 * time.Second
-
-	// newestProtocol is the version of MCP that the first request speaks.
-	newestProtocol = "2025-11-25"
+	// stateless and stateful are the versions of MCP that the first requests speak.
+	stateless = "2026-07-28"
+	stateful  = "2025-11-25"
 )
 
-// locatedAfter is how new the metadata must be for a login.
+// locatedAfter is how new the metadata must be for a login: the MCP server may have moved to another authorization server a moment ago. Logins that
+// begin together share what is found.
 func (p *Provider) locatedAfter() time.Time {
 	if !p.template.mcp {
 		return time.Time{}
 	}
-	return p.now().Add(-locateAgain)
+	return p.now()
 }
 
 // locate finds the authorization server of the MCP server.
@@ -69,22 +67,43 @@ type challenge struct {
 	scope    string
 }
 
-// knock sends the MCP server its first request, without a token.
+// knock sends the MCP server requests without a token, until one is refused for that. Some servers let the first request of the older protocol in.
 func (p *Provider) knock(ctx context.Context) (challenge, error) {
-	body := `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"` + newestProtocol + `","capabilities":{},"clientInfo":{"name":"caddy-oauth-proxy","version":"1"}}}`
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.config.Server, bytes.NewReader([]byte(body)))
-	if err != nil {
-		return challenge{}, &Error{Class: Misconfigured, Err: withoutURL(err)}
+	const me = `{"name":"caddy-oauth-proxy","version":"1"}`
+	a, err := p.sendBare(ctx, stateless, "tools/list", `{"_meta":{"io.modelcontextprotocol/protocolVersion":"`+stateless+
+		`","io.modelcontextprotocol/clientInfo":`+me+`,"io.modelcontextprotocol/clientCapabilities":{}}}`)
+	if err == nil && a.status != http.StatusUnauthorized {
+		a, err = p.sendBare(ctx, stateful, "initialize", `{"protocolVersion":"`+stateful+`","capabilities":{},"clientInfo":`+me+`}`)
 	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Accept", "application/json, text/event-stream")
-	a, err := p.doHead(ctx, req)
 	if err != nil {
 		return challenge{}, err
 	}
-	if a.status >= 500 || a.status == http.StatusTooManyRequests {
-		return challenge{}, &Error{Class: statusClass(a.status), Status: a.status, RetryAfter: a.retryAfter, Err: errors.New("no answer to the first request")}
+	return a.bearer(), nil
+}
+
+// sendBare sends a request without a token, and reads the head of the answer.
+func (p *Provider) sendBare(ctx context.Context, version, method, params string) (*answer, error) {
+	body := `{"jsonrpc":"2.0","id":1,"method":"` + method + `","params":` + params + `}`
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.config.Server, strings.NewReader(body))
+	if err != nil {
+		return nil, &Error{Class: Misconfigured, Err: withoutURL(err)}
 	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json, text/event-stream")
+	req.Header.Set("MCP-Protocol-Version", version)
+	req.Header.Set("Mcp-Method", method)
+	a, err := p.doHead(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if a.status >= 500 || a.status == http.StatusTooManyRequests {
+		return nil, &Error{Class: statusClass(a.status), Status: a.status, RetryAfter: a.retryAfter, Err: errors.New("no answer to " + method)}
+	}
+	return a, nil
+}
+
+// bearer is what the answer's challenges say.
+func (a *answer) bearer() challenge {
 	found := challenge{}
 	for _, value := range a.challenges {
 		params := bearer.Params(value)
@@ -95,7 +114,7 @@ func (p *Provider) knock(ctx context.Context) (challenge, error) {
 			found.scope = params["scope"]
 		}
 	}
-	return found, nil
+	return found
 }
 
 // protectedResource reads the MCP server's metadata (RFC 9728 §3): where the challenge says, or at the well-known addresses. A server

@@ -34,11 +34,7 @@ func (w *World) Connect(t testing.TB, b *Browser, resource, version string) *mcp
 // ConnectWith is Connect with options for the client.
 func (w *World) ConnectWith(t testing.TB, b *Browser, resource, version string, o *mcp.ClientOptions) *mcp.ClientSession {
 	t.Helper()
-	return w.connect(t, b, resource, version, o, &auth.AuthorizationCodeHandlerConfig{
-		DynamicClientRegistrationConfig: &auth.DynamicClientRegistrationConfig{Metadata: &oauthex.ClientRegistrationMetadata{
-			ClientName: "SDK client", RedirectURIs: []string{SDKRedirect}, GrantTypes: []string{"authorization_code", "refresh_token"},
-		}},
-	})
+	return w.connect(t, b, resource, version, o, registering())
 }
 
 // ConnectPublished is Connect for a client that publishes its metadata at the address.
@@ -54,7 +50,30 @@ const SDKRedirect = "http://localhost:33418/callback"
 
 func (w *World) connect(t testing.TB, b *Browser, resource, version string, o *mcp.ClientOptions, config *auth.AuthorizationCodeHandlerConfig) *mcp.ClientSession {
 	t.Helper()
+	session, err := tryConnect(t.Context(), b, resource, version, o, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return session
+}
+
+// TryConnect is Connect with an error.
+func TryConnect(ctx context.Context, b *Browser, resource, version string) (*mcp.ClientSession, error) {
+	return tryConnect(ctx, b, resource, version, nil, registering())
+}
+
+// registering is a client that registers itself.
+func registering() *auth.AuthorizationCodeHandlerConfig {
+	return &auth.AuthorizationCodeHandlerConfig{
+		DynamicClientRegistrationConfig: &auth.DynamicClientRegistrationConfig{Metadata: &oauthex.ClientRegistrationMetadata{
+			ClientName: "SDK client", RedirectURIs: []string{SDKRedirect}, GrantTypes: []string{"authorization_code", "refresh_token"},
+		}},
+	}
+}
+
+func tryConnect(ctx context.Context, b *Browser, resource, version string, o *mcp.ClientOptions, config *auth.AuthorizationCodeHandlerConfig) (*mcp.ClientSession, error) {
 	config.RedirectURL = SDKRedirect
+	config.Client = &http.Client{Transport: http.DefaultTransport} // which trusts the sites of the tests
 	config.AuthorizationCodeFetcher = func(_ context.Context, args *auth.AuthorizationArgs) (*auth.AuthorizationResult, error) {
 		back, err := b.TryLogin(args.URL, SDKRedirect)
 		if err != nil {
@@ -65,15 +84,11 @@ func (w *World) connect(t testing.TB, b *Browser, resource, version string, o *m
 	}
 	handler, err := auth.NewAuthorizationCodeHandler(config)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	client := mcp.NewClient(&mcp.Implementation{Name: "test", Version: "1"}, o)
-	session, err := client.Connect(t.Context(), &mcp.StreamableClientTransport{Endpoint: resource, OAuthHandler: handler},
+	return client.Connect(ctx, &mcp.StreamableClientTransport{Endpoint: resource, OAuthHandler: handler},
 		&mcp.ClientSessionOptions{ProtocolVersion: version})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return session
 }
 
 // Call calls a tool and returns the text that it answers.

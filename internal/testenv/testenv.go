@@ -39,6 +39,7 @@ func Main(m *testing.M) {
 		caddycmd.Main()
 		return
 	}
+	trustCertificate()
 	os.Exit(m.Run())
 }
 
@@ -67,6 +68,9 @@ type Options struct {
 
 	// Caddyfile, when set, makes the whole Caddyfile.
 	Caddyfile func(*World) string
+
+	// HTTPS gives the site a certificate, which the clients of the tests trust.
+	HTTPS bool
 
 	// Provider, when set, starts another provider in place of the demo one, for the client ClientID with ClientSecret. It returns the
 	// issuer, and what knows its tokens. World.Provider is then nil.
@@ -127,6 +131,10 @@ func Start(t *testing.T, o Options) *World {
 	w := &World{t: t, options: o, dir: t.TempDir(), log: new(syncBuffer), MCP: new(Recorder)}
 	w.port, w.admin = FreePort(t), FreePort(t)
 	w.URL = fmt.Sprintf("http://localhost:%d", w.port)
+	if o.HTTPS {
+		w.URL = fmt.Sprintf("https://127.0.0.1:%d", w.port)
+		w.options.Site += w.writeCertificate()
+	}
 
 	start := o.Provider
 	if start == nil {
@@ -181,9 +189,10 @@ func (w *World) Caddyfile() string {
 
 // CaddyfileWith is the standard configuration with other lines in the oauth_proxy option.
 func (w *World) CaddyfileWith(global string) string {
+	scheme, _, _ := strings.Cut(w.URL, ":")
 	return fmt.Sprintf(`{
 	admin localhost:%d
-	http_port %d
+	%s_port %d
 	auto_https off
 	log {
 		level DEBUG
@@ -220,7 +229,7 @@ func (w *World) CaddyfileWith(global string) string {
 	%s
 	respond "not part of the gateway" 404
 }
-`, w.admin, w.port, w.options.Servers, w.URL, w.VaultPath(), w.ProviderURL, ClientID, w.URL, w.options.Proxy, global, w.URL, w.MCPURL, w.options.Site)
+`, w.admin, scheme, w.port, w.options.Servers, w.URL, w.VaultPath(), w.ProviderURL, ClientID, w.URL, w.options.Proxy, global, w.URL, w.MCPURL, w.options.Site)
 }
 
 // VaultPath is the vault's file.
