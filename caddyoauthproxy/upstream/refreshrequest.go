@@ -35,7 +35,9 @@ func (p *Provider) Refresh(ctx context.Context, refreshToken string, scopes []st
 func (p *Provider) refreshOnce(ctx context.Context, refreshToken string, scopes []string) (Tokens, error) {
 	m, err := p.metadata.get(ctx)
 	if err != nil {
-		return Tokens{}, err
+		e := in("not sent", err)
+		e.Unknown = false // however the question for the documents ended: the refresh token is not spent
+		return Tokens{}, e
 	}
 	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refreshToken}}
 	if len(scopes) > 0 {
