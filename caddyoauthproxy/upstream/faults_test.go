@@ -645,3 +645,61 @@ func (p *pipes) Close() error {
 }
 
 func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9} }
+
+// A lease that was taken for the last try is the end only when its process is gone. A process that lives knows what
+// came of it, also when the vault could not be told.
+func TestVaultFaultInTheLastTryCostsNoLogin(t *testing.T) {
+	t.Parallel()
+	// onlyTheFirst lets the lease be taken, and nothing be written from then on.
+	onlyTheFirst := func(s *memStore) {
+		writes := 0
+		s.failApply = func([]tokenstore.Change) error {
+			if writes++; writes > 1 {
+				return tokenstore.ErrUnavailable
+			}
+			return nil
+		}
+	}
+	for name, tt := range map[string]struct {
+		vault  func(*memStore) // what goes wrong there from the last try on
+		answer http.HandlerFunc
+	}{
+		"it is not answered, and that cannot be written": {answer: cut, vault: onlyTheFirst},
+		"it fails, and that cannot be written":           {answer: answerWith(500, jsonType, `{}`), vault: onlyTheFirst},
+		"its lease is written, and the vault says that it is not": {vault: func(s *memStore) {
+			s.failAfter = func([]tokenstore.Change) error { return tokenstore.ErrUnavailable }
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := bubbleWorld(t)
+				w.add("a", 2*time.Hour, time.Hour)
+				w.idp.set(func(p *fakeProvider) { p.answer = cut })
+				if _, err := w.accounts.Token(t.Context(), "a"); !isUnavailable(err) {
+					t.Fatalf("got %v", err)
+				}
+				time.Sleep(leaseTime)
+				w.idp.set(func(p *fakeProvider) { p.answer = tt.answer })
+				tt.vault(w.store)
+				if _, err := w.accounts.Token(t.Context(), "a"); !isUnavailable(err) {
+					t.Fatalf("got %v", err)
+				}
+				w.idp.set(func(p *fakeProvider) { p.answer = nil })
+				w.store.failApply, w.store.failAfter = nil, nil
+				for begin := time.Now(); ; time.Sleep(time.Second) {
+					_, err := w.accounts.Token(t.Context(), "a")
+					if err == nil {
+						break
+					}
+					if !isUnavailable(err) || time.Since(begin) > 2*leaseTime {
+						t.Fatalf("after %v: %v", time.Since(begin), err)
+					}
+				}
+				if n := w.idp.reused(); n != 0 {
+					t.Errorf("%d refresh tokens came twice", n)
+				}
+			})
+		})
+	}
+}
