@@ -285,6 +285,9 @@ var faults = map[string]fault{
 		living: isRenewed, first: isDown, later: isRenewed, posts: two},
 	"connection cut after it has rotated, with grace": {provider: forgives(time.Minute), begin: afterRotating(cut),
 		living: isRenewed, first: isDown, later: isRenewed, posts: two, graced: 1},
+	// The last try comes when the lease ends, so that a grace shorter than that helps nobody.
+	"connection cut after it has rotated, with a grace of 30 s": {provider: forgives(30 * time.Second), begin: afterRotating(cut),
+		living: isLogin, first: isDown, later: isLogin, posts: two, state: tokenstore.StateNeedsReauth, login: true, reuses: 1},
 	"connection cut after it has rotated, strict": {begin: afterRotating(cut),
 		living: isLogin, first: isDown, later: isLogin, posts: two, state: tokenstore.StateNeedsReauth, login: true, reuses: 1},
 	"connection cut in the middle of the tokens, with grace": {provider: forgives(time.Minute), begin: afterRotating(cutInTheMiddle),
