@@ -72,6 +72,9 @@ type Accounts struct {
 	flights map[string]*flight
 	unsaved map[string]*tokenstore.Account
 	pauses  map[string]*backoff
+
+	// inconclusive are leases by account of which this process knows more than the vault: they did not end the account.
+	inconclusive map[string]string
 }
 
 // NewAccounts makes an Accounts. It uses no network.
@@ -87,6 +90,8 @@ func NewAccounts(o AccountsOptions) *Accounts {
 		flights:   make(map[string]*flight),
 		unsaved:   make(map[string]*tokenstore.Account),
 		pauses:    make(map[string]*backoff),
+
+		inconclusive: make(map[string]string),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	if a.before <= 0 {
@@ -262,6 +267,7 @@ func (a *Accounts) succeeded(id string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.pauses, id)
+	delete(a.inconclusive, id)
 }
 
 // over reports whether the account has ended.

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -39,6 +41,9 @@ type fakeProvider struct {
 	revoked  []url.Values           // at the revocation endpoint
 	fetches  map[string]int         // by path
 	reuses   int                    // refresh tokens that came a second time
+	grace    time.Duration          // how long after a rotation the token before it is still answered, with the same successor
+	forgiven int                    // refresh tokens that came a second time within the grace
+	keeps    bool                   // refresh tokens are not rotated
 	lives    any                    // expires_in
 	change   func(m map[string]any) // of a token answer
 	answer   http.HandlerFunc       // instead of the token endpoint, after the request is recorded
@@ -53,9 +58,11 @@ type fakeProvider struct {
 
 // family is the refresh tokens of one login.
 type family struct {
-	newest int
-	access string
-	dead   bool
+	newest  int
+	issued  int // access tokens
+	rotated time.Time
+	access  string
+	dead    bool
 }
 
 func newFakeProvider(base string) *fakeProvider {
@@ -208,15 +215,23 @@ func (p *fakeProvider) issue(form url.Values) (int, map[string]any) {
 		return http.StatusBadRequest, map[string]any{"error": "invalid_grant"}
 	}
 	f := p.families[name]
-	if f != nil && n != f.newest {
+	again := f != nil && n == f.newest-1 && time.Since(f.rotated) < p.grace
+	if f != nil && n != f.newest && !again {
 		p.reuses++
 		f.dead = true
 	}
 	if f == nil || f.dead {
 		return http.StatusBadRequest, map[string]any{"error": "invalid_grant"}
 	}
-	f.newest++
-	f.access = fmt.Sprintf("at.%s.%d", name, f.newest)
+	switch {
+	case again:
+		p.forgiven++
+	case !p.keeps:
+		f.newest++
+		f.rotated = time.Now()
+	}
+	f.issued = max(f.issued+1, f.newest)
+	f.access = fmt.Sprintf("at.%s.%d", name, f.issued)
 	m["access_token"] = f.access
 	m["refresh_token"] = fmt.Sprintf("rt.%s.%d", name, f.newest)
 	return http.StatusOK, m
@@ -323,13 +338,30 @@ func (m *inMemory) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	w := httptest.NewRecorder()
 	done := make(chan struct{})
+	cut := false
 	go func() {
 		defer close(done)
+		defer func() { // as a server does: the connection ends where the handler gives up
+			switch v := recover(); v {
+			case nil:
+			case http.ErrAbortHandler:
+				cut = true
+			default:
+				panic(v)
+			}
+		}()
 		m.handler.ServeHTTP(w, r.Clone(context.WithoutCancel(r.Context())))
 	}()
 	select {
 	case <-done:
-		return w.Result(), nil
+		resp := w.Result()
+		switch {
+		case cut && w.Body.Len() == 0:
+			return nil, io.EOF
+		case cut:
+			resp.Body = io.NopCloser(io.MultiReader(resp.Body, iotest.ErrReader(io.ErrUnexpectedEOF)))
+		}
+		return resp, nil
 	case <-r.Context().Done():
 		return nil, r.Context().Err()
 	}

@@ -87,7 +87,7 @@ func (a *Accounts) renew(ctx context.Context, acc *tokenstore.Account, rejected 
 	if p == nil {
 		return "", nil, unavailable(pauseLimit, notConfigured(acc.Provider))
 	}
-	if acc.State == tokenstore.StateRefreshing && acc.Lease.Replayed {
+	if acc.State == tokenstore.StateRefreshing && acc.Lease.Replayed && !a.remembers(acc.ID, acc.Lease.Owner) {
 		return "", nil, a.giveUp(ctx, acc, "refresh lost: the answer to a refresh never arrived, twice")
 	}
 	if err := g.enter(ctx, a.vault.Now); err != nil {
@@ -126,9 +126,25 @@ func (a *Accounts) claim(acc *tokenstore.Account, rejected string, lease time.Du
 	}
 	err := a.vault.Commit(ctx, tokenstore.Save(acc))
 	if err != nil && !errors.Is(err, tokenstore.ErrConflict) {
+		a.remember(acc.ID, acc.Lease.Owner) // it may be written all the same, and nothing is sent under it
 		return a.vaultError(acc.ID, err)
 	}
 	return err
+}
+
+// remember notes a lease that did not end its account, though the vault may say nothing of that. Otherwise a vault that
+// fails in an account's last try would have its user log in again.
+func (a *Accounts) remember(id, owner string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.inconclusive[id] = owner
+}
+
+func (a *Accounts) remembers(id, owner string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	lease, ok := a.inconclusive[id]
+	return ok && lease == owner
 }
 
 // renewed is what happens after the provider gave new tokens.
@@ -204,6 +220,9 @@ func (a *Accounts) refused(acc *tokenstore.Account, e *Error) error {
 	// Without this write the lease runs out by itself.
 	if err := a.save(acc, o); err != nil && !errors.Is(err, errTakenOver) && !errors.Is(err, ErrNeedsReauth) {
 		a.log.Error("outcome of a refresh cannot be saved", append(accountFields(acc), zap.Error(err))...)
+		if e.Class != Rejected {
+			a.remember(acc.ID, o.owner)
+		}
 	}
 	if e.Class == Rejected {
 		a.succeeded(acc.ID)

@@ -36,7 +36,9 @@ func (p *Provider) Refresh(ctx context.Context, held Tokens) (Tokens, error) {
 func (p *Provider) refreshOnce(ctx context.Context, held Tokens) (Tokens, error) {
 	m, c, err := p.bound(ctx, held.Issuer, held.ClientID)
 	if err != nil {
-		return Tokens{}, err
+		e := in("not sent", err)
+		e.Unknown = false // however the question for the documents ended: the refresh token is not spent
+		return Tokens{}, e
 	}
 	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {held.RefreshToken}}
 	if len(held.Scopes) > 0 {

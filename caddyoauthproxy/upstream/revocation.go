@@ -47,6 +47,7 @@ func (a *Accounts) End(ctx context.Context, accountID string, with ...tokenstore
 	a.mu.Lock()
 	delete(a.unsaved, accountID) // whoever is saving it finds the account ended, and revokes the renewed tokens
 	delete(a.pauses, accountID)
+	delete(a.inconclusive, accountID)
 	a.mu.Unlock()
 	return func(ctx context.Context) error { return a.tellProvider(ctx, acc) }, nil
 }
