@@ -121,11 +121,22 @@ func (s *Server) clientKeys(ctx context.Context, c *tokenstore.Client) (*jose.JS
 	if c.JWKSURI == "" {
 		return parseClientKeys(c.JWKS)
 	}
-	v, err := s.documents.get(ctx, wanted{c.JWKSURI, maxKeySet, func(body []byte) (any, error) { return parseClientKeys(body) }}, staleForToken)
+	v, err := s.documents.get(ctx, wanted{c.JWKSURI, maxKeySet, s.namesOwnKeys(c), func(body []byte) (any, error) { return parseClientKeys(body) }}, staleForToken)
 	if err != nil {
 		return nil, err
 	}
 	return v.(*jose.JSONWebKeySet), nil
+}
+
+// namesOwnKeys is the id of a client whose jwks_uri surely is not somebody else's address: the operator wrote it down, or it is on the host
+// that publishes the client. Anybody may register with any other.
+func (s *Server) namesOwnKeys(c *tokenstore.Client) string {
+	id, err := url.Parse(c.ID)
+	keys, keysErr := url.Parse(c.JWKSURI)
+	if s.configured[c.ID] != nil || err == nil && keysErr == nil && canonicalHost(id) == canonicalHost(keys) {
+		return c.ID
+	}
+	return ""
 }
 
 // validClientKeys says whether keys can be a client's. A set given by its address is looked at when it is needed.

@@ -32,6 +32,7 @@ func (s *Server) issueToMachine(ctx context.Context, client *tokenstore.Client, 
 	if err := s.chargeClient(client); err != nil {
 		return nil, err
 	}
+	s.documents.keep(client)
 	now := s.vault.Now()
 	ends := now.Add(s.life.AccessToken)
 	grant := &tokenstore.Grant{

@@ -232,7 +232,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		}
 		s.configured[c.ID] = &own
 	}
-	s.documents = newDocuments(o.Documents, IsLoopback(o.Issuer), o.Vault.Now)
+	s.documents = newDocuments(o.Documents, IsLoopback(o.Issuer), o.Vault.Now, s.holdsGrants)
 	s.registration = o.Registration
 	s.registration.setDefaults()
 	s.limits = newLimiters(o.Limits)
