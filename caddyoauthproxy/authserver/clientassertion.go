@@ -69,11 +69,17 @@ func (s *Server) checkAssertion(ctx context.Context, c *tokenstore.Client, asser
 	case claims.JTI == "" || len(claims.JTI) > 256:
 		return errInvalidClient("client assertion has no jti")
 	}
+	// Storing it costs more than anything else here, whatever becomes of the request.
+	key := "assertion " + c.ID
+	if err := tooMany(s.limits.client.take(key, now)); err != nil {
+		return err
+	}
 	err = s.vault.Commit(ctx, tokenstore.Save(&tokenstore.Assertion{
 		Meta:     tokenstore.Meta{ID: s.vault.Derive(purposeAssertion, c.ID, claims.JTI), DeleteAfter: expires.Add(2 * clockLeeway)},
 		ClientID: c.ID,
 	}))
 	if errors.Is(err, tokenstore.ErrConflict) {
+		s.limits.client.giveBack(key) // whoever repeats what it saw uses nothing up
 		return errInvalidClient("client assertion was used before")
 	}
 	if err != nil {

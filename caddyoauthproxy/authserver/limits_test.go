@@ -3,7 +3,9 @@ package authserver_test
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -97,6 +99,87 @@ func TestRequestsThatSucceedDoNotCountAgainstAnAddress(t *testing.T) {
 	for range 20 {
 		got = w.tokens(w.postForm(endpoints+"/a/token", refreshForm(b, got.refresh)))
 	}
+}
+
+func TestT49RequestsAboutTokensThatAreNotTheClientsOwnAreLimited(t *testing.T) {
+	t.Parallel()
+	key := newSigner(t, "k1")
+	for name, c := range map[string]struct {
+		token   func(w *world, b bot) string
+		limited bool
+	}{
+		"junk":              {func(*world, bot) string { return "junk" }, true},
+		"another client's":  {func(w *world, _ bot) string { _, got := w.session(); return got.refresh }, true},
+		"its own":           {func(w *world, b bot) string { return w.keyed(b, key).access }, false},
+		"its own to renew":  {func(w *world, b bot) string { return w.keyed(b, key).refresh }, false},
+		"its own but older": {func(w *world, b bot) string { return w.rotated(b, key, 5) }, false},
+		"forged": {func(w *world, b bot) string {
+			head, _, _ := strings.Cut(w.keyed(b, key).refresh, ".")
+			return head + "." + strings.Repeat("A", 43)
+		}, true},
+		"so old that it takes many hashes to judge": {func(w *world, b bot) string { return w.rotated(b, key, 40) }, true},
+	} {
+		for _, endpoint := range []string{"/a/revoke", "/a/introspect"} {
+			t.Run(name+endpoint, func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t, limits(authserver.Limits{Token: authserver.Rate{Events: 5, Window: time.Hour}}))
+				b := w.registerWithKeys(`"jwks":` + keySet(t, key.public()))
+				token := c.token(w, b)
+				served := 0
+				for range 20 {
+					f := withAssertion(url.Values{"client_id": {b.id}, "token": {token}}, key.sign(w.assertion(b.id, nil)))
+					if a := w.postForm(endpoints+endpoint, f); a.status == http.StatusOK {
+						served++
+					}
+				}
+				if want := map[bool]int{true: 5, false: 20}[c.limited]; served != want {
+					t.Errorf("%d of 20 requests were served, want %d", served, want)
+				}
+			})
+		}
+	}
+}
+
+// keyed logs in with a client that has keys.
+func (w *world) keyed(b bot, key *signer) tokens {
+	w.t.Helper()
+	return w.tokens(w.postForm(endpoints+"/a/token", withAssertion(codeForm(b, w.login(b)), key.sign(w.assertion(b.id, nil)))))
+}
+
+// rotated is the first refresh token of a login that was refreshed so many times.
+func (w *world) rotated(b bot, key *signer, times int) string {
+	w.t.Helper()
+	got := w.keyed(b, key)
+	first := got.refresh
+	for range times {
+		got = w.tokens(w.postForm(endpoints+"/a/token", withAssertion(refreshForm(b, got.refresh), key.sign(w.assertion(b.id, nil)))))
+	}
+	return first
+}
+
+func TestT50AssertionsOfOneClientAreLimited(t *testing.T) {
+	t.Parallel()
+	key := newSigner(t, "k1")
+	w := newWorld(t, addressed, limits(authserver.Limits{Client: authserver.Rate{Events: 5, Window: time.Hour}, Token: authserver.Rate{Events: -1, Window: time.Hour}}))
+	b := w.registerWithKeys(`"jwks":` + keySet(t, key.public()))
+	i := 0
+	introspect := func(assertion string) answer {
+		i++
+		return w.postForm(endpoints+"/introspect", withAssertion(url.Values{"client_id": {b.id}, "token": {"junk"}}, assertion), from(fmt.Sprintf("198.51.100.%d", i)))
+	}
+	once := key.sign(w.assertion(b.id, nil))
+	introspect(once)
+	for range 10 {
+		if a := introspect(once); a.oauthError(t) != "invalid_client" {
+			t.Fatalf("used before: %d %s", a.status, a.body)
+		}
+	}
+	n, _ := until(t, func() answer { return introspect(key.sign(w.assertion(b.id, nil))) })
+	if n != 4 { // and the first; repeating it used nothing up
+		t.Errorf("%d more assertions were accepted, want 4", n)
+	}
+	other := w.registerWithKeys(`"jwks":` + keySet(t, key.public()))
+	w.keyed(other, key)
 }
 
 func TestOneClientGetsSoManyTokensFromAnywhere(t *testing.T) {
