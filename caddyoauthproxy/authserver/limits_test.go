@@ -92,6 +92,57 @@ func TestLoginsAreLimitedWhereTheyBegin(t *testing.T) {
 	}
 }
 
+func TestT19LoginsOfStrangersGiveWayToNewOnes(t *testing.T) {
+	t.Parallel()
+	const most = 100
+	w := newWorld(t, unlimited, addressed, func(o *authserver.Options) { o.MaxOpenLogins = most })
+	open := func() int {
+		t.Helper()
+		n, err := w.vault.CountOpenLogins(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	flood := func(n int) {
+		t.Helper()
+		for i := range n {
+			w.turn(time.Millisecond)
+			if a := w.postForm(sessions+"/authorize/idp", nil, from(fmt.Sprintf("2001:db8:1:%x::1", i))); a.status != http.StatusOK {
+				t.Fatalf("%d %s", a.status, a.body)
+			}
+		}
+	}
+	b := w.register("")
+	br := w.browser()
+	early := w.callbackURL(br.allow(br.authorize(authorizeParams(b))))
+	flood(3 * most)
+	if n := open(); n > most {
+		t.Errorf("%d logins are kept, want %d at most", n, most)
+	}
+	if a := br.get(early); a.status != http.StatusBadRequest {
+		t.Errorf("the oldest login: %d", a.status)
+	}
+
+	// Who comes back gets in, also when logins that were begun later have to give way.
+	mine := w.callbackURL(br.allow(br.authorize(authorizeParams(b))))
+	flood(most / 2)
+	first := location(t, br.get(mine))
+	flood(most / 2)
+	if again := location(t, br.get(mine)); again.String() != first.String() || first.Query().Get("code") == "" {
+		t.Errorf("finished: %s, repeated: %s", first, again)
+	}
+	for range 2 * most { // the way of the consent page is bounded too
+		w.turn(time.Millisecond)
+		other := w.browser()
+		other.allow(other.get(w.url + "/oauth/authorize/a"))
+	}
+	if n := open(); n > most {
+		t.Errorf("%d logins are kept, want %d at most", n, most)
+	}
+	w.login(b)
+}
+
 func TestRequestsThatSucceedDoNotCountAgainstAnAddress(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, limits(authserver.Limits{Token: authserver.Rate{Events: 3, Window: time.Hour}}))
