@@ -30,7 +30,8 @@ type Limits struct {
 	// the client's. Those that succeed do not count: a hosted chatbot refreshes for all its users from a few addresses. Default: 60 in a minute.
 	Token Rate
 
-	// Client bounds the tokens that one client gets, and the assertions that it uses, from whatever address. Default: 600 in a minute each.
+	// Client bounds the tokens that one client gets, and the assertions that it uses, from whatever address. Each grant of a public client counts by
+	// itself. Default: 600 in a minute each.
 	Client Rate
 }
 

@@ -255,6 +255,38 @@ func TestOneClientGetsSoManyTokensFromAnywhere(t *testing.T) {
 	w.tokens(w.postForm(endpoints+"/a/token", refreshForm(b, got.refresh))) // the refused attempts used nothing up
 }
 
+func TestT25OneUserDoesNotUseUpTheRateOfASharedClient(t *testing.T) {
+	t.Parallel()
+	p := newPublisher(t)
+	w := newWorld(t, p.accepted, limits(authserver.Limits{Client: authserver.Rate{Events: 5, Window: time.Hour}}))
+	b := bot{id: p.id()} // a public one
+	mine := w.tokens(w.postForm(endpoints+"/a/token", codeForm(b, w.login(b))))
+	n, _ := until(t, func() answer {
+		a := w.postForm(endpoints+"/a/token", refreshForm(b, mine.refresh))
+		if a.status == http.StatusOK {
+			mine = w.tokens(a)
+		}
+		return a
+	})
+	if n != 4 { // and one for the code
+		t.Errorf("%d refreshes of one login passed, want 4", n)
+	}
+	w.provider.user = map[string]any{"sub": "u2"}
+	theirs := w.tokens(w.postForm(endpoints+"/a/token", codeForm(b, w.login(b))))
+	w.tokens(w.postForm(endpoints+"/a/token", refreshForm(b, theirs.refresh)))
+}
+
+func TestOneMachineGetsSoManyTokens(t *testing.T) {
+	t.Parallel()
+	machine := configuredClient("machine", "a-secret-of-the-operator", "client_credentials")
+	w := newWorld(t, configured(machine), limits(authserver.Limits{Client: authserver.Rate{Events: 5, Window: time.Hour}}),
+		func(o *authserver.Options) { o.Proxies[0].Machines = true })
+	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {"machine"}, "client_secret": {"a-secret-of-the-operator"}}
+	if n, _ := until(t, func() answer { return w.postForm(endpoints+"/a/token", form) }); n != 5 {
+		t.Errorf("%d tokens, want 5", n)
+	}
+}
+
 func TestIPv6AddressesCountByTheirNetwork(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, addressed, limits(authserver.Limits{Register: authserver.Rate{Events: 3, Window: time.Hour}}))
