@@ -24,8 +24,18 @@ type layout struct {
 
 func (m *Meta) meta() *Meta { return m }
 
-func (*Login) layout() layout       { return layout{kind: KindLogin, use: useTxn} }
 func (*SigningKeys) layout() layout { return layout{kind: KindSigningKeys, use: useJWTKey} }
+
+// refOpen is the reference of logins that nobody has come back from.
+const refOpen = "open"
+
+func (l *Login) layout() layout {
+	out := layout{kind: KindLogin, use: useTxn}
+	if l.Claimed.IsZero() {
+		out.refs = append(out.refs, refOpen)
+	}
+	return out
+}
 
 // RefUnused is the reference of clients that never got a token.
 const RefUnused = "unused"

@@ -24,7 +24,7 @@ func ringVault(t *testing.T) *Vault {
 // planted is a row whose sealed value is the vault's own and holds the text.
 func planted(v *Vault, text string) Row {
 	row := Row{Kind: KindLogin, ID: "login-1", Version: 3}
-	l := (*Login)(nil).layout()
+	l := new(Login).layout()
 	row.Sealed = v.ring.sealing[l.use].seal(v.rowContext(l, row), []byte(text))
 	return row
 }

@@ -220,3 +220,13 @@ func (v *Vault) EvictClients(ctx context.Context, ref string, before time.Time, 
 	}
 	return evicted, nil
 }
+
+// CountOpenLogins returns how many logins there are that nobody has come back from.
+func (v *Vault) CountOpenLogins(ctx context.Context) (int, error) {
+	return v.store.Count(ctx, KindLogin, refOpen)
+}
+
+// EvictLogins deletes at most limit logins, those whose DeleteAfter is first before others. It returns how many.
+func (v *Vault) EvictLogins(ctx context.Context, limit int) (int, error) {
+	return v.store.Sweep(ctx, KindLogin, v.now().AddDate(100, 0, 0), limit)
+}

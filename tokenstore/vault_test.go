@@ -265,6 +265,40 @@ func TestSweepTakesWhatIsPastItsTimeAndNothingElse(t *testing.T) {
 	}
 }
 
+func TestOpenLoginsAreCountedAndTheFirstToEndGiveWay(t *testing.T) {
+	t.Parallel()
+	v := openVault(t, newStore(t), tokenstore.NewRootKey())
+	login := func(i int) *tokenstore.Login {
+		return &tokenstore.Login{Meta: tokenstore.Meta{ID: fmt.Sprint("login-", i), DeleteAfter: now.Add(time.Duration(9-i) * time.Minute)}}
+	}
+	open := func(want int) {
+		t.Helper()
+		if n, err := v.CountOpenLogins(t.Context()); n != want || err != nil {
+			t.Errorf("CountOpenLogins = %d, %v; want %d", n, err, want)
+		}
+	}
+	for i := range 5 {
+		commit(t, v, tokenstore.Save(login(i)))
+	}
+	open(5)
+	claimed, err := v.Login(t.Context(), "login-3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	claimed.Claimed, claimed.DeleteAfter = now, now.Add(time.Hour)
+	commit(t, v, tokenstore.Save(claimed))
+	open(4)
+	if n, err := v.EvictLogins(t.Context(), 2); n != 2 || err != nil {
+		t.Errorf("EvictLogins = %d, %v; want 2", n, err)
+	}
+	open(2)
+	for i, there := range []bool{true, true, false, true, false} {
+		if _, err := v.Login(t.Context(), fmt.Sprint("login-", i)); (err == nil) != there {
+			t.Errorf("login %d: %v", i, err)
+		}
+	}
+}
+
 func TestVaultIsSafeForConcurrentUse(t *testing.T) {
 	t.Parallel()
 	v := openVault(t, newStore(t), tokenstore.NewRootKey())

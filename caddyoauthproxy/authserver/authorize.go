@@ -78,6 +78,9 @@ func (s *Server) authorizeTarget(r *http.Request, q url.Values) (*tokenstore.Cli
 		return nil, "", refuse("invalid_request", "client_id or redirect_uri is sent more than once")
 	}
 	client, err := s.client(r.Context(), q.Get("client_id"))
+	if unacceptable, ok := errors.AsType[*unacceptableIDError](err); ok {
+		return nil, "", refuse("invalid_client", "The application's "+unacceptable.Error()+". Tell the people who make the application.").because(err)
+	}
 	if errors.Is(err, tokenstore.ErrNotFound) {
 		return nil, "", refuse("invalid_client", "This application is not known here. Remove the connection in the application and add it again, so that it registers anew.")
 	}

@@ -171,12 +171,13 @@ func (s *Server) finishLogin(ctx context.Context, loginID, answer string, q url.
 	}
 	// The claim is durable before the provider's code is used, so that no other node uses it too.
 	login.Claimed, login.Answer = s.vault.Now(), answer
+	login.DeleteAfter = s.loginTidied(login.Claimed)
 	if err := s.vault.Commit(ctx, tokenstore.Save(login)); err != nil {
 		return nil, fmt.Errorf("claim login: %w", err)
 	}
 	tokens, user, code := s.redeem(ctx, provider, login, q)
 	login.Finished, login.Error = s.vault.Now(), code
-	login.DeleteAfter = login.Finished.Add(tidyAfter)
+	login.DeleteAfter = s.loginTidied(login.Finished)
 	login.Nonce, login.Verifier = "", ""
 	if code != "" {
 		if err := s.vault.Commit(ctx, tokenstore.Save(login)); err != nil {

@@ -69,11 +69,17 @@ func (s *Server) checkAssertion(ctx context.Context, c *tokenstore.Client, asser
 	case claims.JTI == "" || len(claims.JTI) > 256:
 		return errInvalidClient("client assertion has no jti")
 	}
+	// Storing it costs more than anything else here, whatever becomes of the request.
+	key := "assertion " + c.ID
+	if err := tooMany(s.limits.client.take(key, now)); err != nil {
+		return err
+	}
 	err = s.vault.Commit(ctx, tokenstore.Save(&tokenstore.Assertion{
 		Meta:     tokenstore.Meta{ID: s.vault.Derive(purposeAssertion, c.ID, claims.JTI), DeleteAfter: expires.Add(2 * clockLeeway)},
 		ClientID: c.ID,
 	}))
 	if errors.Is(err, tokenstore.ErrConflict) {
+		s.limits.client.giveBack(key) // whoever repeats what it saw uses nothing up
 		return errInvalidClient("client assertion was used before")
 	}
 	if err != nil {
@@ -121,11 +127,22 @@ func (s *Server) clientKeys(ctx context.Context, c *tokenstore.Client) (*jose.JS
 	if c.JWKSURI == "" {
 		return parseClientKeys(c.JWKS)
 	}
-	v, err := s.documents.get(ctx, wanted{c.JWKSURI, maxKeySet, func(body []byte) (any, error) { return parseClientKeys(body) }}, staleForToken)
+	v, err := s.documents.get(ctx, wanted{c.JWKSURI, maxKeySet, s.namesOwnKeys(c), func(body []byte) (any, error) { return parseClientKeys(body) }}, staleForToken)
 	if err != nil {
 		return nil, err
 	}
 	return v.(*jose.JSONWebKeySet), nil
+}
+
+// namesOwnKeys is the id of a client whose jwks_uri surely is not somebody else's address: the operator wrote it down, or it is on the host
+// that publishes the client. Anybody may register with any other.
+func (s *Server) namesOwnKeys(c *tokenstore.Client) string {
+	id, err := url.Parse(c.ID)
+	keys, keysErr := url.Parse(c.JWKSURI)
+	if s.configured[c.ID] != nil || err == nil && keysErr == nil && canonicalHost(id) == canonicalHost(keys) {
+		return c.ID
+	}
+	return ""
 }
 
 // validClientKeys says whether keys can be a client's. A set given by its address is looked at when it is needed.

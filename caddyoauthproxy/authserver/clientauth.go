@@ -119,7 +119,8 @@ func (s *Server) clientRequest(w http.ResponseWriter, r *http.Request) (*tokenst
 	return client, pinned, form, err
 }
 
-// clientRequestDone is called when a client's request has succeeded: only failures count against an address.
+// clientRequestDone is called when a client's request has succeeded: only failures count against an address. An answer that
+// anybody would get is no success.
 func (s *Server) clientRequestDone(r *http.Request) { s.limits.token.giveBack(s.address(r)) }
 
 // clientCredentials reads the client's id and its credential from the one place where they are. Clients that

@@ -29,9 +29,7 @@ func (s *Server) issueToMachine(ctx context.Context, client *tokenstore.Client, 
 	if refusal != nil {
 		return nil, refusal
 	}
-	if err := s.chargeClient(client); err != nil {
-		return nil, err
-	}
+	s.documents.keep(client)
 	now := s.vault.Now()
 	ends := now.Add(s.life.AccessToken)
 	grant := &tokenstore.Grant{
@@ -40,6 +38,9 @@ func (s *Server) issueToMachine(ctx context.Context, client *tokenstore.Client, 
 		UserID: client.ID, User: tokenstore.User{Subject: client.ID, Login: client.ID, Name: client.Name}, // RFC 9068 §2.2: sub is the client
 		Created: now, Expires: ends, Ends: ends,
 		Family: tokenstore.RefreshFamily{Rotated: now, JTI: rand.Text()},
+	}
+	if err := s.chargeClient(client, grant); err != nil {
+		return nil, err
 	}
 	if err := s.vault.Commit(ctx, tokenstore.Save(grant)); err != nil {
 		return nil, fmt.Errorf("store grant: %w", err)

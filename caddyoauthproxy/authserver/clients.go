@@ -69,6 +69,15 @@ func (s *Server) clientHash(c *tokenstore.Client) string {
 	return s.vault.Derive(purposeClientHash, parts...)
 }
 
+// holdsGrants reports whether a client is one that people here use, as far as that can be known.
+func (s *Server) holdsGrants(ctx context.Context, id string) bool {
+	if s.configured[id] != nil {
+		return true
+	}
+	grants, err := s.vault.Grants(ctx, tokenstore.GrantQuery{ClientID: id, Limit: 1})
+	return err == nil && len(grants) > 0
+}
+
 // isRegistered says whether the client has a row of its own in the vault.
 func (s *Server) isRegistered(c *tokenstore.Client) bool { return c.Version > 0 }
 
@@ -78,6 +87,7 @@ const renewAfter = 24 * time.Hour
 
 // renewClient keeps a client that has proven to be in use, and outlasts its grant.
 func (s *Server) renewClient(ctx context.Context, c *tokenstore.Client, g *tokenstore.Grant) error {
+	s.documents.keep(c)
 	if !s.isRegistered(c) {
 		return nil
 	}

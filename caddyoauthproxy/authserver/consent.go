@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/oauth2"
@@ -275,6 +276,9 @@ func (s *Server) openLogin(w http.ResponseWriter, r *http.Request, req *tokensto
 	if err != nil {
 		return "", err
 	}
+	if err := s.makeRoomForLogin(r.Context()); err != nil {
+		return "", err
+	}
 	err = s.vault.Commit(r.Context(), tokenstore.Save(login))
 	if errors.Is(err, tokenstore.ErrConflict) {
 		login, err = s.vault.Login(r.Context(), login.ID)
@@ -298,7 +302,7 @@ func (s *Server) newLogin(req *tokenstore.AuthRequest, provider, leg string) (lo
 	state = s.loginState(req, leg)
 	now := s.vault.Now()
 	return &tokenstore.Login{
-		Meta:     tokenstore.Meta{ID: s.vault.Hash(purposeState, state), DeleteAfter: now.Add(s.life.Login + tidyAfter)},
+		Meta:     tokenstore.Meta{ID: s.vault.Hash(purposeState, state), DeleteAfter: s.loginTidied(now)},
 		Request:  *req,
 		Provider: provider,
 		Nonce:    oauth2.GenerateVerifier(),
@@ -306,6 +310,9 @@ func (s *Server) newLogin(req *tokenstore.AuthRequest, provider, leg string) (lo
 		Expires:  now.Add(s.life.Login),
 	}, state
 }
+
+// loginTidied is when a login may be deleted that was touched just now. The order is that in which logins give way, see openLogins.
+func (s *Server) loginTidied(now time.Time) time.Time { return now.Add(s.life.Login + tidyAfter) }
 
 // loginState is the state of a request's login, the same whenever it is asked for.
 func (s *Server) loginState(req *tokenstore.AuthRequest, leg string) string {

@@ -29,7 +29,6 @@ func (s *Server) serveIntrospect(w http.ResponseWriter, r *http.Request) {
 		s.writeError(w, r, err)
 		return
 	}
-	s.clientRequestDone(r)
 	writeJSON(w, http.StatusOK, answer)
 }
 
@@ -49,8 +48,12 @@ func (s *Server) introspect(w http.ResponseWriter, r *http.Request) (*introspect
 	if err != nil {
 		return nil, err
 	}
+	if grant == nil || grant.ClientID != client.ID {
+		return &introspection{}, nil // and it counts as a failure
+	}
+	s.ownTokenDone(r, token, grant)
 	now := s.vault.Now()
-	if grant == nil || grant.ClientID != client.ID || grant.State != tokenstore.StateActive || !now.Before(grant.Expires) {
+	if grant.State != tokenstore.StateActive || !now.Before(grant.Expires) {
 		return &introspection{}, nil
 	}
 	a := &introspection{
@@ -58,8 +61,7 @@ func (s *Server) introspect(w http.ResponseWriter, r *http.Request) (*introspect
 		Subject: grant.UserID, Audience: grant.Resource, Issuer: s.issuer,
 	}
 	if claims == nil {
-		t, _ := parseRefreshToken(token)
-		if stands, _ := s.standingOf(t, grant.Family); stands != newest {
+		if t, _ := parseRefreshToken(token); t.generation != grant.Family.Generation {
 			return &introspection{}, nil
 		}
 		a.Expires = grant.Expires.Unix()

@@ -26,11 +26,12 @@ type Limits struct {
 	// Login bounds logins that begin, and callbacks that fail. Default: 10 in a minute.
 	Login Rate
 
-	// Token bounds requests to the token, revocation and introspection endpoints that fail. Those that
-	// succeed do not count: a hosted chatbot refreshes for all its users from a few addresses. Default: 60 in a minute.
+	// Token bounds requests to the token, revocation and introspection endpoints that fail, or are about a token that is not
+	// the client's. Those that succeed do not count: a hosted chatbot refreshes for all its users from a few addresses. Default: 60 in a minute.
 	Token Rate
 
-	// Client bounds the tokens that one client gets, from whatever address. Default: 600 in a minute.
+	// Client bounds the tokens that one client gets, and the assertions that it uses, from whatever address. Each grant of a public client counts by
+	// itself. Default: 600 in a minute each.
 	Client Rate
 }
 

@@ -3,7 +3,9 @@ package authserver_test
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -90,6 +92,57 @@ func TestLoginsAreLimitedWhereTheyBegin(t *testing.T) {
 	}
 }
 
+func TestT19LoginsOfStrangersGiveWayToNewOnes(t *testing.T) {
+	t.Parallel()
+	const most = 100
+	w := newWorld(t, unlimited, addressed, func(o *authserver.Options) { o.MaxOpenLogins = most })
+	open := func() int {
+		t.Helper()
+		n, err := w.vault.CountOpenLogins(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	flood := func(n int) {
+		t.Helper()
+		for i := range n {
+			w.turn(time.Millisecond)
+			if a := w.postForm(sessions+"/authorize/idp", nil, from(fmt.Sprintf("2001:db8:1:%x::1", i))); a.status != http.StatusOK {
+				t.Fatalf("%d %s", a.status, a.body)
+			}
+		}
+	}
+	b := w.register("")
+	br := w.browser()
+	early := w.callbackURL(br.allow(br.authorize(authorizeParams(b))))
+	flood(3 * most)
+	if n := open(); n > most {
+		t.Errorf("%d logins are kept, want %d at most", n, most)
+	}
+	if a := br.get(early); a.status != http.StatusBadRequest {
+		t.Errorf("the oldest login: %d", a.status)
+	}
+
+	// Who comes back gets in, also when logins that were begun later have to give way.
+	mine := w.callbackURL(br.allow(br.authorize(authorizeParams(b))))
+	flood(most / 2)
+	first := location(t, br.get(mine))
+	flood(most / 2)
+	if again := location(t, br.get(mine)); again.String() != first.String() || first.Query().Get("code") == "" {
+		t.Errorf("finished: %s, repeated: %s", first, again)
+	}
+	for range 2 * most { // the way of the consent page is bounded too
+		w.turn(time.Millisecond)
+		other := w.browser()
+		other.allow(other.get(w.url + "/oauth/authorize/a"))
+	}
+	if n := open(); n > most {
+		t.Errorf("%d logins are kept, want %d at most", n, most)
+	}
+	w.login(b)
+}
+
 func TestRequestsThatSucceedDoNotCountAgainstAnAddress(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, limits(authserver.Limits{Token: authserver.Rate{Events: 3, Window: time.Hour}}))
@@ -97,6 +150,87 @@ func TestRequestsThatSucceedDoNotCountAgainstAnAddress(t *testing.T) {
 	for range 20 {
 		got = w.tokens(w.postForm(endpoints+"/a/token", refreshForm(b, got.refresh)))
 	}
+}
+
+func TestT49RequestsAboutTokensThatAreNotTheClientsOwnAreLimited(t *testing.T) {
+	t.Parallel()
+	key := newSigner(t, "k1")
+	for name, c := range map[string]struct {
+		token   func(w *world, b bot) string
+		limited bool
+	}{
+		"junk":              {func(*world, bot) string { return "junk" }, true},
+		"another client's":  {func(w *world, _ bot) string { _, got := w.session(); return got.refresh }, true},
+		"its own":           {func(w *world, b bot) string { return w.keyed(b, key).access }, false},
+		"its own to renew":  {func(w *world, b bot) string { return w.keyed(b, key).refresh }, false},
+		"its own but older": {func(w *world, b bot) string { return w.rotated(b, key, 5) }, false},
+		"forged": {func(w *world, b bot) string {
+			head, _, _ := strings.Cut(w.keyed(b, key).refresh, ".")
+			return head + "." + strings.Repeat("A", 43)
+		}, true},
+		"so old that it takes many hashes to judge": {func(w *world, b bot) string { return w.rotated(b, key, 40) }, true},
+	} {
+		for _, endpoint := range []string{"/a/revoke", "/a/introspect"} {
+			t.Run(name+endpoint, func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t, limits(authserver.Limits{Token: authserver.Rate{Events: 5, Window: time.Hour}}))
+				b := w.registerWithKeys(`"jwks":` + keySet(t, key.public()))
+				token := c.token(w, b)
+				served := 0
+				for range 20 {
+					f := withAssertion(url.Values{"client_id": {b.id}, "token": {token}}, key.sign(w.assertion(b.id, nil)))
+					if a := w.postForm(endpoints+endpoint, f); a.status == http.StatusOK {
+						served++
+					}
+				}
+				if want := map[bool]int{true: 5, false: 20}[c.limited]; served != want {
+					t.Errorf("%d of 20 requests were served, want %d", served, want)
+				}
+			})
+		}
+	}
+}
+
+// keyed logs in with a client that has keys.
+func (w *world) keyed(b bot, key *signer) tokens {
+	w.t.Helper()
+	return w.tokens(w.postForm(endpoints+"/a/token", withAssertion(codeForm(b, w.login(b)), key.sign(w.assertion(b.id, nil)))))
+}
+
+// rotated is the first refresh token of a login that was refreshed so many times.
+func (w *world) rotated(b bot, key *signer, times int) string {
+	w.t.Helper()
+	got := w.keyed(b, key)
+	first := got.refresh
+	for range times {
+		got = w.tokens(w.postForm(endpoints+"/a/token", withAssertion(refreshForm(b, got.refresh), key.sign(w.assertion(b.id, nil)))))
+	}
+	return first
+}
+
+func TestT50AssertionsOfOneClientAreLimited(t *testing.T) {
+	t.Parallel()
+	key := newSigner(t, "k1")
+	w := newWorld(t, addressed, limits(authserver.Limits{Client: authserver.Rate{Events: 5, Window: time.Hour}, Token: authserver.Rate{Events: -1, Window: time.Hour}}))
+	b := w.registerWithKeys(`"jwks":` + keySet(t, key.public()))
+	i := 0
+	introspect := func(assertion string) answer {
+		i++
+		return w.postForm(endpoints+"/introspect", withAssertion(url.Values{"client_id": {b.id}, "token": {"junk"}}, assertion), from(fmt.Sprintf("198.51.100.%d", i)))
+	}
+	once := key.sign(w.assertion(b.id, nil))
+	introspect(once)
+	for range 10 {
+		if a := introspect(once); a.oauthError(t) != "invalid_client" {
+			t.Fatalf("used before: %d %s", a.status, a.body)
+		}
+	}
+	n, _ := until(t, func() answer { return introspect(key.sign(w.assertion(b.id, nil))) })
+	if n != 4 { // and the first; repeating it used nothing up
+		t.Errorf("%d more assertions were accepted, want 4", n)
+	}
+	other := w.registerWithKeys(`"jwks":` + keySet(t, key.public()))
+	w.keyed(other, key)
 }
 
 func TestOneClientGetsSoManyTokensFromAnywhere(t *testing.T) {
@@ -119,6 +253,38 @@ func TestOneClientGetsSoManyTokensFromAnywhere(t *testing.T) {
 	w.tokens(w.postForm(endpoints+"/a/token", refreshForm(other, tokens.refresh)))
 	w.turn(time.Hour)
 	w.tokens(w.postForm(endpoints+"/a/token", refreshForm(b, got.refresh))) // the refused attempts used nothing up
+}
+
+func TestT25OneUserDoesNotUseUpTheRateOfASharedClient(t *testing.T) {
+	t.Parallel()
+	p := newPublisher(t)
+	w := newWorld(t, p.accepted, limits(authserver.Limits{Client: authserver.Rate{Events: 5, Window: time.Hour}}))
+	b := bot{id: p.id()} // a public one
+	mine := w.tokens(w.postForm(endpoints+"/a/token", codeForm(b, w.login(b))))
+	n, _ := until(t, func() answer {
+		a := w.postForm(endpoints+"/a/token", refreshForm(b, mine.refresh))
+		if a.status == http.StatusOK {
+			mine = w.tokens(a)
+		}
+		return a
+	})
+	if n != 4 { // and one for the code
+		t.Errorf("%d refreshes of one login passed, want 4", n)
+	}
+	w.provider.user = map[string]any{"sub": "u2"}
+	theirs := w.tokens(w.postForm(endpoints+"/a/token", codeForm(b, w.login(b))))
+	w.tokens(w.postForm(endpoints+"/a/token", refreshForm(b, theirs.refresh)))
+}
+
+func TestOneMachineGetsSoManyTokens(t *testing.T) {
+	t.Parallel()
+	machine := configuredClient("machine", "a-secret-of-the-operator", "client_credentials")
+	w := newWorld(t, configured(machine), limits(authserver.Limits{Client: authserver.Rate{Events: 5, Window: time.Hour}}),
+		func(o *authserver.Options) { o.Proxies[0].Machines = true })
+	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {"machine"}, "client_secret": {"a-secret-of-the-operator"}}
+	if n, _ := until(t, func() answer { return w.postForm(endpoints+"/a/token", form) }); n != 5 {
+		t.Errorf("%d tokens, want 5", n)
+	}
 }
 
 func TestIPv6AddressesCountByTheirNetwork(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -41,7 +42,7 @@ const (
 	// maxDocumentID keeps a client_id within what a reference in the vault can hold.
 	maxDocumentID = 185
 
-	// maxDocuments bounds the cache, in entries.
+	// maxDocuments bounds each of the caches, in entries.
 	maxDocuments = 1024
 
 	// The cache follows the answer's headers (RFC 9111) between these two.
@@ -56,8 +57,18 @@ const (
 	failedFor = 30 * time.Second
 )
 
-// perHost bounds how often one host is asked, so that strangers cannot have the gateway hammer it.
+// perHost bounds how often one host is asked on behalf of each trust, so that strangers cannot have the gateway hammer it.
 var perHost = Rate{30, time.Minute}
+
+// trust is what is known of an address before it is fetched. Each has a budget of its own at every host, so that addresses
+// which somebody made up cost nothing to those that are in use.
+type trust int
+
+const (
+	unheardOf trust = iota // whatever somebody wrote into a request
+	wasGood                // something good was fetched from it before
+	inUse                  // a client that has tokens of this gateway is behind it
+)
 
 // documents fetches and keeps metadata documents and key sets.
 type documents struct {
@@ -65,51 +76,68 @@ type documents struct {
 	hosts   []string
 	fetch   *outbound.Guarded
 	now     func() time.Time
+	granted func(ctx context.Context, clientID string) bool
 	flights singleflight.Group
-	perHost *limiter
+	perHost map[trust]*limiter
 
-	mu      sync.Mutex
-	entries map[string]*list.Element
-	order   *list.List // of *fetched, the latest used in front
+	// What is fetched for strangers, be it good or bad, drives out nothing that is in use.
+	mu         sync.Mutex
+	used, seen *recent[fetched]
+	failed     *recent[failure]
 }
 
 // wanted is what is fetched: one address may be asked for as a document and as a key set.
 type wanted struct {
-	url   string
-	limit int64
-	parse func(body []byte) (any, error)
+	url    string
+	limit  int64
+	client string // whose grants speak for the address; empty where anybody may have named it
+	parse  func(body []byte) (any, error)
 }
 
 func (w wanted) key() string { return strconv.FormatInt(w.limit, 10) + " " + w.url }
 
-// fetched is the outcome of a fetch: what was parsed, or an error.
+// fetched is what was parsed, and until when it is fresh.
 type fetched struct {
-	key    string
-	value  any       // nil while there never was a good one
-	until  time.Time // fresh
-	err    error
-	failed time.Time
+	value any
+	until time.Time
 }
 
-func newDocuments(d Documents, loopback bool, now func() time.Time) *documents {
+// failure is why nothing could be fetched, and when.
+type failure struct {
+	err error
+	at  time.Time
+}
+
+// newDocuments makes an empty cache. granted says whether a client holds grants of this gateway.
+func newDocuments(d Documents, loopback bool, now func() time.Time, granted func(ctx context.Context, clientID string) bool) *documents {
 	if d.Fetch == nil {
 		d.Fetch = outbound.NewGuarded(outbound.Guard{Loopback: loopback})
 	}
-	return &documents{off: d.Off, hosts: d.Hosts, fetch: d.Fetch, now: now, perHost: newLimiter(perHost, Rate{}), entries: make(map[string]*list.Element), order: list.New()}
+	return &documents{
+		off: d.Off, hosts: d.Hosts, fetch: d.Fetch, now: now, granted: granted,
+		perHost: map[trust]*limiter{unheardOf: newLimiter(perHost, Rate{}), wasGood: newLimiter(perHost, Rate{}), inUse: newLimiter(perHost, Rate{})},
+		used:    newRecent[fetched](maxDocuments), seen: newRecent[fetched](maxDocuments), failed: newRecent[failure](maxDocuments),
+	}
 }
 
 // client is the client that the document at id describes, by a document that is stale for no longer than staleFor.
 // Errors: tokenstore.ErrNotFound where no such client is accepted, and errUnreachableClient.
 func (d *documents) client(ctx context.Context, id string, staleFor time.Duration) (*tokenstore.Client, error) {
 	if err := d.accepts(id); err != nil {
-		return nil, fmt.Errorf("client_id %w: %w", err, tokenstore.ErrNotFound)
+		return nil, &unacceptableIDError{err}
 	}
-	v, err := d.get(ctx, wanted{id, maxDocument, func(body []byte) (any, error) { return parseDocument(id, body) }}, staleFor)
+	v, err := d.get(ctx, wanted{id, maxDocument, id, func(body []byte) (any, error) { return parseDocument(id, body) }}, staleFor)
 	if err != nil {
 		return nil, err
 	}
 	return v.(*tokenstore.Client), nil
 }
+
+// unacceptableIDError says what is wrong with a client_id that is a URL. To those who need not know it is tokenstore.ErrNotFound.
+type unacceptableIDError struct{ why error }
+
+func (e *unacceptableIDError) Error() string { return "client_id " + e.why.Error() }
+func (e *unacceptableIDError) Unwrap() error { return tokenstore.ErrNotFound }
 
 // accepts judges the URL by itself (draft §3) and by the operator's hosts. It says what is wrong with it.
 func (d *documents) accepts(id string) error {
@@ -121,10 +149,27 @@ func (d *documents) accepts(id string) error {
 		return fmt.Errorf("is not a URL of at most %d printable ASCII characters without fragment", maxDocumentID)
 	case u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.Path == "" || dotSegment(u.EscapedPath()):
 		return errors.New("must be an https URL with a path, without user information and dot segments")
+	case !strings.HasPrefix(id, "https://"+canonicalHost(u)+"/"):
+		return errors.New("must have its host in lower case, without a dot at the end, port 443, and zeros before a port")
 	case len(d.hosts) > 0 && !slices.ContainsFunc(d.hosts, func(h string) bool { return hostMatches(h, u.Host) }):
 		return errors.New("is on a host whose client metadata documents this gateway does not accept")
 	}
 	return nil
+}
+
+// canonicalHost is the one spelling, with the port where that is not 443, of the host that a URL leads to.
+func canonicalHost(u *url.URL) string {
+	host := strings.TrimRight(strings.ToLower(u.Hostname()), ".")
+	if addr, err := netip.ParseAddr(host); err == nil {
+		host = addr.Unmap().String()
+	}
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	if port := strings.TrimLeft(u.Port(), "0"); port != "" && port != "443" {
+		host += ":" + port
+	}
+	return host
 }
 
 // hostMatches compares a host with an entry of Documents.Hosts.
@@ -169,75 +214,143 @@ func parseDocument(id string, body []byte) (*tokenstore.Client, error) {
 // get returns what is at the address: fresh from the cache, fetched, or stale for no longer than staleFor.
 // Concurrent fetches of the same are one.
 func (d *documents) get(ctx context.Context, w wanted, staleFor time.Duration) (any, error) {
-	e := d.lookup(w.key())
 	now := d.now()
-	if e.value != nil && now.Before(e.until) {
+	e, known, err := d.lookup(w.key(), now)
+	if known && now.Before(e.until) {
 		return e.value, nil
 	}
-	if e.err == nil || !now.Before(e.failed.Add(failedFor)) {
+	if err == nil {
 		work := context.WithoutCancel(ctx) // the fetch is bounded by itself, and others wait for it too
-		v, _, _ := d.flights.Do(w.key(), func() (any, error) { return d.refresh(work, w, e), nil })
-		e = v.(fetched)
+		var v any
+		if v, err, _ = d.flights.Do(w.key(), func() (any, error) { return d.refresh(work, w, known) }); err == nil {
+			return v, nil
+		}
 	}
-	switch {
-	case e.err == nil:
+	if known && now.Before(e.until.Add(staleFor)) {
 		return e.value, nil
-	case e.value != nil && now.Before(e.until.Add(staleFor)):
-		return e.value, nil
-	default:
-		return nil, fmt.Errorf("%w: %w", errUnreachableClient, e.err)
 	}
+	return nil, fmt.Errorf("%w: %w", errUnreachableClient, err)
 }
 
-func (d *documents) lookup(key string) fetched {
+// lookup finds what is kept, and the failure that is too fresh to try again.
+func (d *documents) lookup(key string, now time.Time) (e fetched, known bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if e := d.entries[key]; e != nil {
-		d.order.MoveToFront(e)
-		return *e.Value.(*fetched)
+	if e, known = d.used.get(key); !known {
+		e, known = d.seen.get(key)
 	}
-	return fetched{key: key}
+	if f, ok := d.failed.get(key); ok && now.Before(f.at.Add(failedFor)) {
+		err = f.err
+	}
+	return e, known, err
 }
 
-func (d *documents) refresh(ctx context.Context, w wanted, e fetched) fetched {
+// refresh fetches, and keeps what comes of it.
+func (d *documents) refresh(ctx context.Context, w wanted, known bool) (any, error) {
 	now := d.now()
-	var body []byte
-	var header http.Header
-	err := d.allowed(w.url, now)
-	if err == nil {
-		body, header, err = d.fetch.Get(ctx, w.url, w.limit)
+	trust := d.trustOf(ctx, w, known)
+	if err := d.allowed(w.url, trust, now); err != nil {
+		return nil, err // nothing was fetched, so nothing is remembered either
 	}
+	body, header, err := d.fetch.Get(ctx, w.url, w.limit)
 	var value any
 	if err == nil {
 		value, err = w.parse(body)
 	}
-	if err != nil {
-		e.err, e.failed = errors.New(err.Error()), now // only its text: a refusal inside must not become the answer to a request
-	} else {
-		e = fetched{key: e.key, value: value, until: now.Add(freshFor(header, now))}
-	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if old := d.entries[e.key]; old != nil {
-		d.order.Remove(old)
+	if err != nil {
+		err = errors.New(err.Error()) // only its text: a refusal inside must not become the answer to a request
+		d.failed.put(w.key(), failure{err, now})
+		return nil, err
 	}
-	d.entries[e.key] = d.order.PushFront(&e)
-	for d.order.Len() > maxDocuments {
-		delete(d.entries, d.order.Remove(d.order.Back()).(*fetched).key)
+	d.failed.remove(w.key())
+	cache := d.seen
+	if trust == inUse {
+		d.seen.remove(w.key())
+		cache = d.used
 	}
-	return e
+	cache.put(w.key(), fetched{value, now.Add(freshFor(header, now))})
+	return value, nil
+}
+
+// keep is called when a client gets a token: from now on only what belongs to others that did can drive out its document and keys.
+func (d *documents) keep(c *tokenstore.Client) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, key := range []string{wanted{url: c.ID, limit: maxDocument}.key(), wanted{url: c.JWKSURI, limit: maxKeySet}.key()} {
+		if e, ok := d.seen.get(key); ok {
+			d.seen.remove(key)
+			d.used.put(key, e)
+		}
+	}
 }
 
 // allowed counts a fetch against its host.
-func (d *documents) allowed(address string, now time.Time) error {
+func (d *documents) allowed(address string, t trust, now time.Time) error {
 	u, err := url.Parse(address)
 	if err != nil {
 		return errors.New("not a URL")
 	}
-	if d.perHost.take(u.Host, now) > 0 {
+	if d.perHost[t].take(canonicalHost(u), now) > 0 {
 		return errors.New("its host was asked too often")
 	}
 	return nil
+}
+
+// trustOf says what is known of an address. The grants are asked for too, because the cache is empty after a restart.
+func (d *documents) trustOf(ctx context.Context, w wanted, known bool) trust {
+	d.mu.Lock()
+	_, used := d.used.get(w.key())
+	d.mu.Unlock()
+	switch {
+	case used, w.client != "" && d.granted(ctx, w.client):
+		return inUse
+	case known:
+		return wasGood
+	default:
+		return unheardOf
+	}
+}
+
+// recent keeps so many values by key. The one that was not asked for the longest gives way first. It is not safe for concurrent use.
+type recent[V any] struct {
+	most    int
+	entries map[string]*list.Element
+	order   *list.List // of *kept[V], the latest used in front
+}
+
+type kept[V any] struct {
+	key   string
+	value V
+}
+
+func newRecent[V any](most int) *recent[V] {
+	return &recent[V]{most: most, entries: make(map[string]*list.Element), order: list.New()}
+}
+
+func (c *recent[V]) get(key string) (value V, ok bool) {
+	e := c.entries[key]
+	if e == nil {
+		return value, false
+	}
+	c.order.MoveToFront(e)
+	return e.Value.(*kept[V]).value, true
+}
+
+func (c *recent[V]) put(key string, value V) {
+	c.remove(key)
+	c.entries[key] = c.order.PushFront(&kept[V]{key, value})
+	if c.order.Len() > c.most {
+		c.remove(c.order.Back().Value.(*kept[V]).key)
+	}
+}
+
+func (c *recent[V]) remove(key string) {
+	if e := c.entries[key]; e != nil {
+		c.order.Remove(e)
+		delete(c.entries, key)
+	}
 }
 
 // freshFor reads how long an answer may be kept (RFC 9111 §4.2.1), within our own bounds.

@@ -188,7 +188,7 @@ func (s *Server) tryRefresh(ctx context.Context, client *tokenstore.Client, pinn
 	if err := s.checkAccount(ctx, grant); err != nil {
 		return nil, err
 	}
-	if err := s.chargeClient(client); err != nil {
+	if err := s.chargeClient(client, grant); err != nil {
 		return nil, err
 	}
 	if err := s.renewClient(ctx, client, grant); err != nil {

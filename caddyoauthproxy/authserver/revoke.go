@@ -19,7 +19,6 @@ func (s *Server) serveRevoke(w http.ResponseWriter, r *http.Request) {
 		s.writeError(w, r, err)
 		return
 	}
-	s.clientRequestDone(r)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)
 }
@@ -37,9 +36,22 @@ func (s *Server) revoke(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if grant == nil || grant.ClientID != client.ID {
-		return nil
+		return nil // and it counts as a failure: whoever has a token of its own need not guess
 	}
-	return s.endGrant(r.Context(), grant.ID, "revoked by the client")
+	if err := s.endGrant(r.Context(), grant.ID, "revoked by the client"); err != nil {
+		return err
+	}
+	s.ownTokenDone(r, form.Get("token"), grant)
+	return nil
+}
+
+// ownTokenDone is clientRequestDone for a request about a token that is genuine and the client's own. A refresh token from long ago
+// counts all the same: to judge it takes as many hashes as there were rotations since.
+func (s *Server) ownTokenDone(r *http.Request, token string, g *tokenstore.Grant) {
+	if t, isRefresh := parseRefreshToken(token); isRefresh && g.Family.Generation-t.generation > maxReplaced {
+		return
+	}
+	s.clientRequestDone(r)
 }
 
 // grantOfToken finds the grant of a gateway token of either type, nil when the token is not genuine. Claims are

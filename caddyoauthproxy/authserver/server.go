@@ -64,6 +64,9 @@ type Options struct {
 	// longest ends when there is one more. Default: 25.
 	MaxGrants int
 
+	// MaxOpenLogins is how many logins there can be that nobody has come back from; the oldest give way to new ones. Default: 50,000.
+	MaxOpenLogins int
+
 	// NoSessions closes the session-token flow.
 	NoSessions bool
 
@@ -183,6 +186,7 @@ type Server struct {
 	documents    *documents
 	registration Registration
 	limits       limiters
+	openLogins   openLogins
 	clientIP     func(*http.Request) string
 	sessions     bool
 	plainPKCE    bool
@@ -232,13 +236,16 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		}
 		s.configured[c.ID] = &own
 	}
-	s.documents = newDocuments(o.Documents, IsLoopback(o.Issuer), o.Vault.Now)
+	s.documents = newDocuments(o.Documents, IsLoopback(o.Issuer), o.Vault.Now, s.holdsGrants)
 	s.registration = o.Registration
 	s.registration.setDefaults()
 	s.limits = newLimiters(o.Limits)
 	s.sessions, s.plainPKCE = !o.NoSessions, o.PlainPKCE
 	if s.maxGrants = o.MaxGrants; s.maxGrants == 0 {
 		s.maxGrants = 25
+	}
+	if s.openLogins.most = o.MaxOpenLogins; s.openLogins.most == 0 {
+		s.openLogins.most = 50_000
 	}
 	if s.clientIP = o.ClientIP; s.clientIP == nil {
 		s.clientIP = remoteIP

@@ -54,6 +54,9 @@ func (s *Server) startSession(r *http.Request) (*sessionStart, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.makeRoomForLogin(r.Context()); err != nil {
+		return nil, err
+	}
 	if err := s.vault.Commit(r.Context(), tokenstore.Save(login)); err != nil {
 		return nil, fmt.Errorf("open login: %w", err)
 	}

@@ -82,9 +82,14 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) (*tokenResponse, 
 	}
 }
 
-// chargeClient counts a token that a client is about to get.
-func (s *Server) chargeClient(c *tokenstore.Client) error {
-	return tooMany(s.limits.client.take(c.ID, s.vault.Now()))
+// chargeClient counts a token that a client is about to get. Each grant of a public client counts by itself: anybody with a refresh token can speak
+// for a client that millions share, and should not use up what the others need.
+func (s *Server) chargeClient(c *tokenstore.Client, g *tokenstore.Grant) error {
+	key := c.ID
+	if c.AuthMethod == authNone {
+		key += " " + g.ID
+	}
+	return tooMany(s.limits.client.take(key, s.vault.Now()))
 }
 
 // redeemCode exchanges an authorization code. Each binding of the code refuses by itself, and a
@@ -132,7 +137,7 @@ func (s *Server) redeemCode(ctx context.Context, client *tokenstore.Client, pinn
 		return nil, fmt.Errorf("account: %w", err)
 	}
 
-	if err := s.chargeClient(client); err != nil {
+	if err := s.chargeClient(client, grant); err != nil {
 		return nil, err
 	}
 	if err := s.renewClient(ctx, client, grant); err != nil {
