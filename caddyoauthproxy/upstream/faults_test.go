@@ -344,7 +344,7 @@ var faults = map[string]fault{
 		}
 		w.idp.mu.Lock()
 		defer w.idp.mu.Unlock()
-		if first, last := w.idp.posts[0].Get("scope"), w.idp.posts[len(w.idp.posts)-1].Get("scope"); first != "openid email offline_access" || last != "openid offline_access" {
+		if first, last := w.idp.posts[0].Get("scope"), w.idp.posts[len(w.idp.posts)-1].Get("scope"); first != "openid email" || last != "openid" {
 			t.Errorf("asked for %q, then for %q", first, last)
 		}
 	}},
