@@ -25,7 +25,7 @@ run: ## start the gateway with a demo provider and a demo MCP server on localhos
 test: js-deps browser-deps ## run everything: the tests, the long ones, and a build with xcaddy
 	mkdir -p $(TESTHOME)
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -race ./...
-	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -race -tags=nobadger,nomysql,nopgx,slow -run '^TestSlow' -count=1 -timeout 20m ./internal/e2e
+	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -race -tags=nobadger,nomysql,nopgx,slow -run '^TestSlow' -count=1 -timeout 20m ./internal/e2e ./caddyoauthproxy/upstream
 	$(MAKE) build
 	./bin/caddy list-modules | grep -x oauth_proxy
 	./bin/caddy list-modules | grep -x http.reverse_proxy.transport.mcp

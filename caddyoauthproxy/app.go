@@ -110,6 +110,8 @@ type App struct {
 	vault  Vault
 	config *resolved
 
+	metrics *metrics
+
 	gateway  atomic.Pointer[gateway]
 	opening  sync.Mutex
 	openErr  error
@@ -155,6 +157,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.vault = vault
 	if a.config, err = a.resolve(); err != nil {
 		return err
+	}
+	if a.metrics, err = newMetrics(ctx.GetMetricsRegistry()); err != nil {
+		return fmt.Errorf("metrics: %w", err)
 	}
 	for _, p := range a.config.proxies {
 		if p.Consent == authserver.ConsentOff && a.anybodyCanBeAClient() {

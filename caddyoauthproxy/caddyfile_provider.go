@@ -28,6 +28,9 @@ import (
 //		audience                   <id>
 //		authorize_param            <name> <value>
 //		token_param                <name> <value>
+//		token_storage              on|off
+//		auto_refresh               on|off
+//		revoke                     token|grant
 //		timeout                    <duration>
 //		retries                    <n>|off
 //	}
@@ -106,13 +109,19 @@ func providerOption(d *caddyfile.Dispenser, v *Provider, seen once) error {
 		return param(d, &v.AuthorizeParams)
 	case "token_param":
 		return param(d, &v.TokenParams)
+	case "token_storage":
+		return oneArg(d, &v.TokenStorage, nil)
+	case "auto_refresh":
+		return oneArg(d, &v.AutoRefresh, nil)
+	case "revoke":
+		return oneArg(d, &v.Revoke, nil)
 	case "timeout":
 		return duration(d, &v.Timeout, false)
 	case "retries":
 		return retries(d, &v.Retries)
 	default:
-		return unknown(d, "audience", "authorization_server", "authorization_url", "authorize_param", "client_id", "client_secret", "domain", "issuer",
-			"resource", "retries", "revocation_url", "scopes", "server", "subject_field", "tenant", "timeout", "token_endpoint_auth_method", "token_param", "token_url", "type", "userinfo_url")
+		return unknown(d, "audience", "authorization_server", "authorization_url", "authorize_param", "auto_refresh", "client_id", "client_secret", "domain", "issuer",
+			"resource", "retries", "revocation_url", "revoke", "scopes", "server", "subject_field", "tenant", "timeout", "token_endpoint_auth_method", "token_param", "token_storage", "token_url", "type", "userinfo_url")
 	}
 }
 

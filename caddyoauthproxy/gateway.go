@@ -57,6 +57,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		RefreshBefore: time.Duration(a.RefreshBefore),
 		Logger:        a.log.Named("upstream"),
 		Acquire:       g.acquire,
+		Refreshed:     a.metrics.refreshed,
 	})
 	g.server, err = authserver.New(ctx, authserver.Options{
 		Issuer:    a.config.issuer,
@@ -236,7 +237,7 @@ func filterError(err error) error {
 	case errors.Is(err, upstream.ErrStillRejected):
 		return fmt.Errorf("%w: %w", mcpfilter.ErrStillRejected, err)
 	case errors.As(err, &unavailable):
-		return &mcpfilter.UnavailableError{RetryAfter: unavailable.RetryAfter, Err: err}
+		return &mcpfilter.UnavailableError{RetryAfter: unavailable.RetryAfter, Advice: unavailable.Advice(), Err: err}
 	default:
 		return &mcpfilter.UnavailableError{Err: err}
 	}

@@ -76,6 +76,17 @@ type Provider struct {
 	// Further parameters of every token request.
 	TokenParams map[string]string `json:"token_params,omitempty"`
 
+	// Keeps the users' tokens in memory alone, `off`, instead of the vault: every restart logs all users out, and only one node can serve them. Default:
+	// `on`.
+	TokenStorage string `json:"token_storage,omitempty"`
+
+	// Whether tokens are refreshed. With `off` no refresh token is asked for or kept: users log in again when their token ends. Default: `on`.
+	AutoRefresh string `json:"auto_refresh,omitempty"`
+
+	// What a revocation ends: the one `token`, or with `grant` the user's whole authorization of the gateway's app, when their last
+	// connection ends. For `github`. Default: `token`.
+	Revoke string `json:"revoke,omitempty"`
+
 	// How long to wait for an answer. Default: 30s.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
@@ -91,6 +102,9 @@ func (p *Provider) resolve(name string, issuer *url.URL) (*upstream.Provider, er
 	fail := func(err error) (*upstream.Provider, error) { return nil, fmt.Errorf("provider %q: %w", name, err) }
 	kind, err := p.kind(name)
 	if err != nil {
+		return fail(err)
+	}
+	if err := p.checkWords(); err != nil {
 		return fail(err)
 	}
 	clientID, err := caddy.NewReplacer().ReplaceOrErr(p.ClientID, true, true)
@@ -115,6 +129,9 @@ func (p *Provider) resolve(name string, issuer *url.URL) (*upstream.Provider, er
 func (p *Provider) check(name string) error {
 	kind, err := p.kind(name)
 	if err != nil {
+		return fmt.Errorf("provider %q: %w", name, err)
+	}
+	if err := p.checkWords(); err != nil {
 		return fmt.Errorf("provider %q: %w", name, err)
 	}
 	_, err = upstream.New(name, p.config(kind, p.ClientID, p.ClientSecret), nil)
@@ -142,9 +159,24 @@ func (p *Provider) config(kind, clientID, secret string) upstream.Config {
 		AuthorizeParams:     p.AuthorizeParams,
 		TokenParams:         p.TokenParams,
 		Audience:            p.Audience,
+		Unstored:            p.TokenStorage == "off",
+		NoRefresh:           p.AutoRefresh == "off",
+		RevokeGrant:         p.Revoke == "grant",
 		Timeout:             time.Duration(p.Timeout),
 		Retries:             p.Retries,
 	}
+}
+
+// checkWords refuses words that an option does not know.
+func (p *Provider) checkWords() error {
+	for _, option := range []struct{ name, value, first, second string }{
+		{"token_storage", p.TokenStorage, "on", "off"}, {"auto_refresh", p.AutoRefresh, "on", "off"}, {"revoke", p.Revoke, "token", "grant"},
+	} {
+		if option.value != "" && option.value != option.first && option.value != option.second {
+			return fmt.Errorf("%s %q is unknown: write %s or %s", option.name, option.value, option.first, option.second)
+		}
+	}
+	return nil
 }
 
 // kind is the type that is written, or that the name implies.

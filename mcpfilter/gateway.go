@@ -142,6 +142,9 @@ type UnavailableError struct {
 	// RetryAfter is when to try again; zero lets the filter choose.
 	RetryAfter time.Duration
 
+	// Advice is what to tell the client; empty lets the filter choose.
+	Advice string
+
 	// Err is the cause. It is logged, never shown to the client.
 	Err error
 }

@@ -1,6 +1,7 @@
 package mcpfilter
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"math"
@@ -72,8 +73,11 @@ func unavailable(err error) *refusal {
 		status: http.StatusServiceUnavailable, code: "temporarily_unavailable",
 		text: "the gateway cannot answer at the moment; try again later", retryAfter: retryLater, cause: err,
 	}
-	if u, ok := errors.AsType[*UnavailableError](err); ok && u.RetryAfter > 0 {
-		no.retryAfter = u.RetryAfter
+	if u, ok := errors.AsType[*UnavailableError](err); ok {
+		if u.RetryAfter > 0 {
+			no.retryAfter = u.RetryAfter
+		}
+		no.text = cmp.Or(u.Advice, no.text)
 	}
 	return no
 }

@@ -59,6 +59,22 @@ func (v *Vault) Grants(ctx context.Context, q GrantQuery) ([]*Grant, error) {
 	return grants, faults
 }
 
+// LivingAccounts returns how many accounts a user has at a provider that are not over, of the first thousand.
+func (v *Vault) LivingAccounts(ctx context.Context, userID, provider string) (int, error) {
+	rows, err := v.store.List(ctx, KindAccount, Query{Ref: "user:" + userID, Limit: 1000})
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, row := range rows {
+		living := row.State == string(StateActive) || row.State == string(StateRefreshing)
+		if living && slices.Contains(row.Refs, "provider:"+provider) {
+			n++
+		}
+	}
+	return n, nil
+}
+
 // Revoking lists accounts whose tokens are still to be ended at their provider, ordered by id: at most limit, behind the id after. One that
 // does not open is left out. next is where to go on, empty at the end.
 func (v *Vault) Revoking(ctx context.Context, after string, limit int) (accounts []*Account, next string, err error) {

@@ -257,6 +257,9 @@ type Account struct {
 	Provider string `json:"provider"`
 	UserID   string `json:"user_id"`
 
+	// Unstored says that the tokens are not here, but in the memory of the process that got them.
+	Unstored bool `json:"unstored,omitempty"`
+
 	// Issuer and ClientID are the authorization server and the gateway's client there that the tokens belong to, where the gateway
 	// finds these out by itself.
 	Issuer   string `json:"issuer,omitempty"`

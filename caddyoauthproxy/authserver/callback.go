@@ -294,6 +294,7 @@ func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, t upst
 		}
 	}
 	login.GrantID = grant.ID
+	s.accounts.Withhold(account)
 	writes = append(writes, tokenstore.Save(account), tokenstore.Save(grant), tokenstore.Save(login))
 	if err := s.vault.Commit(ctx, writes...); err != nil {
 		return fmt.Errorf("store grant: %w", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"sync"
 	"time"
 
@@ -36,8 +37,11 @@ type AccountsOptions struct {
 
 	// RefreshBefore is how long before its end a token is refreshed in the background, while it is
 	// still handed out. Never more than half of a token's life, so that tokens which live for seconds are not
-	// refreshed with every call. Default: DefaultRefreshBefore.
+	// refreshed with every call; and up to a fifth less, by account, so that they are not refreshed all at once. Default: DefaultRefreshBefore.
 	RefreshBefore time.Duration
+
+	// Refreshed, where given, is told of each request for a new token: which provider was asked, and the failure's class, empty for success.
+	Refreshed func(provider string, failure Class)
 
 	// Logger gets refreshes and failures, never a token. Default: none.
 	Logger *zap.Logger
@@ -60,6 +64,7 @@ type Accounts struct {
 	before    time.Duration
 	log       *zap.Logger
 	acquire   func() (release func(), err error)
+	refreshed func(provider string, failure Class)
 
 	// ctx is that of all flights; it ends with Close's deadline.
 	ctx     context.Context
@@ -86,6 +91,7 @@ func NewAccounts(o AccountsOptions) *Accounts {
 		before:    o.RefreshBefore,
 		log:       o.Logger,
 		acquire:   o.Acquire,
+		refreshed: o.Refreshed,
 		closing:   make(chan struct{}),
 		flights:   make(map[string]*flight),
 		unsaved:   make(map[string]*tokenstore.Account),
@@ -99,6 +105,9 @@ func NewAccounts(o AccountsOptions) *Accounts {
 	}
 	if a.log == nil {
 		a.log = zap.NewNop()
+	}
+	if a.refreshed == nil {
+		a.refreshed = func(string, Class) {}
 	}
 	if a.acquire == nil {
 		a.acquire = func() (func(), error) { return func() {}, nil }
@@ -200,7 +209,7 @@ func (a *Accounts) account(ctx context.Context, id string) (acc *tokenstore.Acco
 	if kept {
 		return acc, true, nil
 	}
-	acc, err = a.vault.Account(ctx, id)
+	acc, err = a.load(ctx, id)
 	if err != nil {
 		return nil, false, a.vaultError(id, err)
 	}
@@ -226,7 +235,15 @@ func (a *Accounts) due(acc *tokenstore.Account, now time.Time) bool {
 		return false
 	}
 	before := min(a.before, acc.Expires.Sub(acc.Obtained)/2)
-	return !now.Before(acc.Expires.Add(-before))
+	return !now.Before(acc.Expires.Add(-before + spread(acc, before/5)))
+}
+
+// spread is by how much an account's refresh is put off, up to most: accounts that were filled together need not be refreshed together. It is always
+// the same for one token, so that all processes agree.
+func spread(acc *tokenstore.Account, most time.Duration) time.Duration {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(acc.ID)) // never fails
+	return time.Duration(float64(most) * float64(h.Sum32()) / (1 << 32))
 }
 
 // pause is how long neither the account nor its provider should be tried.

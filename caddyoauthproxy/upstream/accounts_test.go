@@ -2,10 +2,12 @@ package upstream
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -56,10 +58,10 @@ func TestShortLivedTokensAreRefreshedInTheirSecondHalf(t *testing.T) {
 	}{
 		"an hour, begun":       {time.Minute, time.Hour, false},
 		"an hour, 6 min left":  {54 * time.Minute, time.Hour, false},
-		"an hour, 5 min left":  {55 * time.Minute, time.Hour, true},
+		"an hour, 4 min left":  {56 * time.Minute, time.Hour, true},
 		"5 seconds, 3 s left":  {2 * time.Second, 5 * time.Second, false},
 		"5 seconds, 2 s left":  {3 * time.Second, 5 * time.Second, true},
-		"6 minutes, just over": {3 * time.Minute, 6 * time.Minute, true},
+		"6 minutes, just over": {216 * time.Second, 6 * time.Minute, true},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			w := bubbleWorld(t)
@@ -72,6 +74,68 @@ func TestShortLivedTokensAreRefreshedInTheirSecondHalf(t *testing.T) {
 				t.Errorf("%s: %d refreshes", name, w.idp.tokenPosts())
 			}
 		})
+	}
+}
+
+// Accounts that were filled in one night need not be refreshed in one second.
+func TestR18RefreshesOfManyAccountsAreSpread(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	now := w.vault.Now()
+	dueAt := func(left time.Duration) int {
+		n := 0
+		for i := range 1000 {
+			acc := &tokenstore.Account{Meta: tokenstore.Meta{ID: fmt.Sprint("account-", i)}, RefreshToken: "rt", Obtained: now.Add(left - time.Hour), Expires: now.Add(left)}
+			if w.accounts.due(acc, now) {
+				n++
+			}
+		}
+		return n
+	}
+	if n := dueAt(DefaultRefreshBefore + time.Second); n != 0 {
+		t.Errorf("%d are due too early", n)
+	}
+	for left, want := range map[time.Duration]int{285 * time.Second: 250, 270 * time.Second: 500, 255 * time.Second: 750, 240 * time.Second: 1000} {
+		if n := dueAt(left); n < want-60 || n > want+60 {
+			t.Errorf("%s before the end %d of 1000 are due, not about %d", left, n, want)
+		}
+	}
+}
+
+func TestFailuresSayToStrangersWhatToDoAndNothingElse(t *testing.T) {
+	t.Parallel()
+	for class, want := range map[Class]string{Throttled: "patience", Unreachable: "cannot be reached", Malformed: "cannot be used", Misconfigured: "tell the people who run"} {
+		err := unavailable(0, in("provider \"okta\"", &Error{Class: class, Err: errors.New("secret detail")}))
+		if got := err.Advice(); !strings.Contains(got, want) || !strings.Contains(got, "the connection is kept") || strings.Contains(got, "okta") || strings.Contains(got, "detail") {
+			t.Errorf("%s: %q", class, got)
+		}
+	}
+	if got := unavailable(0, errClosed).Advice(); got != "" {
+		t.Errorf("not a provider's failure: %q", got)
+	}
+}
+
+func TestRefreshesAreCountedByProviderAndClass(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	var mu sync.Mutex
+	counted := map[string]int{}
+	w.accounts = w.node(func(o *AccountsOptions) {
+		o.Refreshed = func(provider string, failure Class) {
+			mu.Lock()
+			defer mu.Unlock()
+			counted[provider+" "+string(failure)]++
+		}
+	})
+	w.add("a", 2*time.Hour, time.Hour)
+	w.add("b", 2*time.Hour, time.Hour)
+	w.token("a")
+	w.idp.set(func(p *fakeProvider) { p.answer = answerWith(400, jsonType, `{"error":"invalid_grant"}`) })
+	_, _ = w.accounts.Token(t.Context(), "b")
+	mu.Lock()
+	defer mu.Unlock()
+	if !maps.Equal(counted, map[string]int{"idp ": 1, "idp rejected": 1}) {
+		t.Errorf("counted %v", counted)
 	}
 }
 

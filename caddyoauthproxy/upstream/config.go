@@ -85,6 +85,15 @@ type Config struct {
 	// TokenParams are further parameters of every token request. They may not replace those of the protocol.
 	TokenParams map[string]string
 
+	// Unstored keeps tokens in memory alone: who restarts the gateway logs all users out.
+	Unstored bool
+
+	// NoRefresh asks for no refresh tokens, and keeps none: users log in again when their token ends.
+	NoRefresh bool
+
+	// RevokeGrant has a revocation delete the user's whole authorization of the gateway when the account is the user's last at the provider.
+	RevokeGrant bool
+
 	// Timeout bounds each request to the provider. Default: DefaultTimeout.
 	Timeout time.Duration
 
@@ -177,6 +186,9 @@ func (c *Config) check(t *template) error {
 	}
 	if c.Tenant != "" && !isTenant(c.Tenant) {
 		return errors.New("tenant: write the directory (tenant) id, which looks like 00000000-0000-0000-0000-000000000000, or organizations, or common")
+	}
+	if c.RevokeGrant && t.githubGrant == "" {
+		return fmt.Errorf("revoke grant does not apply to type %s: remove it", t.name)
 	}
 	if c.NoResource && !t.mcp {
 		return fmt.Errorf("resource off does not apply to type %s: remove it", t.name)

@@ -26,6 +26,9 @@ const (
 	// request: 5xx, or a 4xx without an OAuth error code, as firewalls and load balancers give.
 	Unreachable Class = "unreachable"
 
+	// Clock: an ID token is not valid yet, or no more, because the clocks here and there disagree. The operator must act.
+	Clock Class = "clock"
+
 	// Malformed: an answer came that is not what the protocol demands. For a
 	// login that includes ID tokens that do not verify.
 	Malformed Class = "malformed"
@@ -95,6 +98,26 @@ type UnavailableError struct {
 
 	// Err is the cause.
 	Err error
+}
+
+// Advice says to a stranger what the cause means: nothing about the provider, and what to do.
+func (e *UnavailableError) Advice() string {
+	var cause *Error
+	if !errors.As(e.Err, &cause) {
+		return ""
+	}
+	switch cause.Class {
+	case Throttled:
+		return "the login service asks for patience; the connection is kept, try again later"
+	case Unreachable:
+		return "the login service cannot be reached; the connection is kept, try again later"
+	case Malformed:
+		return "the login service gives answers that cannot be used; the connection is kept, try again later"
+	case Misconfigured:
+		return "the login service does not accept this gateway; the connection is kept, tell the people who run the gateway"
+	default:
+		return ""
+	}
 }
 
 func (e *UnavailableError) Error() string {

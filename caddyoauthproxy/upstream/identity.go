@@ -73,6 +73,9 @@ func (p *Provider) verifyIDToken(ctx context.Context, m *metadata, t Tokens, non
 	if keys.err != nil {
 		return nil, "", keys.err
 	}
+	if skew := t.date.Sub(p.now()); err != nil && !t.date.IsZero() && skew.Abs() > idTokenLeeway && isAboutTime(err) {
+		return nil, "", &Error{Class: Clock, Err: fmt.Errorf("the provider's clock and this machine's are %s apart, so that it is not valid yet, or no more: set the clock", skew.Abs().Round(time.Second))}
+	}
 	if err != nil {
 		return malformed("does not verify: %w", err)
 	}
@@ -94,6 +97,12 @@ func (p *Provider) verifyIDToken(ctx context.Context, m *metadata, t Tokens, non
 		return f, token.Issuer, nil
 	}
 	return f, m.Issuer, nil
+}
+
+// isAboutTime reports whether a token was refused for its exp or nbf. For the latter go-oidc has words alone.
+func isAboutTime(err error) bool {
+	var expired *oidc.TokenExpiredError
+	return errors.As(err, &expired) || strings.Contains(err.Error(), "nbf")
 }
 
 // payload returns the claims of a verified token, to the letter of their names.

@@ -152,6 +152,25 @@ func tampered(p *fakeProvider) string {
 	return ours[0] + "." + theirs[1] + "." + ours[2]
 }
 
+// An ID token that is refused for its times is the operator's business when the clocks disagree.
+func TestR37ClocksThatDisagreeAreNamed(t *testing.T) {
+	t.Parallel()
+	for name, off := range map[string]time.Duration{"10 min slow": -10 * time.Minute, "10 min fast": 10 * time.Minute} {
+		idp := serve(t)
+		there := time.Now().Add(off)
+		idp.answer = func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Date", there.UTC().Format(http.TimeFormat))
+			writeJSON(w, 200, map[string]any{"access_token": "at", "token_type": "Bearer", "id_token": idp.idToken(map[string]any{
+				"iat": there.Unix(), "nbf": there.Unix(), "exp": there.Add(5 * time.Minute).Unix()})})
+		}
+		_, _, err := idp.provider(t).Exchange(t.Context(), CodeResponse{Code: "c", Verifier: "v", Nonce: "nonce-1"})
+		var e *Error
+		if !errors.As(err, &e) || e.Class != Clock || !strings.Contains(err.Error(), " apart, so that") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestExchangeWithoutNonceIsRefused(t *testing.T) {
 	t.Parallel()
 	idp := serve(t)

@@ -163,7 +163,7 @@ func (p *Provider) begin(ctx context.Context, r AuthRequest) (Authorization, err
 		params["audience"] = p.config.Audience
 	}
 	scopes := m.scopesFor(p, r.Scopes)
-	if r.Identify {
+	if r.Identify || p.config.NoRefresh {
 		scopes = slices.DeleteFunc(slices.Clone(scopes), func(s string) bool { return s == "offline_access" })
 	} else {
 		maps.Copy(params, p.template.refreshParams)
@@ -244,6 +244,12 @@ type Tokens struct {
 	Issuer   string
 	ClientID string
 
+	// last says that the user has no other account at the provider.
+	last bool
+
+	// date is when the provider sent the answer, by its clock; zero when it does not say.
+	date time.Time
+
 	// answer is all of the provider's answer, for providers that say there who the user is.
 	answer fields
 }
@@ -269,6 +275,9 @@ func (p *Provider) Exchange(ctx context.Context, r CodeResponse) (Tokens, tokens
 	})
 	if err != nil {
 		return Tokens{}, tokenstore.User{}, p.fail("token endpoint", err)
+	}
+	if p.config.NoRefresh {
+		t.RefreshToken = ""
 	}
 	if len(t.Scopes) == 0 {
 		t.Scopes = m.scopesFor(p, r.Scopes) // RFC 6749 §5.1: not said means as asked for

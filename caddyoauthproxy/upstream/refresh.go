@@ -37,7 +37,7 @@ func (a *Accounts) refresh(id, rejected string) (string, *outcome, error) {
 	ctx, cancel := context.WithTimeout(a.ctx, waitTime)
 	defer cancel()
 	for poll := firstPoll; ; poll = min(2*poll, lastPoll) {
-		acc, err := a.vault.Account(ctx, id)
+		acc, err := a.load(ctx, id)
 		if err != nil {
 			return "", nil, a.vaultError(id, err)
 		}
@@ -71,7 +71,11 @@ func (a *Accounts) settled(ctx context.Context, acc *tokenstore.Account, rejecte
 	case acc.RefreshToken == "" && rejected != "":
 		return "", true, fmt.Errorf("upstream refused the token: %w", ErrNeedsReauth)
 	case acc.RefreshToken == "":
-		return "", true, a.giveUp(ctx, acc, "the token has ended, and the provider gave none to renew it with")
+		reason := "the token has ended, and the provider gave none to renew it with"
+		if acc.Unstored && acc.AccessToken == "" {
+			reason = "the token was in the memory of a gateway process that is gone"
+		}
+		return "", true, a.giveUp(ctx, acc, reason)
 	case !leased && valid(acc, now) && acc.AccessToken == rejected && forcedLately(acc, now):
 		return "", true, ErrStillRejected
 	}
@@ -104,6 +108,11 @@ func (a *Accounts) renew(ctx context.Context, acc *tokenstore.Account, rejected 
 	var failure *Error
 	errors.As(err, &failure)
 	g.leave(a.vault.Now(), true, failure)
+	if failure == nil {
+		a.refreshed(acc.Provider, "")
+	} else {
+		a.refreshed(acc.Provider, failure.Class)
+	}
 	if err != nil {
 		return "", nil, a.refused(acc, failure)
 	}
@@ -124,7 +133,7 @@ func (a *Accounts) claim(acc *tokenstore.Account, rejected string, lease time.Du
 	if rejected != "" {
 		acc.Forced = now
 	}
-	err := a.vault.Commit(ctx, tokenstore.Save(acc))
+	err := a.commit(ctx, acc)
 	if err != nil && !errors.Is(err, tokenstore.ErrConflict) {
 		a.remember(acc.ID, acc.Lease.Owner) // it may be written all the same, and nothing is sent under it
 		return a.vaultError(acc.ID, err)
@@ -240,7 +249,7 @@ func release(acc *tokenstore.Account) {
 // giveUp marks an account for which there is nothing left to try.
 func (a *Accounts) giveUp(ctx context.Context, acc *tokenstore.Account, reason string) error {
 	end(acc, tokenstore.StateNeedsReauth, reason)
-	if err := a.vault.Commit(ctx, tokenstore.Save(acc)); err != nil && !errors.Is(err, tokenstore.ErrConflict) {
+	if err := a.commit(ctx, acc); err != nil && !errors.Is(err, tokenstore.ErrConflict) {
 		return a.vaultError(acc.ID, err)
 	} else if err != nil {
 		return unavailable(time.Second, err) // changed meanwhile: the next call sees how

@@ -28,17 +28,23 @@ const (
 // RetryRevocations goes on; so it does when the process ends before. When any of the records was changed by somebody else, the error is
 // tokenstore.ErrConflict, and nothing is done.
 func (a *Accounts) End(ctx context.Context, accountID string, with ...tokenstore.Write) (tell func(context.Context) error, err error) {
-	acc, err := a.vault.Account(ctx, accountID)
+	acc, err := a.load(ctx, accountID)
+	var unstored Tokens
 	switch {
 	case err == nil && acc.State != tokenstore.StateRevoked:
+		unstored = takeUnstored(acc)
 		a.revoke(acc)
-		with = append(with, tokenstore.Save(acc))
 	case err == nil, errors.Is(err, tokenstore.ErrNotFound), errors.Is(err, tokenstore.ErrTampered):
 		acc = nil
 	default:
 		return nil, fmt.Errorf("revoke account: %w", err)
 	}
-	if err := a.vault.Commit(ctx, with...); err != nil {
+	if acc == nil {
+		err = a.vault.Commit(ctx, with...)
+	} else {
+		err = a.commit(ctx, acc, with...)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("revoke account: %w", err)
 	}
 	if acc == nil {
@@ -49,7 +55,20 @@ func (a *Accounts) End(ctx context.Context, accountID string, with ...tokenstore
 	delete(a.pauses, accountID)
 	delete(a.inconclusive, accountID)
 	a.mu.Unlock()
+	if acc.Unstored { // then or never
+		return func(ctx context.Context) error { return a.revokeTokens(ctx, acc.Provider, unstored) }, nil
+	}
 	return func(ctx context.Context) error { return a.tellProvider(ctx, acc) }, nil
+}
+
+// takeUnstored takes the tokens out of an account that is not to have them stored, for revocation either.
+func takeUnstored(acc *tokenstore.Account) Tokens {
+	if !acc.Unstored {
+		return Tokens{}
+	}
+	t := takeTokens(acc)
+	t.Issuer, t.ClientID = acc.Issuer, acc.ClientID
+	return t
 }
 
 // revoke marks an account as revoked, and its tokens as to be ended at the provider.
@@ -97,7 +116,7 @@ func (a *Accounts) retryRevocation(ctx context.Context, acc *tokenstore.Account)
 	}
 	r.Next = now.Add(min(revokeFirst<<min(r.Attempts, 16), revokeLast))
 	r.Attempts++
-	err := a.vault.Commit(ctx, tokenstore.Save(acc))
+	err := a.commit(ctx, acc)
 	if errors.Is(err, tokenstore.ErrConflict) {
 		return nil // another process was faster
 	}
@@ -116,7 +135,15 @@ func (a *Accounts) tellProvider(ctx context.Context, acc *tokenstore.Account) er
 	if acc.Revocation == nil {
 		return nil
 	}
-	if err := a.revokeTokens(ctx, acc.Provider, Tokens{AccessToken: acc.Revocation.AccessToken, RefreshToken: acc.Revocation.RefreshToken, Issuer: acc.Issuer, ClientID: acc.ClientID}); err != nil {
+	t := Tokens{AccessToken: acc.Revocation.AccessToken, RefreshToken: acc.Revocation.RefreshToken, Issuer: acc.Issuer, ClientID: acc.ClientID}
+	if p := a.providers[acc.Provider]; p != nil && p.config.RevokeGrant {
+		others, err := a.vault.LivingAccounts(ctx, acc.UserID, acc.Provider)
+		if err != nil {
+			return fmt.Errorf("other accounts of the user: %w", err)
+		}
+		t.last = others == 0
+	}
+	if err := a.revokeTokens(ctx, acc.Provider, t); err != nil {
 		return err
 	}
 	acc.Revocation = nil
@@ -126,7 +153,7 @@ func (a *Accounts) tellProvider(ctx context.Context, acc *tokenstore.Account) er
 }
 
 func (a *Accounts) saveRevocation(ctx context.Context, acc *tokenstore.Account) error {
-	err := a.vault.Commit(ctx, tokenstore.Save(acc))
+	err := a.commit(ctx, acc)
 	if err != nil && !errors.Is(err, tokenstore.ErrConflict) {
 		return fmt.Errorf("revocation: %w", err)
 	}

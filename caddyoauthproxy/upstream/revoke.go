@@ -62,8 +62,8 @@ func (a *answer) refusal() error {
 	return e
 }
 
-// revokeGitHub deletes the access token. GitHub could also delete the user's whole authorization of the app, but that
-// takes the tokens of the user's other accounts with it, which belong to other grants.
+// revokeGitHub deletes the access token. GitHub can also delete the user's whole authorization of the app, but that
+// takes all tokens of that user with it, those of other gateways with the same app too: only where the operator wants it, and with the last account.
 func (p *Provider) revokeGitHub(ctx context.Context, t Tokens) error {
 	if t.AccessToken == "" || p.authMethod == AuthNone {
 		return nil
@@ -72,7 +72,11 @@ func (p *Provider) revokeGitHub(ctx context.Context, t Tokens) error {
 	if err != nil {
 		return p.fail("revoke", err)
 	}
-	address := strings.Replace(p.template.githubToken, "{client_id}", url.PathEscape(p.config.ClientID), 1)
+	address := p.template.githubToken
+	if t.last && p.config.RevokeGrant {
+		address = p.template.githubGrant
+	}
+	address = strings.Replace(address, "{client_id}", url.PathEscape(p.config.ClientID), 1)
 	req, err := http.NewRequestWithContext(ctx, http.MethodDelete, address, bytes.NewReader(body))
 	if err != nil {
 		return p.fail("revoke", withoutURL(err))

@@ -39,11 +39,11 @@ func (a *Accounts) save(acc *tokenstore.Account, o *outcome) error {
 	defer cancel()
 	for {
 		o.write(acc)
-		err := a.vault.Commit(ctx, tokenstore.Save(acc))
+		err := a.commit(ctx, acc)
 		if !errors.Is(err, tokenstore.ErrConflict) {
 			return err
 		}
-		stored, err := a.vault.Account(ctx, o.id)
+		stored, err := a.load(ctx, o.id)
 		if errors.Is(err, tokenstore.ErrNotFound) {
 			return fmt.Errorf("account is gone: %w", ErrNeedsReauth)
 		}
@@ -101,7 +101,7 @@ func (a *Accounts) saveLater(o *outcome) {
 func (a *Accounts) trySave(o *outcome) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), settleTime)
 	defer cancel()
-	acc, err := a.vault.Account(ctx, o.id)
+	acc, err := a.load(ctx, o.id)
 	switch {
 	case err != nil:
 		err = a.vaultError(o.id, err)

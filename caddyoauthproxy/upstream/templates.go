@@ -69,8 +69,9 @@ type template struct {
 	// note is what operators should know before the first login.
 	note string
 
-	// githubToken is the URL of GitHub's own way to revoke one token, with {client_id}.
+	// githubToken and githubGrant are the URLs of GitHub's own ways to revoke one token, and the user's whole authorization, with {client_id}.
 	githubToken string
+	githubGrant string
 }
 
 var (
@@ -85,6 +86,8 @@ var templates = []template{
 		// https://docs.github.com/en/apps/github-authentication-discovery-endpoints (the issuer)
 		// https://docs.github.com/en/rest/users/users#get-the-authenticated-user
 		// https://docs.github.com/en/rest/apps/oauth-applications#delete-an-app-token
+		// https://docs.github.com/en/rest/apps/oauth-applications#delete-an-app-authorization
+		// https://docs.github.com/en/apps/creating-github-apps/authenticating-with-a-github-app/refreshing-user-access-tokens (GitHub Apps)
 		name:             "github",
 		issuer:           "https://github.com/login/oauth",
 		authorizationURL: "https://github.com/login/oauth/authorize",
@@ -94,6 +97,7 @@ var templates = []template{
 		subject:          "id",
 		login:            "login",
 		githubToken:      "https://api.github.com/applications/{client_id}/token",
+		githubGrant:      "https://api.github.com/applications/{client_id}/grant",
 		note:             "GitHub keeps ten tokens per user and OAuth App, and does not say whether an e-mail address is verified: use allow user",
 	},
 	{

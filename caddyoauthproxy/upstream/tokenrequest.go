@@ -118,6 +118,7 @@ func parseTokens(a *answer, now time.Time) (Tokens, error) {
 		Scopes:       strings.FieldsFunc(fields.text("scope"), func(r rune) bool { return r == ' ' || r == ',' }), // GitHub: commas
 		Lifetime:     fields.lifetime("expires_in"),
 		answer:       fields,
+		date:         a.date,
 	}
 	switch {
 	case t.AccessToken == "":

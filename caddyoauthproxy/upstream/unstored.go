@@ -1,0 +1,91 @@
+package upstream
+
+import (
+	"context"
+	"sync"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// Where the operator does not want tokens to be stored, they live in the memory of this process alone. The account itself is in the vault as any
+// other, with its states and leases, but without tokens: whoever finds it so, after a restart or in another process, has the user log in again.
+
+// maxHeld bounds how many accounts' tokens are in memory; beyond it an arbitrary other account's are forgotten.
+const maxHeld = 100_000
+
+// held are the tokens that are in memory, by account. They belong to the process, not to one configuration: a reload must log nobody out.
+var held = memory{tokens: make(map[string]Tokens)}
+
+type memory struct {
+	mu     sync.Mutex
+	tokens map[string]Tokens
+}
+
+func (m *memory) put(id string, t Tokens) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, have := m.tokens[id]; !have && len(m.tokens) >= maxHeld {
+		for other := range m.tokens {
+			delete(m.tokens, other)
+			break
+		}
+	}
+	m.tokens[id] = t
+}
+
+func (m *memory) get(id string) Tokens {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.tokens[id]
+}
+
+func (m *memory) drop(id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.tokens, id)
+}
+
+// Withhold takes the tokens out of a new account that is about to be stored, where they are to be in memory alone.
+func (a *Accounts) Withhold(acc *tokenstore.Account) {
+	if p := a.providers[acc.Provider]; p == nil || !p.config.Unstored {
+		return
+	}
+	acc.Unstored = true
+	held.put(acc.ID, takeTokens(acc))
+}
+
+// takeTokens takes the tokens out of an account.
+func takeTokens(acc *tokenstore.Account) Tokens {
+	t := Tokens{AccessToken: acc.AccessToken, RefreshToken: acc.RefreshToken, IDToken: acc.IDToken}
+	acc.AccessToken, acc.RefreshToken, acc.IDToken = "", "", ""
+	return t
+}
+
+// load reads an account from the vault, with its tokens wherever they are.
+func (a *Accounts) load(ctx context.Context, id string) (*tokenstore.Account, error) {
+	acc, err := a.vault.Account(ctx, id)
+	if err == nil && acc.Unstored && !over(acc) {
+		t := held.get(id)
+		acc.AccessToken, acc.RefreshToken, acc.IDToken = t.AccessToken, t.RefreshToken, t.IDToken
+	}
+	return acc, err
+}
+
+// commit stores an account and what is written with it, but not the tokens of one that is not to have them stored.
+func (a *Accounts) commit(ctx context.Context, acc *tokenstore.Account, with ...tokenstore.Write) error {
+	if !acc.Unstored {
+		return a.vault.Commit(ctx, append(with, tokenstore.Save(acc))...)
+	}
+	bare := *acc
+	t := takeTokens(&bare)
+	if err := a.vault.Commit(ctx, append(with, tokenstore.Save(&bare))...); err != nil {
+		return err
+	}
+	acc.Meta = bare.Meta
+	if over(acc) {
+		held.drop(acc.ID)
+	} else {
+		held.put(acc.ID, t)
+	}
+	return nil
+}
