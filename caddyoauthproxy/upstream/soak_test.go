@@ -214,7 +214,7 @@ func (s *soakWorld) run(lasts time.Duration) {
 		all.Go(func() {
 			dice := rand.New(rand.NewPCG(s.seed, uint64(i)+1))
 			for !t.Failed() {
-				// Sometimes two at once, sometimes so late that the token has ended.
+				// Sometimes right behind the last, sometimes so late that the token has ended.
 				if dice.IntN(5) != 0 {
 					time.Sleep(time.Duration(dice.Int64N(int64(soakLife))))
 				}
@@ -226,16 +226,14 @@ func (s *soakWorld) run(lasts time.Duration) {
 		})
 	}
 	all.Wait()
-	t.Logf("%d users, %v: %d requests, %d token requests, %d faults %v, %d failed writes, %d reuses forgiven; %d times 503, longest call %v, longest until a token came %v",
-		s.users, lasts, s.requests.Load(), s.tried.Load(), sum(s.faults), s.faults, s.failedWrite.Load(), s.idp.forgiven,
-		s.refused.Load(), time.Duration(s.worstCall.Load()), time.Duration(s.worst.Load()))
-	if t.Failed() {
-		return
-	}
 
 	// Now all is well. What was in flight ends, and what could not be saved is.
 	s.calm.Store(true)
 	time.Sleep(2 * time.Minute)
+	s.report(lasts)
+	if t.Failed() {
+		return
+	}
 	for i := range s.users {
 		id := fmt.Sprintf("u%d", i)
 		token := s.token(id)
@@ -250,6 +248,16 @@ func (s *soakWorld) run(lasts time.Duration) {
 	if n := s.idp.reused(); n != 0 {
 		t.Errorf("%d refresh tokens came again after the grace", n)
 	}
+}
+
+func (s *soakWorld) report(lasts time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.idp.mu.Lock()
+	defer s.idp.mu.Unlock()
+	s.t.Logf("%d users, %v: %d requests, %d token requests, %d faults %v, %d failed writes, %d reuses forgiven; %d times 503, longest call %v, longest until a token came %v",
+		s.users, lasts, s.requests.Load(), s.tried.Load(), sum(s.faults), s.faults, s.failedWrite.Load(), s.idp.forgiven,
+		s.refused.Load(), time.Duration(s.worstCall.Load()), time.Duration(s.worst.Load()))
 }
 
 func sum(counts map[string]int) int {
