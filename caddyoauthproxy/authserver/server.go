@@ -293,20 +293,20 @@ func (s *Server) routes() {
 	both("token", public(s.serveToken, http.MethodPost))
 	both("revoke", public(s.serveRevoke, http.MethodPost))
 	both("introspect", public(s.serveIntrospect, http.MethodPost))
-	both("authorize", private(http.MethodGet, s.serveAuthorize))
-	s.mux.Handle(s.base+endpointPath+"/consent", private(http.MethodPost, s.serveConsent))
-	s.mux.Handle(s.base+callbackPath, private(http.MethodGet, s.serveCallback))
-	s.mux.Handle(s.base+callbackAliasPath, private(http.MethodGet, s.serveCallback))
-	s.mux.Handle(s.base+clientPath+"/{client}", public(s.serveClientConfiguration, http.MethodGet, http.MethodPut, http.MethodDelete))
-	s.mux.Handle(s.base+connectPath+"/{proxy}", private(http.MethodGet, s.serveConnect))
+	both("authorize", private(s.serveAuthorize, http.MethodGet))
+	s.mux.Handle(s.base+endpointPath+"/consent", private(s.serveConsent, http.MethodPost))
+	s.mux.Handle(s.base+callbackPath, private(s.serveCallback, http.MethodGet))
+	s.mux.Handle(s.base+callbackAliasPath, private(s.serveCallback, http.MethodGet))
+	s.mux.Handle(s.base+clientPath+"/{client}", public(s.serveClientConfiguration, http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete))
+	s.mux.Handle(s.base+connectPath+"/{proxy}", private(s.serveConnect, http.MethodGet))
 	if s.sessions {
-		s.mux.Handle(s.base+sessionPath+"/authorize/{provider}", private(http.MethodPost, s.serveSessionStart))
-		s.mux.Handle(s.base+sessionPath+"/validate", private(http.MethodPost, s.serveSessionValidate))
-		s.mux.Handle(s.base+sessionPath+"/refresh", private(http.MethodPost, s.serveSessionRefresh))
-		s.mux.Handle(s.base+sessionPath+"/logout", private(http.MethodPost, s.serveSessionLogout))
+		s.mux.Handle(s.base+sessionPath+"/authorize/{provider}", private(s.serveSessionStart, http.MethodPost))
+		s.mux.Handle(s.base+sessionPath+"/validate", private(s.serveSessionValidate, http.MethodPost))
+		s.mux.Handle(s.base+sessionPath+"/refresh", private(s.serveSessionRefresh, http.MethodPost))
+		s.mux.Handle(s.base+sessionPath+"/logout", private(s.serveSessionLogout, http.MethodPost))
 	}
-	s.mux.Handle(s.base+ownMetadataPath, public(s.serveOwnMetadata, http.MethodGet))
-	s.mux.Handle(s.base+homePath+"{$}", private(http.MethodGet, s.serveHome))
+	s.mux.Handle(s.base+ownMetadataPath, public(s.serveOwnMetadata, http.MethodGet, http.MethodHead))
+	s.mux.Handle(s.base+homePath+"{$}", private(s.serveHome, http.MethodGet, http.MethodHead))
 }
 
 // Handles reports whether the path belongs to the server: everything else on the site is somebody else's.
