@@ -118,8 +118,8 @@ func (s *Server) consentPage(w http.ResponseWriter, r *http.Request, c *tokensto
 	if err != nil {
 		return console.Consent{}, fmt.Errorf("redirect URI: %w", err)
 	}
-	host := redirect.Host
-	if redirect.Scheme != "https" && redirect.Scheme != "http" {
+	host, ownScheme := redirect.Host, redirect.Scheme != "https" && redirect.Scheme != "http"
+	if ownScheme {
 		host = redirect.Scheme + ":"
 	}
 	page := console.Consent{
@@ -130,7 +130,8 @@ func (s *Server) consentPage(w http.ResponseWriter, r *http.Request, c *tokensto
 		ClientID:     c.ID,
 		ClientURI:    c.URI,
 		RedirectHost: host,
-		Loopback:     !slices.ContainsFunc(c.RedirectURIs, func(uri string) bool { u, err := url.Parse(uri); return err != nil || !IsLoopback(u) }),
+		Loopback:     !ownScheme && IsLoopback(redirect),
+		OwnScheme:    ownScheme,
 		Proxy:        p.Name,
 		Resource:     p.Resource,
 		Provider:     p.Provider.Name(),

@@ -98,7 +98,7 @@ func TestT16OnlySafeRedirectURIsCanBeRegistered(t *testing.T) {
 }
 
 // A browser, and the user who reads the consent page, would each take such a host for another one.
-func TestT08T16HostOfARedirectURIHasOneReading(t *testing.T) {
+func TestT08HostOfARedirectURIHasOneReading(t *testing.T) {
 	t.Parallel()
 	for uri, ok := range map[string]bool{
 		"https://claude.ai%E3%80%82evil.test/cb":   false, // an ideographic full stop
