@@ -117,11 +117,11 @@ func TestSessionCallbackIsAPageForPeople(t *testing.T) {
 	w := newWorld(t)
 	callback, _ := w.startSession()
 	a := w.fetch(callback)
-	token := regexp.MustCompile(`<textarea[^>]*>([^<]+)</textarea>`).FindStringSubmatch(a.body)
-	if a.status != http.StatusOK || token == nil || !strings.Contains(a.body, "alice@example.com") || !strings.Contains(a.body, "Copy") {
+	token := shownToken(t, a)
+	if !strings.Contains(a.body, "alice@example.com") || !strings.Contains(a.body, "Copy") {
 		t.Fatalf("page: %d %s", a.status, a.body)
 	}
-	if _, _, err := w.server.Authenticate(t.Context(), html.UnescapeString(token[1]), "a"); err != nil {
+	if _, _, err := w.server.Authenticate(t.Context(), token, "a"); err != nil {
 		t.Errorf("the token of the page: %v", err)
 	}
 	csp := a.header.Get("Content-Security-Policy")
@@ -204,6 +204,29 @@ func TestT29SessionIsForWhomTheProxiesAllow(t *testing.T) {
 	}
 }
 
+func TestT29ConnectTokenIsForWhomTheProxyAllowsNow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	token := shownToken(t, w.connect(w.browser()))
+	w.reload(func(o *authserver.Options) { o.Proxies[0].Allow.Emails = []string{"bob@example.com"} })
+	if w.works(token) {
+		t.Error("the proxy lets in whom it no longer names")
+	}
+	if a := w.post("/refresh", token); a.status != http.StatusUnauthorized {
+		t.Errorf("refresh: %d", a.status)
+	}
+	if m := w.post("/validate", token).json(t); m["valid"] != false {
+		t.Errorf("validate: %v", m)
+	}
+	w.reload(func(o *authserver.Options) {
+		o.Proxies[0].Allow.Emails = nil
+		o.Proxies[0].Resource += "/moved"
+	})
+	if a := w.post("/refresh", token); w.works(token) || a.status != http.StatusUnauthorized {
+		t.Errorf("refresh for a server that is elsewhere now: %d", a.status)
+	}
+}
+
 func TestTokensOfARefusedLoginAreEndedAtTheProvider(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(o *authserver.Options) {
@@ -218,6 +241,16 @@ func TestTokensOfARefusedLoginAreEndedAtTheProvider(t *testing.T) {
 		defer w.provider.mu.Unlock()
 		return slices.Contains(w.provider.revoked, "up-refresh-1")
 	})
+}
+
+// shownToken is the session token that a page shows.
+func shownToken(t *testing.T, page answer) string {
+	t.Helper()
+	m := regexp.MustCompile(`<textarea[^>]*>([^<]+)</textarea>`).FindStringSubmatch(page.body)
+	if page.status != http.StatusOK || m == nil {
+		t.Fatalf("no token: %d %s", page.status, page.body)
+	}
+	return html.UnescapeString(m[1])
 }
 
 // connect takes a browser from /oauth/authorize/a to the end.
@@ -237,7 +270,7 @@ func TestUserConnectsAProxyFromTheBrowser(t *testing.T) {
 	if a.status != http.StatusOK || !strings.Contains(a.body, "Server a") || !strings.Contains(a.body, "alice@example.com") || !strings.Contains(a.body, `href="`+w.url+`/oauth/"`) {
 		t.Fatalf("success page: %d %s", a.status, a.body)
 	}
-	token := html.UnescapeString(regexp.MustCompile(`<textarea[^>]*>([^<]+)</textarea>`).FindStringSubmatch(a.body)[1])
+	token := shownToken(t, a)
 	if _, _, err := w.server.Authenticate(t.Context(), token, "a"); err != nil {
 		t.Errorf("its token: %v", err)
 	}
