@@ -166,7 +166,7 @@ func (s *Server) finishLogin(ctx context.Context, loginID, answer string, q url.
 	case p != nil:
 		provider = p.legProvider(login)
 	}
-	if provider == nil || provider.Name() != login.Provider || login.User != nil && p.Login == nil {
+	if provider == nil || provider.Name() != login.Provider || login.User != nil && p.Login == nil || login.Request.Flow != "" && !s.sessions {
 		return nil, refuse("invalid_request", "This gateway's configuration has changed meanwhile.")
 	}
 	// The claim is durable before the provider's code is used, so that no other node uses it too.

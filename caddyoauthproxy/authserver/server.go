@@ -64,7 +64,7 @@ type Options struct {
 	// longest ends when there is one more. Default: 25.
 	MaxGrants int
 
-	// NoSessions closes the session-token flow.
+	// NoSessions closes the session-token flow, and the connect page, which ends with such a token.
 	NoSessions bool
 
 	// ClientIP is the address that a request came from. Default: the peer's.
@@ -298,8 +298,8 @@ func (s *Server) routes() {
 	s.mux.Handle(s.base+callbackPath, private(s.serveCallback, http.MethodGet))
 	s.mux.Handle(s.base+callbackAliasPath, private(s.serveCallback, http.MethodGet))
 	s.mux.Handle(s.base+clientPath+"/{client}", public(s.serveClientConfiguration, http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete))
-	s.mux.Handle(s.base+connectPath+"/{proxy}", private(s.serveConnect, http.MethodGet))
 	if s.sessions {
+		s.mux.Handle(s.base+connectPath+"/{proxy}", private(s.serveConnect, http.MethodGet))
 		s.mux.Handle(s.base+sessionPath+"/authorize/{provider}", private(s.serveSessionStart, http.MethodPost))
 		s.mux.Handle(s.base+sessionPath+"/validate", private(s.serveSessionValidate, http.MethodPost))
 		s.mux.Handle(s.base+sessionPath+"/refresh", private(s.serveSessionRefresh, http.MethodPost))

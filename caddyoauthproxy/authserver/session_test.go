@@ -227,6 +227,34 @@ func TestT29ConnectTokenIsForWhomTheProxyAllowsNow(t *testing.T) {
 	}
 }
 
+func TestSessionsSwitchedOffCloseTheConnectPageToo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	token := shownToken(t, w.connect(w.browser()))
+	br, late := w.browser(), w.browser()
+	begun := form(t, br.get(w.url+"/oauth/authorize/a"))
+	callback := w.callbackURL(late.allow(late.get(w.url + "/oauth/authorize/a")))
+	script, _ := w.startSession()
+	w.reload(func(o *authserver.Options) { o.NoSessions = true })
+	if w.works(token) {
+		t.Error("the token works")
+	}
+	if a := w.get("/oauth/authorize/a"); a.status != http.StatusNotFound {
+		t.Errorf("page: %d", a.status)
+	}
+	if a := br.post(w.url+endpoints+"/consent", begun); a.status != http.StatusBadRequest {
+		t.Errorf("answer to a page of before: %d %s", a.status, a.header.Get("Location"))
+	}
+	for _, target := range []string{callback, script} {
+		if a := late.get(target); a.status != http.StatusBadRequest || strings.Contains(a.body, "<textarea") {
+			t.Errorf("end of a login of before: %d", a.status)
+		}
+	}
+	if n := w.provider.tokenRequests(); n != 1 {
+		t.Errorf("%d codes were redeemed at the provider, want that of the first login alone", n)
+	}
+}
+
 func TestTokensOfARefusedLoginAreEndedAtTheProvider(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(o *authserver.Options) {
