@@ -70,6 +70,8 @@ func (s *Server) goodFor(g *tokenstore.Grant, c *Claims, p *Proxy) error {
 		return errors.New("for another resource")
 	case g.Proxy == "" && (c.Audience != s.issuer || !p.takesSessions(g.User.Provider)):
 		return errors.New("a session of another provider")
+	case !p.hasProvidersOf(g):
+		return errors.New("the proxy has other providers now than its grant was made with")
 	case session && !p.Allow.Permits(g.User):
 		return errors.New("the proxy's allow list does not name the user")
 	}

@@ -137,6 +137,31 @@ func (p *Proxy) loginName() string {
 	return p.Login.Name()
 }
 
+// providers are the proxy's providers as grants name them: where users log in, and whose tokens go upstream.
+func (p *Proxy) providers() []string {
+	return []string{p.loginProvider().Identity(), p.Provider.Identity()}
+}
+
+// hasProvidersOf reports whether the proxy still has the providers that the grant was made with. Other ones know other people by
+// the same ids, and must not be sent each other's tokens. Grants of clients that act for themselves are of none.
+func (p *Proxy) hasProvidersOf(g *tokenstore.Grant) bool {
+	switch {
+	case g.AccountID == "":
+		return true
+	case g.User.Provider != p.loginProvider().Name():
+		return false
+	case len(g.Providers) == 0: // made before they were kept
+		return p.Login == nil
+	default:
+		return slices.Equal(g.Providers, p.providers())
+	}
+}
+
+// loggedIn reports whether a user whose account is still to be connected has logged in where users of the proxy do.
+func (p *Proxy) loggedIn(u *tokenstore.User) bool {
+	return p.Login != nil && u.Provider == p.Login.Name()
+}
+
 // legProvider is the provider that a login is at: first the one that says who the user is.
 func (p *Proxy) legProvider(login *tokenstore.Login) *upstream.Provider {
 	if login.User == nil {

@@ -230,6 +230,8 @@ func (s *Server) checkGrant(g *tokenstore.Grant, c *tokenstore.Client, pinned *P
 		return refuse("invalid_grant", "the client may no longer use this MCP server")
 	case g.RedirectURI != "" && !registeredRedirect(c.RedirectURIs, p, g.RedirectURI):
 		return refuse("invalid_grant", "the redirect URI by which the user was sent back is no longer the client's, or no longer allowed")
+	case !p.hasProvidersOf(g):
+		return refuse("invalid_grant", "the MCP server has another login service now; log in again")
 	case !p.Allow.Permits(g.User):
 		return refuse("invalid_grant", "the user may no longer use this MCP server")
 	}
