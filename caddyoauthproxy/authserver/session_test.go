@@ -204,6 +204,24 @@ func TestT29SessionIsForWhomTheProxiesAllow(t *testing.T) {
 	}
 }
 
+// Who may choose a login name may choose the digits of somebody else's id.
+func TestT29LoginNameIsNoSubject(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *authserver.Options) {
+		o.Proxies[0].Allow.Users, o.Proxies[1].Allow.Users = []string{"583231"}, []string{"583231"}
+	})
+	w.provider.user = map[string]any{"sub": "99999999", "preferred_username": "583231"}
+	b, br := w.register(""), w.browser()
+	back := location(t, br.get(w.callbackURL(br.allow(br.authorize(authorizeParams(b))))))
+	if back.Query().Get("error") != "access_denied" {
+		t.Errorf("a client's login: %s", back)
+	}
+	callback, _ := w.startSession()
+	if a := w.fetch(callback, acceptJSON); a.json(t)["error"] != "access_denied" {
+		t.Errorf("a script's login: %s", a.body)
+	}
+}
+
 func TestT29ConnectTokenIsForWhomTheProxyAllowsNow(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -98,6 +98,9 @@ func (p *Provider) AsksForMore() bool { return p.template.mcp }
 // Anonymous reports whether the provider does not say who a user is.
 func (p *Provider) Anonymous() bool { return p.template.mcp }
 
+// HasUniqueLogins reports whether a login name is one user's at a time, so that an allow list may go by it.
+func (p *Provider) HasUniqueLogins() bool { return p.template.uniqueLogins }
+
 // Scopes returns the scopes that every login asks the provider for.
 func (p *Provider) Scopes() []string { return slices.Clone(p.scopes) }
 
