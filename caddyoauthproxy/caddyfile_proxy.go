@@ -24,7 +24,7 @@ import (
 //		consent           always|remember|off|off unsafe
 //		machine_token     <placeholder>
 //		upstream_token    user|client_credentials [<provider>]|exchange|static <placeholder> [<header>] { … }
-//		allow             email_domain|email|user|group|org <value>…
+//		allow             email_domain|email|user|login|group|org <value>…
 //	}
 func (p *parser) proxy(d *caddyfile.Dispenser) error {
 	id, err := blockName(d, "proxy")
@@ -162,12 +162,14 @@ func allow(d *caddyfile.Dispenser, policy *authserver.Policy) error {
 		})
 	case "user":
 		return args(d, &policy.Users, nil)
+	case "login":
+		return args(d, &policy.Logins, nil)
 	case "group":
 		return args(d, &policy.Groups, nil)
 	case "org":
 		return args(d, &policy.Orgs, nil)
 	default:
-		return d.Errf("allow knows email, email_domain, group, org and user, not %q", kind)
+		return d.Errf("allow knows email, email_domain, group, login, org and user, not %q", kind)
 	}
 }
 

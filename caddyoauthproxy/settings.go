@@ -1,6 +1,7 @@
 package caddyoauthproxy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -144,7 +145,7 @@ func (a *App) resolve() (*resolved, error) {
 			fail(fmt.Errorf("proxy %q: resource %s is proxy %q's already; every proxy needs its own", id, p.Resource, other))
 		}
 		resources[canonical] = id
-		if err := checkAnonymous(p); err != nil {
+		if err := cmp.Or(checkAnonymous(p), checkLogins(p)); err != nil {
 			fail(fmt.Errorf("proxy %q: %w", id, err))
 		}
 		p.Machines = r.sources[id].forMachines()
@@ -186,6 +187,15 @@ func checkAnonymous(p *authserver.Proxy) error {
 		return fmt.Errorf("consent remember: provider %q does not say whose consent it would be: add login with a provider that does, or set consent always for this proxy", p.Provider.Name())
 	}
 	return nil
+}
+
+// checkLogins refuses an allow list of login names where these are no identity: there, anybody could take the name of somebody on it.
+func checkLogins(p *authserver.Proxy) error {
+	provider := cmp.Or(p.Login, p.Provider)
+	if len(p.Allow.Logins) == 0 || provider == nil || provider.HasUniqueLogins() {
+		return nil
+	}
+	return fmt.Errorf("allow login: login names at provider %q may repeat or be chosen freely; write allow user with the provider's subject identifiers instead", provider.Name())
 }
 
 func checkAlgorithm(name string) error {

@@ -92,6 +92,7 @@ func TestConfigurationMistakesAreNamed(t *testing.T) {
 		"bad redirect":                 {set("proxies/jira/allowed_redirects", []string{"http://bot.test/cb"}), `allowed_redirects: "http://bot.test/cb" uses http`},
 		"reserved id":                  {set("proxies/token", map[string]any{"resource": "https://gw.test/x"}), `this id is the name of an endpoint`},
 		"same resource":                {set("proxies/wiki", map[string]any{"resource": "https://GW.test:443/jira/mcp/"}), `is proxy "jira"'s already`},
+		"login names of anybody":       {set("proxies/jira/allow", map[string]any{"logins": []string{"alice"}}), `proxy "jira": allow login: login names at provider "idp" may repeat or be chosen freely; write allow user`},
 		"long code":                    {set("code_ttl", "1h"), `code_ttl 1h0m0s is out of range`},
 		"vault in a missing directory": {set("vault/path", filepath.Join(dir, "no", "vault.db")), `its directory does not exist`},
 		"vault is a directory":         {set("vault/path", dir), `is a directory`},
@@ -112,5 +113,41 @@ func TestConfigurationMistakesAreNamed(t *testing.T) {
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) != 3 {
 		t.Errorf("validation touched the disk: %v, %v", entries, err)
+	}
+}
+
+func TestT29LoginNamesAreForProvidersWhereTheyAreUnique(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "secret"), []byte("s3cret-of-the-gateway\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	provider := func(kind string) map[string]any {
+		return map[string]any{"type": kind, "client_id": "gateway", "client_secret": "{file." + filepath.Join(dir, "secret") + "}"}
+	}
+	for name, c := range map[string]struct {
+		provider, login string
+		ok              bool
+	}{
+		"github":              {"github", "", true},
+		"gitlab":              {"gitlab", "", true},
+		"OpenID Connect":      {"idp", "", false},
+		"free text":           {"linear", "", false},
+		"one workspace's":     {"slack", "", false},
+		"the login's":         {"linear", "github", true},
+		"the account's alone": {"github", "idp", false},
+		"named twice":         {"github", "github", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			app := base(dir)
+			for _, kind := range []string{"github", "gitlab", "linear", "slack"} {
+				app["providers"].(map[string]any)[kind] = provider(kind)
+			}
+			app["proxies"] = map[string]any{"p": map[string]any{
+				"resource": "https://gw.test/mcp", "provider": c.provider, "login": c.login, "allow": map[string]any{"logins": []string{"octocat"}},
+			}}
+			if err := validate(t, app); (err == nil) != c.ok || err != nil && !strings.Contains(err.Error(), "allow login: ") {
+				t.Errorf("got %v", err)
+			}
+		})
 	}
 }

@@ -37,9 +37,35 @@ func (v *Vault) Grants(ctx context.Context, q GrantQuery) ([]*Grant, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows, err := v.store.List(ctx, KindGrant, Query{Ref: ref, After: q.After, Limit: q.Limit})
+	grants, _, err := v.listGrants(ctx, Query{Ref: ref, After: q.After, Limit: q.Limit})
+	return grants, err
+}
+
+// RefreshableGrants lists all grants that a user gave a client, that nobody has ended, and that have refresh tokens; those that have expired
+// are among them until they are swept. Errors are as those of Grants.
+func (v *Vault) RefreshableGrants(ctx context.Context, userID, clientID string) ([]*Grant, error) {
+	const page = 1000
+	var all []*Grant
+	var faults error
+	q := Query{Ref: refRefreshable(userID, clientID), Limit: page}
+	for {
+		grants, rows, err := v.listGrants(ctx, q)
+		if err != nil && rows == nil {
+			return nil, err
+		}
+		all, faults = append(all, grants...), errors.Join(faults, err)
+		if len(rows) < page {
+			return all, faults
+		}
+		q.After = rows[page-1].ID
+	}
+}
+
+// listGrants returns the rows of one page beside the grants in them. Without rows, the error is the store's.
+func (v *Vault) listGrants(ctx context.Context, q Query) ([]*Grant, []Row, error) {
+	rows, err := v.store.List(ctx, KindGrant, q)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	grants := make([]*Grant, 0, len(rows))
 	var faults error
@@ -47,7 +73,7 @@ func (v *Vault) Grants(ctx context.Context, q GrantQuery) ([]*Grant, error) {
 		g := new(Grant)
 		row.Kind = KindGrant
 		err := v.openRecord(row, g)
-		if err == nil && ref != "" && !slices.Contains(row.Refs, ref) {
+		if err == nil && q.Ref != "" && !slices.Contains(row.Refs, q.Ref) {
 			err = fmt.Errorf("grant %s: %w: listed where it does not belong", row.ID, ErrTampered)
 		}
 		if err != nil {
@@ -56,7 +82,7 @@ func (v *Vault) Grants(ctx context.Context, q GrantQuery) ([]*Grant, error) {
 		}
 		grants = append(grants, g)
 	}
-	return grants, faults
+	return grants, rows, faults
 }
 
 // LivingAccounts returns how many accounts a user has at a provider that are not over, of the first thousand.

@@ -215,6 +215,10 @@ type Grant struct {
 	AccountID string    `json:"account_id"`
 	Created   time.Time `json:"created"`
 
+	// Providers are those that the grant was made with: where the user logged in, and where the account is. The grant is good
+	// while its proxy has the same. Empty for grants without a user, and for those of before it was kept.
+	Providers []string `json:"providers,omitempty"`
+
 	// RedirectURI and ClientHash are those of the request that the user agreed to.
 	RedirectURI string `json:"redirect_uri,omitempty"`
 	ClientHash  string `json:"client_hash,omitempty"`

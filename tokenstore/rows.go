@@ -1,6 +1,8 @@
 package tokenstore
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -67,8 +69,19 @@ func (c *Code) layout() layout {
 }
 
 func (g *Grant) layout() layout {
-	return layout{kind: KindGrant, use: useGrant, state: g.State,
+	l := layout{kind: KindGrant, use: useGrant, state: g.State,
 		refs: []string{"client:" + g.ClientID, "user:" + g.UserID, "account:" + g.AccountID, "proxy:" + g.Proxy}}
+	if g.State == StateActive && g.Family.Generation > 0 {
+		l.refs = append(l.refs, refRefreshable(g.UserID, g.ClientID))
+	}
+	return l
+}
+
+// refRefreshable is the reference of grants that a user gave a client, that nobody has ended, and that have refresh tokens. It is
+// a hash because both ids together may be longer than a reference.
+func refRefreshable(userID, clientID string) string {
+	sum := sha256.Sum256([]byte(userID + "\x00" + clientID))
+	return "refreshable:" + base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
 // refRevoking is the reference of accounts whose tokens are still to be ended at the provider.

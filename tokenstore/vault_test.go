@@ -230,6 +230,54 @@ func TestGrantsAreListedByOneField(t *testing.T) {
 	}
 }
 
+func TestRefreshableGrantsAreThoseOfOneUserAndClientThatNobodyEnded(t *testing.T) {
+	t.Parallel()
+	v := openVault(t, newStore(t), tokenstore.NewRootKey())
+	client := "https://client.example/" + strings.Repeat("x", 160) // as long as ids of clients can be
+	var writes []tokenstore.Write
+	want := 0
+	for i := range 2200 {
+		g := newGrant(fmt.Sprintf("grant-%04d", i))
+		g.ClientID = client
+		switch i % 8 {
+		case 0:
+			g.State = tokenstore.StateRevoked
+		case 1:
+			g.UserID = "user-2"
+		case 2:
+			g.ClientID = "client-1"
+		case 3:
+			g.Family = tokenstore.RefreshFamily{}
+		default:
+			want++
+		}
+		writes = append(writes, tokenstore.Save(g))
+	}
+	commit(t, v, writes...)
+	listed := func() []*tokenstore.Grant {
+		t.Helper()
+		grants, err := v.RefreshableGrants(t.Context(), "user-1", client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return grants
+	}
+	grants := listed()
+	for _, g := range grants {
+		if g.UserID != "user-1" || g.ClientID != client || g.State != tokenstore.StateActive || g.Family.Generation == 0 {
+			t.Fatalf("listed %+v", g)
+		}
+	}
+	if len(grants) != want || want <= 1000 {
+		t.Errorf("%d grants, want %d", len(grants), want)
+	}
+	grants[0].State = tokenstore.StateRevoked
+	commit(t, v, tokenstore.Save(grants[0]))
+	if n := len(listed()); n != want-1 {
+		t.Errorf("%d grants after one was ended, want %d", n, want-1)
+	}
+}
+
 func TestSweepTakesWhatIsPastItsTimeAndNothingElse(t *testing.T) {
 	t.Parallel()
 	v := openVault(t, newStore(t), tokenstore.NewRootKey())

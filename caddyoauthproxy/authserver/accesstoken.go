@@ -54,16 +54,28 @@ func (s *Server) Authenticate(ctx context.Context, token, proxyID string) (*toke
 	if err != nil {
 		return nil, nil, err
 	}
-	if g.Proxy == "" {
-		if err := s.sessionMayUse(g, c, p); err != nil {
-			return nil, nil, fmt.Errorf("%w: %w", ErrInvalidToken, err)
-		}
-		return g, c, nil
-	}
-	if c.Audience != p.Resource || g.Proxy != p.ID {
-		return nil, nil, invalid("for another resource")
+	if err := s.goodFor(g, c, p); err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrInvalidToken, err)
 	}
 	return g, c, nil
+}
+
+// goodFor says why a token is no good for a proxy as it is configured now.
+func (s *Server) goodFor(g *tokenstore.Grant, c *Claims, p *Proxy) error {
+	session := g.ClientID == sessionClient
+	switch {
+	case session && !s.sessions:
+		return errors.New("session tokens are switched off")
+	case g.Proxy != "" && (c.Audience != p.Resource || g.Proxy != p.ID):
+		return errors.New("for another resource")
+	case g.Proxy == "" && (c.Audience != s.issuer || !p.takesSessions(g.User.Provider)):
+		return errors.New("a session of another provider")
+	case !p.hasProvidersOf(g):
+		return errors.New("the proxy has other providers now than its grant was made with")
+	case session && !p.Allow.Permits(g.User):
+		return errors.New("the proxy's allow list does not name the user")
+	}
+	return nil
 }
 
 // grantOfAccessToken verifies a token of ours, whatever it is for, and finds its living grant. Errors are ErrInvalidToken, or

@@ -166,7 +166,7 @@ func (s *Server) finishLogin(ctx context.Context, loginID, answer string, q url.
 	case p != nil:
 		provider = p.legProvider(login)
 	}
-	if provider == nil || provider.Name() != login.Provider || login.User != nil && p.Login == nil {
+	if provider == nil || provider.Name() != login.Provider || login.User != nil && !p.loggedIn(login.User) || login.Request.Flow != "" && !s.sessions {
 		return nil, refuse("invalid_request", "This gateway's configuration has changed meanwhile.")
 	}
 	// The claim is durable before the provider's code is used, so that no other node uses it too.
@@ -189,7 +189,11 @@ func (s *Server) finishLogin(ctx context.Context, loginID, answer string, q url.
 		s.dropTokens(ctx, provider, tokens) // they have said who the user is
 		return login, s.openNextLeg(ctx, login, p, user)
 	}
-	return login, s.storeGrant(ctx, login, tokens, user, q.Get("state"))
+	providers := []string{provider.Identity(), provider.Identity()}
+	if p != nil {
+		providers = p.providers()
+	}
+	return login, s.storeGrant(ctx, login, providers, tokens, user, q.Get("state"))
 }
 
 // redeem turns the provider's answer into tokens and a user who may come in, or into an OAuth error code.
@@ -259,7 +263,7 @@ func (s *Server) userID(u tokenstore.User) string {
 }
 
 // storeGrant makes everything that a login leads to durable together with its end.
-func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, t upstream.Tokens, u tokenstore.User, state string) error {
+func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, providers []string, t upstream.Tokens, u tokenstore.User, state string) error {
 	now, owner := s.vault.Now(), ""
 	if login.User != nil {
 		u, owner = *login.User, u.Label()
@@ -293,7 +297,7 @@ func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, t upst
 			writes = append(writes, write)
 		}
 	}
-	login.GrantID = grant.ID
+	login.GrantID, grant.Providers = grant.ID, providers
 	s.accounts.Withhold(account)
 	writes = append(writes, tokenstore.Save(account), tokenstore.Save(grant), tokenstore.Save(login))
 	if err := s.vault.Commit(ctx, writes...); err != nil {

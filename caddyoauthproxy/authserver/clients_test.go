@@ -477,3 +477,28 @@ func TestT25OneUserKeepsSoManyGrantsOfAClient(t *testing.T) {
 	}
 	w.tokens(w.postForm(endpoints+"/a/token", refreshForm(other, kept.refresh)))
 }
+
+func TestT25OneUserKeepsSoManyGrantsHoweverManyHaveEnded(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *authserver.Options) { o.MaxGrants = 1 })
+	b, first := w.session()
+	grant, _, err := w.server.Authenticate(t.Context(), first.access, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ended []tokenstore.Write
+	for i := range 1100 { // more than a page of the vault, and in front of all others
+		g := *grant
+		g.Meta = tokenstore.Meta{ID: fmt.Sprintf("00000000000000000000%06d", i), DeleteAfter: grant.DeleteAfter}
+		g.State = tokenstore.StateRevoked
+		ended = append(ended, tokenstore.Save(&g))
+	}
+	if err := w.vault.Commit(t.Context(), ended...); err != nil {
+		t.Fatal(err)
+	}
+	w.turn(time.Minute)
+	second := w.tokens(w.postForm(endpoints+"/a/token", codeForm(b, w.login(b))))
+	if w.works(first.access) || !w.works(second.access) {
+		t.Errorf("first login works %v, second %v", w.works(first.access), w.works(second.access))
+	}
+}

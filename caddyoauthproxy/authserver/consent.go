@@ -119,8 +119,8 @@ func (s *Server) consentPage(w http.ResponseWriter, r *http.Request, c *tokensto
 	if err != nil {
 		return console.Consent{}, fmt.Errorf("redirect URI: %w", err)
 	}
-	host := redirect.Host
-	if redirect.Scheme != "https" && redirect.Scheme != "http" {
+	host, ownScheme := redirect.Host, redirect.Scheme != "https" && redirect.Scheme != "http"
+	if ownScheme {
 		host = redirect.Scheme + ":"
 	}
 	page := console.Consent{
@@ -131,7 +131,8 @@ func (s *Server) consentPage(w http.ResponseWriter, r *http.Request, c *tokensto
 		ClientID:     c.ID,
 		ClientURI:    c.URI,
 		RedirectHost: host,
-		Loopback:     !slices.ContainsFunc(c.RedirectURIs, func(uri string) bool { u, err := url.Parse(uri); return err != nil || !IsLoopback(u) }),
+		Loopback:     !ownScheme && IsLoopback(redirect),
+		OwnScheme:    ownScheme,
 		Proxy:        p.Name,
 		Resource:     p.Resource,
 		Provider:     p.Provider.Name(),
@@ -248,7 +249,7 @@ func (s *Server) consentAnswer(w http.ResponseWriter, r *http.Request) (*tokenst
 		return nil, none, forbidden(errors.New("form token does not belong to this browser"))
 	}
 	p := s.proxies[req.Proxy]
-	if p == nil {
+	if p == nil || req.Flow == tokenstore.FlowConnect && !s.sessions {
 		return nil, none, refuse("access_denied", "This gateway's configuration has changed meanwhile.")
 	}
 	a := answered{browser: browser, allow: form.Get("decision") == "allow", remember: p.Consent == ConsentRemember && form.Has("remember")}

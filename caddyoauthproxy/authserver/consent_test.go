@@ -267,3 +267,30 @@ func TestT08PageTellsWhoVouchesForTheClient(t *testing.T) {
 		t.Errorf("tricky name: %s", a.body)
 	}
 }
+
+func TestT08WarningGoesByTheRedirectURIOfTheRequest(t *testing.T) {
+	t.Parallel()
+	const local, scheme = "http://localhost/cb", "com.bot.app:/cb"
+	p := newPublisher(t)
+	p.publish(p.document(map[string]any{"redirect_uris": []string{redirectURI, local, scheme}}))
+	known := configuredClient("known", "", "authorization_code", "refresh_token")
+	known.RedirectURIs = []string{redirectURI, local, scheme}
+	w := newWorld(t, p.accepted, configured(known))
+	registered := w.postJSON(endpoints+"/a/register", `{"redirect_uris":["`+redirectURI+`","`+local+`","`+scheme+`"],"client_name":"Bot","token_endpoint_auth_method":"none"}`).json(t)["client_id"].(string)
+	for what, id := range map[string]string{"published": p.id(), "configured": "known", "registered": registered} {
+		for redirect, want := range map[string]string{
+			redirectURI: "", local: "This is a program on your own computer", "http://localhost:4711/cb": "This is a program on your own computer",
+			scheme: "This opens a program on your own device",
+		} {
+			params := authorizeParams(bot{id: id})
+			params.Set("redirect_uri", redirect)
+			a := w.browser().authorize(params)
+			if warned := strings.Contains(a.body, `class="warning"`); a.status != http.StatusOK || warned != (want != "") || !strings.Contains(a.body, want) {
+				t.Errorf("%s, %s: %d %s", what, redirect, a.status, a.body)
+			}
+			if want != "" && strings.Contains(a.body, `class="verified"`) {
+				t.Errorf("%s, %s: the page vouches for whatever program answers", what, redirect)
+			}
+		}
+	}
+}

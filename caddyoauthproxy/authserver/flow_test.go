@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
 )
 
 // The way that chatbots take which know nothing but the endpoints of one proxy: no resource, no discovery.
@@ -297,6 +299,34 @@ func TestT26StateMustBeOurs(t *testing.T) {
 	}
 	if n := w.provider.tokenRequests(); n != 0 {
 		t.Errorf("%d requests at the provider", n)
+	}
+}
+
+func TestT31HeadRequestTakesNoStepOfALogin(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, consentMode(authserver.ConsentOff))
+	b, br := w.register(""), w.browser()
+	callback := w.callbackURL(br.authorize(authorizeParams(b)))
+	script, _ := w.startSession()
+	head := func(r *http.Request) { r.Method = http.MethodHead }
+	for name, target := range map[string]string{
+		"authorize": w.url + endpoints + "/a/authorize?" + authorizeParams(b).Encode(), "connect": w.url + "/oauth/authorize/a", "consent": w.url + endpoints + "/consent",
+		"callback": callback, "callback of a script": script, "the other callback": strings.Replace(callback, "/api/v1/", "/", 1),
+	} {
+		if a := br.get(target, head); a.status != http.StatusMethodNotAllowed || len(a.header["Set-Cookie"]) > 0 {
+			t.Errorf("%s: %d %v", name, a.status, a.header)
+		}
+	}
+	if n := w.provider.tokenRequests(); n != 0 {
+		t.Errorf("the provider's code was redeemed %d times", n)
+	}
+	if location(t, br.get(callback)).Query().Get("code") == "" {
+		t.Error("the login did not survive")
+	}
+	for _, path := range []string{"/oauth/", "/.well-known/oauth-authorization-server"} {
+		if a := w.fetch(w.url+path, head); a.status != http.StatusOK {
+			t.Errorf("%s: %d", path, a.status)
+		}
 	}
 }
 

@@ -60,10 +60,10 @@ func (s *Server) ServeMetadata(w http.ResponseWriter, r *http.Request) bool {
 	if !known {
 		return false
 	}
-	if preflight(w, r, http.MethodGet) {
+	if preflight(w, r, http.MethodGet, http.MethodHead) {
 		return true
 	}
-	if !methodIs(w, r, http.MethodGet) {
+	if !methodIs(w, r, http.MethodGet, http.MethodHead) {
 		return true
 	}
 	if doc == nil {

@@ -16,8 +16,12 @@ type Policy struct {
 	// Emails are verified e-mail addresses.
 	Emails []string `json:"emails,omitempty"`
 
-	// Users are the provider's subject identifiers, or its login names where it has unique ones (GitHub).
+	// Users are the provider's subject identifiers. Nothing else names a user for ever.
 	Users []string `json:"users,omitempty"`
+
+	// Logins are login names, of GitHub and GitLab alone: those of other providers repeat, or are what users say. Case does not
+	// count. A name that its owner gives up is the next one's.
+	Logins []string `json:"logins,omitempty"`
 
 	// Groups are groups at the provider, of which the user must be in one. Where the provider tells groups as of the login.
 	Groups []string `json:"groups,omitempty"`
@@ -29,7 +33,7 @@ type Policy struct {
 
 // Everybody reports whether every user of the provider may come in.
 func (p Policy) Everybody() bool {
-	return len(p.EmailDomains)+len(p.Emails)+len(p.Users)+len(p.Groups)+len(p.Orgs) == 0
+	return len(p.EmailDomains)+len(p.Emails)+len(p.Users)+len(p.Logins)+len(p.Groups)+len(p.Orgs) == 0
 }
 
 // Permits reports whether the user may come in. An e-mail address that the
@@ -38,7 +42,7 @@ func (p Policy) Permits(u tokenstore.User) bool {
 	if p.Everybody() {
 		return true
 	}
-	if slices.Contains(p.Users, u.Subject) || u.Login != "" && slices.Contains(p.Users, u.Login) {
+	if slices.Contains(p.Users, u.Subject) || u.Login != "" && slices.ContainsFunc(p.Logins, same(strings.ToLower(u.Login))) {
 		return true
 	}
 	if u.Org != "" && slices.Contains(p.Orgs, u.Org) || slices.ContainsFunc(u.Groups, func(g string) bool { return slices.Contains(p.Groups, g) }) {
@@ -49,8 +53,10 @@ func (p Policy) Permits(u tokenstore.User) bool {
 	if !ok || local == "" || domain == "" || strings.Contains(domain, "@") || !u.EmailVerified {
 		return false
 	}
-	same := func(want string) func(string) bool {
-		return func(have string) bool { return strings.ToLower(have) == want }
-	}
 	return slices.ContainsFunc(p.EmailDomains, same(domain)) || slices.ContainsFunc(p.Emails, same(email))
+}
+
+// same compares entries with what is in small letters.
+func same(want string) func(string) bool {
+	return func(have string) bool { return strings.ToLower(have) == want }
 }

@@ -8,7 +8,7 @@ import (
 
 func TestT29PolicyTrustsOnlyVerifiedEmail(t *testing.T) {
 	t.Parallel()
-	corp := Policy{EmailDomains: []string{"Corp.test"}, Emails: []string{"guest@else.test"}, Users: []string{"12345", "octocat"}}
+	corp := Policy{EmailDomains: []string{"Corp.test"}, Emails: []string{"guest@else.test"}, Users: []string{"12345"}, Logins: []string{"Octocat"}}
 	for _, c := range []struct {
 		name string
 		user tokenstore.User
@@ -22,7 +22,9 @@ func TestT29PolicyTrustsOnlyVerifiedEmail(t *testing.T) {
 		{"no local part", tokenstore.User{Subject: "1", Email: "@corp.test", EmailVerified: true}, false},
 		{"address", tokenstore.User{Subject: "1", Email: "guest@else.test", EmailVerified: true}, true},
 		{"subject", tokenstore.User{Subject: "12345"}, true},
-		{"login", tokenstore.User{Subject: "1", Login: "octocat"}, true},
+		{"login", tokenstore.User{Subject: "1", Login: "octoCAT"}, true},
+		{"subject as a login", tokenstore.User{Subject: "1", Login: "12345"}, false},
+		{"login as a subject", tokenstore.User{Subject: "octocat"}, false},
 		{"nobody", tokenstore.User{Subject: "1"}, false},
 	} {
 		if got := corp.Permits(c.user); got != c.want {
@@ -32,7 +34,7 @@ func TestT29PolicyTrustsOnlyVerifiedEmail(t *testing.T) {
 	if !(Policy{}).Permits(tokenstore.User{Subject: "anybody"}) {
 		t.Error("an empty policy must let every user of the provider in")
 	}
-	if (Policy{Users: []string{""}}).Permits(tokenstore.User{Subject: "1"}) {
+	if (Policy{Users: []string{""}, Logins: []string{""}}).Permits(tokenstore.User{Subject: "1"}) {
 		t.Error("an empty entry must not match a user without login name")
 	}
 }

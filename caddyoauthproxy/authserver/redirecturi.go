@@ -39,6 +39,10 @@ func validRedirectURI(raw string, listed []string) error {
 	if u.User != nil {
 		return errors.New("must not have user information before the host")
 	}
+	if strings.IndexFunc(u.Host, func(c rune) bool { return c == '%' || c >= 0x7f }) >= 0 {
+		// Browsers map such a host to another than it spells: https://claude.ai%E3%80%82evil.test leads to claude.ai.evil.test.
+		return errors.New("has a percent sign in its host; write an internationalized name in its ASCII form, xn--…")
+	}
 	if dotSegment(u.EscapedPath()) {
 		return errors.New("must not have dot segments in its path")
 	}

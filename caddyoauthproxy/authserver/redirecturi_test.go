@@ -97,6 +97,32 @@ func TestT16OnlySafeRedirectURIsCanBeRegistered(t *testing.T) {
 	}
 }
 
+// A browser, and the user who reads the consent page, would each take such a host for another one.
+func TestT08HostOfARedirectURIHasOneReading(t *testing.T) {
+	t.Parallel()
+	for uri, ok := range map[string]bool{
+		"https://claude.ai%E3%80%82evil.test/cb":   false, // an ideographic full stop
+		"https://claude.ai%EF%BC%8Fx.evil.test/cb": false, // a wide slash
+		"https://claude.ai%E2%80%AE.evil.test/cb":  false, // right to left
+		"https://cl%D0%B0ude.ai/cb":                false, // a Cyrillic letter
+		"https://claude.ai%2eevil.test/cb":         false,
+		"https://%ff/cb":                           false,
+		"https://[fe80::1%25eth0]/cb":              false,
+		"com.example.app://cl%D0%B0ude.ai/cb":      false,
+		"https://xn--clude-3ve.ai/cb":              true,
+		"https://claude.ai/cb%E3%80%82?x=%D0%B0":   true, // not in the host
+	} {
+		for what, err := range map[string]error{
+			"of a client": validRedirectURI(uri, nil), "of the configuration": ValidRedirectURI(uri), "in a list": ValidAllowedRedirect(uri),
+			"of a request": (&Proxy{}).checkRedirect(uri),
+		} {
+			if (err == nil) != ok {
+				t.Errorf("%s, %s: %v", uri, what, err)
+			}
+		}
+	}
+}
+
 func TestT17ClientRedirectKeepsTheQueryAndSetsEachParameterOnce(t *testing.T) {
 	t.Parallel()
 	s := &Server{issuer: "https://gw.test"}

@@ -190,6 +190,119 @@ func TestSessionTokensAreNotForProxiesWithALoginElsewhere(t *testing.T) {
 	}
 }
 
+// elsewhere is a further provider, which nobody can use.
+func elsewhere(t *testing.T, name string) *upstream.Provider {
+	t.Helper()
+	p, err := upstream.New(name, upstream.Config{
+		Type: "oauth2", ClientID: "gateway", ClientSecret: "gateway-secret",
+		AuthorizationURL: "https://elsewhere.test/authorize", TokenURL: "https://elsewhere.test/token", UserinfoURL: "https://elsewhere.test/userinfo",
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// Another provider knows other people by the same ids, and what it would be sent are not its tokens.
+func TestT29T47GrantIsGoodForTheProvidersThatItWasMadeWith(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(p *authserver.Proxy, own, other *upstream.Provider){
+		"nothing":                         func(*authserver.Proxy, *upstream.Provider, *upstream.Provider) {},
+		"another provider":                func(p *authserver.Proxy, _, other *upstream.Provider) { p.Provider = other },
+		"login elsewhere":                 func(p *authserver.Proxy, _, other *upstream.Provider) { p.Login = other },
+		"another provider, and the login": func(p *authserver.Proxy, own, other *upstream.Provider) { p.Provider, p.Login = other, own },
+		"the name is another provider's":  func(p *authserver.Proxy, _, _ *upstream.Provider) { p.Provider = elsewhere(t, "idp") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			b, got := w.session()
+			connected, script := shownToken(t, w.connect(w.browser())), w.scriptSession()["session_token"].(string)
+			code := w.login(b)
+			w.reload(func(o *authserver.Options) {
+				p := *o.Proxies[0]
+				change(&p, p.Provider, elsewhere(t, "other"))
+				p.Allow.Users = []string{"u1"}
+				o.Proxies = []*authserver.Proxy{&p}
+			})
+			same := name == "nothing"
+			for what, token := range map[string]string{"access token": got.access, "connect token": connected, "session token": script} {
+				if w.works(token) != same {
+					t.Errorf("%s: accepted %v", what, !same)
+				}
+			}
+			for what, token := range map[string]string{"connect token": connected, "session token": script} {
+				if a := w.post("/refresh", token); (a.status == http.StatusOK) != same {
+					t.Errorf("refresh of a %s: %d", what, a.status)
+				}
+			}
+			for what, f := range map[string]url.Values{"refresh": refreshForm(b, got.refresh), "code": codeForm(b, code)} {
+				if a := w.postForm(endpoints+"/a/token", f); (a.status == http.StatusOK) != same || !same && a.oauthError(t) != "invalid_grant" {
+					t.Errorf("%s: %d %s", what, a.status, a.body)
+				}
+			}
+		})
+	}
+}
+
+func TestT29T47GrantOverTwoLegsIsGoodForBothProviders(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(p *authserver.Proxy, own, other *upstream.Provider){
+		"nothing":         func(*authserver.Proxy, *upstream.Provider, *upstream.Provider) {},
+		"another login":   func(p *authserver.Proxy, _, other *upstream.Provider) { p.Login = other },
+		"another account": func(p *authserver.Proxy, _, other *upstream.Provider) { p.Provider = other },
+		"no login":        func(p *authserver.Proxy, _, _ *upstream.Provider) { p.Login = nil },
+		"login alone":     func(p *authserver.Proxy, _, _ *upstream.Provider) { p.Provider, p.Login = p.Login, nil },
+		"exchanged":       func(p *authserver.Proxy, own, _ *upstream.Provider) { p.Provider, p.Login = p.Login, own },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w, _ := twoLegs(t)
+			b, br := w.register(""), w.browser()
+			end := br.get(w.secondLeg(br, w.callbackURL(br.allow(br.authorize(authorizeParams(b))))))
+			got := w.tokens(w.postForm(endpoints+"/a/token", codeForm(b, location(t, end).Query().Get("code"))))
+			half := w.secondLeg(br, w.callbackURL(br.allow(br.authorize(authorizeParams(b)))))
+			w.reload(func(o *authserver.Options) {
+				p := *o.Proxies[0]
+				change(&p, p.Provider, elsewhere(t, "other"))
+				o.Proxies = []*authserver.Proxy{&p}
+			})
+			same := name == "nothing"
+			if w.works(got.access) != same {
+				t.Errorf("accepted: %v", !same)
+			}
+			if a := w.postForm(endpoints+"/a/token", refreshForm(b, got.refresh)); (a.status == http.StatusOK) != same {
+				t.Errorf("refresh: %d %s", a.status, a.body)
+			}
+			if a := br.get(half); (a.status == http.StatusSeeOther) != same {
+				t.Errorf("second leg of a login of before: %d to %s", a.status, a.header.Get("Location"))
+			}
+		})
+	}
+}
+
+func TestGrantFromBeforeProvidersWereKeptIsJudgedByItsUser(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b, got := w.session()
+	grant, _, err := w.server.Authenticate(t.Context(), got.access, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	grant.Providers = nil
+	if err := w.vault.Commit(t.Context(), tokenstore.Save(grant)); err != nil {
+		t.Fatal(err)
+	}
+	if !w.works(got.access) {
+		t.Error("refused")
+	}
+	w.tokens(w.postForm(endpoints+"/a/token", refreshForm(b, got.refresh)))
+	w.reload(func(o *authserver.Options) { o.Proxies[0].Provider = elsewhere(t, "other") })
+	if w.works(got.access) {
+		t.Error("accepted for another provider")
+	}
+}
+
 func state(t *testing.T, address string) string {
 	t.Helper()
 	u, err := url.Parse(address)

@@ -67,7 +67,7 @@ type Options struct {
 	// MaxOpenLogins is how many logins there can be that nobody has come back from; the oldest give way to new ones. Default: 50,000.
 	MaxOpenLogins int
 
-	// NoSessions closes the session-token flow.
+	// NoSessions closes the session-token flow, and the connect page, which ends with such a token.
 	NoSessions bool
 
 	// ClientIP is the address that a request came from. Default: the peer's.
@@ -138,6 +138,31 @@ func (p *Proxy) loginName() string {
 		return ""
 	}
 	return p.Login.Name()
+}
+
+// providers are the proxy's providers as grants name them: where users log in, and whose tokens go upstream.
+func (p *Proxy) providers() []string {
+	return []string{p.loginProvider().Identity(), p.Provider.Identity()}
+}
+
+// hasProvidersOf reports whether the proxy still has the providers that the grant was made with. Other ones know other people by
+// the same ids, and must not be sent each other's tokens. Grants of clients that act for themselves are of none.
+func (p *Proxy) hasProvidersOf(g *tokenstore.Grant) bool {
+	switch {
+	case g.AccountID == "":
+		return true
+	case g.User.Provider != p.loginProvider().Name():
+		return false
+	case len(g.Providers) == 0: // made before they were kept
+		return p.Login == nil
+	default:
+		return slices.Equal(g.Providers, p.providers())
+	}
+}
+
+// loggedIn reports whether a user whose account is still to be connected has logged in where users of the proxy do.
+func (p *Proxy) loggedIn(u *tokenstore.User) bool {
+	return p.Login != nil && u.Provider == p.Login.Name()
 }
 
 // legProvider is the provider that a login is at: first the one that says who the user is.
@@ -300,20 +325,20 @@ func (s *Server) routes() {
 	both("token", public(s.serveToken, http.MethodPost))
 	both("revoke", public(s.serveRevoke, http.MethodPost))
 	both("introspect", public(s.serveIntrospect, http.MethodPost))
-	both("authorize", private(http.MethodGet, s.serveAuthorize))
-	s.mux.Handle(s.base+endpointPath+"/consent", private(http.MethodPost, s.serveConsent))
-	s.mux.Handle(s.base+callbackPath, private(http.MethodGet, s.serveCallback))
-	s.mux.Handle(s.base+callbackAliasPath, private(http.MethodGet, s.serveCallback))
-	s.mux.Handle(s.base+clientPath+"/{client}", public(s.serveClientConfiguration, http.MethodGet, http.MethodPut, http.MethodDelete))
-	s.mux.Handle(s.base+connectPath+"/{proxy}", private(http.MethodGet, s.serveConnect))
+	both("authorize", private(s.serveAuthorize, http.MethodGet))
+	s.mux.Handle(s.base+endpointPath+"/consent", private(s.serveConsent, http.MethodPost))
+	s.mux.Handle(s.base+callbackPath, private(s.serveCallback, http.MethodGet))
+	s.mux.Handle(s.base+callbackAliasPath, private(s.serveCallback, http.MethodGet))
+	s.mux.Handle(s.base+clientPath+"/{client}", public(s.serveClientConfiguration, http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete))
 	if s.sessions {
-		s.mux.Handle(s.base+sessionPath+"/authorize/{provider}", private(http.MethodPost, s.serveSessionStart))
-		s.mux.Handle(s.base+sessionPath+"/validate", private(http.MethodPost, s.serveSessionValidate))
-		s.mux.Handle(s.base+sessionPath+"/refresh", private(http.MethodPost, s.serveSessionRefresh))
-		s.mux.Handle(s.base+sessionPath+"/logout", private(http.MethodPost, s.serveSessionLogout))
+		s.mux.Handle(s.base+connectPath+"/{proxy}", private(s.serveConnect, http.MethodGet))
+		s.mux.Handle(s.base+sessionPath+"/authorize/{provider}", private(s.serveSessionStart, http.MethodPost))
+		s.mux.Handle(s.base+sessionPath+"/validate", private(s.serveSessionValidate, http.MethodPost))
+		s.mux.Handle(s.base+sessionPath+"/refresh", private(s.serveSessionRefresh, http.MethodPost))
+		s.mux.Handle(s.base+sessionPath+"/logout", private(s.serveSessionLogout, http.MethodPost))
 	}
-	s.mux.Handle(s.base+ownMetadataPath, public(s.serveOwnMetadata, http.MethodGet))
-	s.mux.Handle(s.base+homePath+"{$}", private(http.MethodGet, s.serveHome))
+	s.mux.Handle(s.base+ownMetadataPath, public(s.serveOwnMetadata, http.MethodGet, http.MethodHead))
+	s.mux.Handle(s.base+homePath+"{$}", private(s.serveHome, http.MethodGet, http.MethodHead))
 }
 
 // Handles reports whether the path belongs to the server: everything else on the site is somebody else's.

@@ -2,7 +2,6 @@ package authserver
 
 import (
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -56,19 +55,6 @@ func (s *Server) sessionProvider(name string) *upstream.Provider {
 // is no token of theirs to go upstream.
 func (p *Proxy) takesSessions(provider string) bool {
 	return p.Login == nil && p.Provider.Name() == provider
-}
-
-// sessionMayUse says why a session token is no good for a proxy.
-func (s *Server) sessionMayUse(g *tokenstore.Grant, c *Claims, p *Proxy) error {
-	switch {
-	case !s.sessions:
-		return errors.New("session tokens are switched off")
-	case c.Audience != s.issuer || !p.takesSessions(g.User.Provider):
-		return errors.New("a session of another provider")
-	case !p.Allow.Permits(g.User):
-		return errors.New("the proxy's allow list does not name the user")
-	}
-	return nil
 }
 
 // permitsSession reports whether a user may use any proxy of a provider.

@@ -117,11 +117,11 @@ func TestSessionCallbackIsAPageForPeople(t *testing.T) {
 	w := newWorld(t)
 	callback, _ := w.startSession()
 	a := w.fetch(callback)
-	token := regexp.MustCompile(`<textarea[^>]*>([^<]+)</textarea>`).FindStringSubmatch(a.body)
-	if a.status != http.StatusOK || token == nil || !strings.Contains(a.body, "alice@example.com") || !strings.Contains(a.body, "Copy") {
+	token := shownToken(t, a)
+	if !strings.Contains(a.body, "alice@example.com") || !strings.Contains(a.body, "Copy") {
 		t.Fatalf("page: %d %s", a.status, a.body)
 	}
-	if _, _, err := w.server.Authenticate(t.Context(), html.UnescapeString(token[1]), "a"); err != nil {
+	if _, _, err := w.server.Authenticate(t.Context(), token, "a"); err != nil {
 		t.Errorf("the token of the page: %v", err)
 	}
 	csp := a.header.Get("Content-Security-Policy")
@@ -204,6 +204,75 @@ func TestT29SessionIsForWhomTheProxiesAllow(t *testing.T) {
 	}
 }
 
+// Who may choose a login name may choose the digits of somebody else's id.
+func TestT29LoginNameIsNoSubject(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *authserver.Options) {
+		o.Proxies[0].Allow.Users, o.Proxies[1].Allow.Users = []string{"583231"}, []string{"583231"}
+	})
+	w.provider.user = map[string]any{"sub": "99999999", "preferred_username": "583231"}
+	b, br := w.register(""), w.browser()
+	back := location(t, br.get(w.callbackURL(br.allow(br.authorize(authorizeParams(b))))))
+	if back.Query().Get("error") != "access_denied" {
+		t.Errorf("a client's login: %s", back)
+	}
+	callback, _ := w.startSession()
+	if a := w.fetch(callback, acceptJSON); a.json(t)["error"] != "access_denied" {
+		t.Errorf("a script's login: %s", a.body)
+	}
+}
+
+func TestT29ConnectTokenIsForWhomTheProxyAllowsNow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	token := shownToken(t, w.connect(w.browser()))
+	w.reload(func(o *authserver.Options) { o.Proxies[0].Allow.Emails = []string{"bob@example.com"} })
+	if w.works(token) {
+		t.Error("the proxy lets in whom it no longer names")
+	}
+	if a := w.post("/refresh", token); a.status != http.StatusUnauthorized {
+		t.Errorf("refresh: %d", a.status)
+	}
+	if m := w.post("/validate", token).json(t); m["valid"] != false {
+		t.Errorf("validate: %v", m)
+	}
+	w.reload(func(o *authserver.Options) {
+		o.Proxies[0].Allow.Emails = nil
+		o.Proxies[0].Resource += "/moved"
+	})
+	if a := w.post("/refresh", token); w.works(token) || a.status != http.StatusUnauthorized {
+		t.Errorf("refresh for a server that is elsewhere now: %d", a.status)
+	}
+}
+
+func TestSessionsSwitchedOffCloseTheConnectPageToo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	token := shownToken(t, w.connect(w.browser()))
+	br, late := w.browser(), w.browser()
+	begun := form(t, br.get(w.url+"/oauth/authorize/a"))
+	callback := w.callbackURL(late.allow(late.get(w.url + "/oauth/authorize/a")))
+	script, _ := w.startSession()
+	w.reload(func(o *authserver.Options) { o.NoSessions = true })
+	if w.works(token) {
+		t.Error("the token works")
+	}
+	if a := w.get("/oauth/authorize/a"); a.status != http.StatusNotFound {
+		t.Errorf("page: %d", a.status)
+	}
+	if a := br.post(w.url+endpoints+"/consent", begun); a.status != http.StatusBadRequest {
+		t.Errorf("answer to a page of before: %d %s", a.status, a.header.Get("Location"))
+	}
+	for _, target := range []string{callback, script} {
+		if a := late.get(target); a.status != http.StatusBadRequest || strings.Contains(a.body, "<textarea") {
+			t.Errorf("end of a login of before: %d", a.status)
+		}
+	}
+	if n := w.provider.tokenRequests(); n != 1 {
+		t.Errorf("%d codes were redeemed at the provider, want that of the first login alone", n)
+	}
+}
+
 func TestTokensOfARefusedLoginAreEndedAtTheProvider(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(o *authserver.Options) {
@@ -218,6 +287,16 @@ func TestTokensOfARefusedLoginAreEndedAtTheProvider(t *testing.T) {
 		defer w.provider.mu.Unlock()
 		return slices.Contains(w.provider.revoked, "up-refresh-1")
 	})
+}
+
+// shownToken is the session token that a page shows.
+func shownToken(t *testing.T, page answer) string {
+	t.Helper()
+	m := regexp.MustCompile(`<textarea[^>]*>([^<]+)</textarea>`).FindStringSubmatch(page.body)
+	if page.status != http.StatusOK || m == nil {
+		t.Fatalf("no token: %d %s", page.status, page.body)
+	}
+	return html.UnescapeString(m[1])
 }
 
 // connect takes a browser from /oauth/authorize/a to the end.
@@ -237,7 +316,7 @@ func TestUserConnectsAProxyFromTheBrowser(t *testing.T) {
 	if a.status != http.StatusOK || !strings.Contains(a.body, "Server a") || !strings.Contains(a.body, "alice@example.com") || !strings.Contains(a.body, `href="`+w.url+`/oauth/"`) {
 		t.Fatalf("success page: %d %s", a.status, a.body)
 	}
-	token := html.UnescapeString(regexp.MustCompile(`<textarea[^>]*>([^<]+)</textarea>`).FindStringSubmatch(a.body)[1])
+	token := shownToken(t, a)
 	if _, _, err := w.server.Authenticate(t.Context(), token, "a"); err != nil {
 		t.Errorf("its token: %v", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	josejson "github.com/go-jose/go-jose/v4/json"
@@ -54,7 +55,7 @@ func (s *Server) liveSession(ctx context.Context, token string) (*tokenstore.Gra
 	case errors.Is(err, ErrInvalidToken):
 	case err != nil:
 		return nil, nil, err
-	case g.ClientID != sessionClient || g.Proxy == "" && !s.permitsSession(g.User.Provider, g.User):
+	case g.ClientID != sessionClient || !slices.ContainsFunc(s.order, func(p *Proxy) bool { return s.goodFor(g, c, p) == nil }):
 		err = errors.New("not a session, or of a user who may use nothing any more")
 	default:
 		return g, c, nil

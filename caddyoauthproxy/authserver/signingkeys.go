@@ -142,15 +142,28 @@ func (k *keyring) update(ctx context.Context, change func(*tokenstore.SigningKey
 				return err
 			}
 		}
-		if set := k.current.Load(); set != nil && set.version == keys.Version {
+		return k.take(keys)
+	}
+}
+
+// take puts the keys into use, unless newer ones are: what was read before a rotation may arrive here after it, and would
+// bring back what that has dropped.
+func (k *keyring) take(keys *tokenstore.SigningKeys) error {
+	var set *keySet
+	for {
+		have := k.current.Load()
+		if have != nil && have.version >= keys.Version {
 			return nil
 		}
-		set, err := newKeySet(keys)
-		if err != nil {
-			return err
+		if set == nil {
+			var err error
+			if set, err = newKeySet(keys); err != nil {
+				return err
+			}
 		}
-		k.current.Store(set)
-		return nil
+		if k.current.CompareAndSwap(have, set) {
+			return nil
+		}
 	}
 }
 

@@ -1,12 +1,17 @@
 package authserver_test
 
 import (
+	"context"
+	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/bbolt"
 )
 
 func signing(s authserver.Signing) option {
@@ -164,5 +169,58 @@ func TestChangedAlgorithmTakesOverAsARotation(t *testing.T) {
 	got = w.tokens(w.postForm(endpoints+"/a/token", refreshForm(b, got.refresh)))
 	if header(t, got.access).Algorithm != "EdDSA" || !w.works(got.access) {
 		t.Error("the new algorithm did not take over")
+	}
+}
+
+// slowKeys is a store whose next answer about the signing keys can be held back.
+type slowKeys struct {
+	tokenstore.Store
+	next atomic.Pointer[heldAnswer]
+}
+
+type heldAnswer struct{ read, deliver chan struct{} }
+
+func (s *slowKeys) Get(ctx context.Context, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
+	row, err := s.Store.Get(ctx, kind, id)
+	if kind != tokenstore.KindSigningKeys {
+		return row, err
+	}
+	if held := s.next.Swap(nil); held != nil {
+		close(held.read)
+		<-held.deliver
+	}
+	return row, err
+}
+
+func TestCompromisedKeyDoesNotComeBackWithAnAnswerThatWasLate(t *testing.T) {
+	t.Parallel()
+	inner, err := bbolt.Open(filepath.Join(t.TempDir(), "vault.db"), time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = inner.Close() })
+	store := &slowKeys{Store: inner}
+	vault, err := tokenstore.Open(t.Context(), store, tokenstore.Options{Keys: []tokenstore.RootKey{tokenstore.NewRootKey()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, func(o *authserver.Options) { o.Vault = vault })
+	old := w.server.SigningKeys()[0].ID
+	held := &heldAnswer{make(chan struct{}), make(chan struct{})}
+	store.next.Store(held)
+	done := make(chan error)
+	go func() { done <- w.server.Maintain(t.Context()) }()
+	<-held.read
+	if err := w.server.RotateSigningKey(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	close(held.deliver)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range w.server.SigningKeys() {
+		if k.ID == old {
+			t.Errorf("the compromised key %s is back; it signs: %v", k.ID, k.Active)
+		}
 	}
 }

@@ -166,14 +166,13 @@ func (s *Server) redeemCode(ctx context.Context, client *tokenstore.Client, pinn
 // limitGrants ends the user's oldest grants of the same client and redirect URI where there are too many: each login makes one, and
 // a client that logs in over and over would fill the vault.
 func (s *Server) limitGrants(ctx context.Context, newest *tokenstore.Grant) error {
-	grants, err := s.vault.Grants(ctx, tokenstore.GrantQuery{UserID: newest.UserID, Limit: 1000})
+	grants, err := s.vault.RefreshableGrants(ctx, newest.UserID, newest.ClientID)
 	if err != nil && len(grants) == 0 {
 		return fmt.Errorf("list the user's grants: %w", err)
 	}
 	now := s.vault.Now()
 	grants = slices.DeleteFunc(grants, func(g *tokenstore.Grant) bool {
-		return g.ID == newest.ID || g.State != tokenstore.StateActive || !now.Before(g.Expires) || g.Family.Generation == 0 ||
-			g.ClientID != newest.ClientID || g.RedirectURI != newest.RedirectURI || g.Proxy != newest.Proxy
+		return g.ID == newest.ID || !now.Before(g.Expires) || g.RedirectURI != newest.RedirectURI || g.Proxy != newest.Proxy
 	})
 	slices.SortFunc(grants, func(a, b *tokenstore.Grant) int { return a.Family.Rotated.Compare(b.Family.Rotated) })
 	for len(grants) >= s.maxGrants {
@@ -236,6 +235,8 @@ func (s *Server) checkGrant(g *tokenstore.Grant, c *tokenstore.Client, pinned *P
 		return refuse("invalid_grant", "the client may no longer use this MCP server")
 	case g.RedirectURI != "" && !registeredRedirect(c.RedirectURIs, p, g.RedirectURI):
 		return refuse("invalid_grant", "the redirect URI by which the user was sent back is no longer the client's, or no longer allowed")
+	case !p.hasProvidersOf(g):
+		return refuse("invalid_grant", "the MCP server has another login service now; log in again")
 	case !p.Allow.Permits(g.User):
 		return refuse("invalid_grant", "the user may no longer use this MCP server")
 	}

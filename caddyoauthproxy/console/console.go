@@ -131,8 +131,9 @@ type Consent struct {
 	// RedirectHost is where the answer takes the browser: the one fact about the client.
 	RedirectHost string
 
-	// Loopback says that the client runs on the user's own machine, where any program could be it.
-	Loopback bool
+	// Loopback and OwnScheme say that the answer goes to a program on the user's own machine: one that listens there, or
+	// one that the machine opens for the scheme. Any program could be it, whoever vouches for the client.
+	Loopback, OwnScheme bool
 
 	// VerifiedHost is the host that vouches for the client's name by serving its metadata document, and KnownToOperator says
 	// that the operator does. Both are empty for clients that registered themselves.

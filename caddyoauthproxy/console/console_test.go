@@ -149,9 +149,9 @@ func TestT08ConsentShowsWhereTheAnswerGoes(t *testing.T) {
 	if !strings.Contains(body, "Allow access to Jira?") || strings.Contains(body, "<h1>Claude") {
 		t.Error("the heading is not the gateway's own")
 	}
-	const warning = "program on your own computer"
-	if strings.Contains(body, warning) || !strings.Contains(draw(Consent{Loopback: true}), warning) {
-		t.Error("the warning is for loopback clients, and for them alone")
+	const warning = "program on your own"
+	if strings.Contains(body, warning) || !strings.Contains(draw(Consent{Loopback: true, KnownToOperator: true}), warning) || !strings.Contains(draw(Consent{OwnScheme: true, VerifiedHost: "x.test"}), warning) {
+		t.Error("the warning is for programs on the user's own machine, and for them alone")
 	}
 }
 

@@ -87,11 +87,19 @@ func New(name string, c Config, client *http.Client) (*Provider, error) {
 // Name is the name under which the provider is configured.
 func (p *Provider) Name() string { return p.name }
 
+// Identity tells the provider from all others, also from one that is given its name later: by where its tokens come from.
+func (p *Provider) Identity() string {
+	return p.name + " " + cmp.Or(p.config.TokenURL, p.config.Server, p.issuer)
+}
+
 // AsksForMore reports whether a login can ask for scopes beyond the provider's own: those that an MCP server demands on the way.
 func (p *Provider) AsksForMore() bool { return p.template.mcp }
 
 // Anonymous reports whether the provider does not say who a user is.
 func (p *Provider) Anonymous() bool { return p.template.mcp }
+
+// HasUniqueLogins reports whether a login name is one user's at a time, so that an allow list may go by it.
+func (p *Provider) HasUniqueLogins() bool { return p.template.uniqueLogins }
 
 // Scopes returns the scopes that every login asks the provider for.
 func (p *Provider) Scopes() []string { return slices.Clone(p.scopes) }

@@ -62,6 +62,10 @@ type template struct {
 	groups  string
 	org     string
 
+	// uniqueLogins says that no two people have one login name at a time, whatever its case, and that it is not any text that a user
+	// likes: it names a user as long as they keep it.
+	uniqueLogins bool
+
 	// entra says that the issuer holds the user's tenant, that the user is identified by
 	// oid, and that xms_edov vouches for the e-mail address.
 	entra bool
@@ -96,9 +100,10 @@ var templates = []template{
 		authMethod:       AuthPost,
 		subject:          "id",
 		login:            "login",
+		uniqueLogins:     true,
 		githubToken:      "https://api.github.com/applications/{client_id}/token",
 		githubGrant:      "https://api.github.com/applications/{client_id}/grant",
-		note:             "GitHub keeps ten tokens per user and OAuth App, and does not say whether an e-mail address is verified: use allow user",
+		note:             "GitHub keeps ten tokens per user and OAuth App, and does not say whether an e-mail address is verified: use allow user or allow login",
 	},
 	{
 		// https://developers.google.com/identity/openid-connect/openid-connect
@@ -143,14 +148,16 @@ var templates = []template{
 	{
 		// https://docs.gitlab.com/api/oauth2/ (tokens live two hours, and every refresh token is used once)
 		// https://docs.gitlab.com/integration/openid_connect_provider/ (claims, groups_direct)
-		name:       "gitlab",
-		takes:      []string{"domain"},
-		domain:     "gitlab.com",
-		issuer:     "https://{domain}",
-		oidc:       true,
-		scopes:     loginScopes,
-		authMethod: AuthPost,
-		groups:     "groups_direct",
+		// https://docs.gitlab.com/user/profile/#change-your-username
+		name:         "gitlab",
+		takes:        []string{"domain"},
+		domain:       "gitlab.com",
+		issuer:       "https://{domain}",
+		oidc:         true,
+		scopes:       loginScopes,
+		authMethod:   AuthPost,
+		groups:       "groups_direct",
+		uniqueLogins: true,
 	},
 	{
 		// https://auth0.com/docs/get-started/applications/configure-applications-with-oidc-discovery (the issuer ends in a slash)
