@@ -32,7 +32,9 @@ func init() {
 //   - identity: X-Forwarded-User, -Email, -Groups, -Preferred-Username, -Access-Token and -Id-Token,
 //     Remote-User, -Email, -Groups and -Name, X-Remote-*, X-Auth-Request-*, X-Authenticated-*, X-User,
 //     X-User-Id, -Email, -Name, -Login, -Groups and -Roles, X-Gateway-*, X-Gw-*, X-WebAuth-*, X-MS-Client-Principal*,
-//     X-Goog-Authenticated-User-*, X-Goog-Iap-*, X-Amzn-Oidc-*, Cf-Access-*, Tailscale-User-*, X-Pomerium-*, X-Authentik-*;
+//     X-Goog-Authenticated-User-*, X-Goog-Iap-*, X-Amzn-Oidc-*, Cf-Access-*, Tailscale-User-*, X-Pomerium-*, X-Authentik-*,
+//     X-Vouch-*, OIDC-Claim-*, Impersonate-User, -Group, -Uid and -Extra-*, X-Consumer-*, X-Hasura-*, X-Scope-OrgID, X-Userinfo,
+//     X-Endpoint-API-UserInfo, X-Apigateway-API-UserInfo, X-Forwarded-Client-Cert, X-SSL-Client-*, SSL-Client-*;
 //   - path and method overrides: X-Original-URL, X-Rewrite-URL, X-HTTP-Method-Override and its kin;
 //   - Forwarded, odd spellings of X-Forwarded-*, and whatever Connection names.
 //

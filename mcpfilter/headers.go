@@ -17,7 +17,10 @@ var deletedHeaders = compileNames(
 	"x-auth-request-*", "x-authenticated-*", "x-gateway-*", "x-gw-*",
 	"x-user", "x-user-id", "x-user-email", "x-user-name", "x-user-login", "x-user-groups", "x-user-roles",
 	"x-webauth-*", "x-ms-client-principal*", "x-goog-authenticated-user-*", "x-goog-iap-*", "x-amzn-oidc-*",
-	"cf-access-*", "tailscale-user-*", "x-pomerium-*", "x-authentik-*",
+	"cf-access-*", "tailscale-user-*", "x-pomerium-*", "x-authentik-*", "x-vouch-*", "oidc-claim-*",
+	"impersonate-user", "impersonate-group", "impersonate-uid", "impersonate-extra-*", "x-consumer-*", "x-hasura-*", "x-scope-orgid",
+	"x-userinfo", "x-endpoint-api-userinfo", "x-apigateway-api-userinfo",
+	"x-forwarded-client-cert", "x-ssl-client-*", "ssl-client-*",
 	// path and method overrides
 	"x-original-url", "x-original-uri", "x-rewrite-url", "x-http-method-override", "x-http-method", "x-method-override",
 	// unlike X-Forwarded-*, reverse_proxy neither checks nor replaces this one
