@@ -36,6 +36,7 @@ func init() {
 //     X-Vouch-*, OIDC-Claim-*, Impersonate-User, -Group, -Uid and -Extra-*, X-Consumer-*, X-Hasura-*, X-Scope-OrgID, X-Userinfo,
 //     X-Endpoint-API-UserInfo, X-Apigateway-API-UserInfo, X-Forwarded-Client-Cert, X-SSL-Client-*, SSL-Client-*;
 //   - path and method overrides: X-Original-URL, X-Rewrite-URL, X-HTTP-Method-Override and its kin;
+//   - protocol upgrades: Upgrade, HTTP2-Settings;
 //   - Forwarded, odd spellings of X-Forwarded-*, and whatever Connection names.
 //
 // These placeholders are set for handlers behind the filter:
@@ -170,8 +171,11 @@ func (f *Filter) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 		answerPreflight(w, r)
 		return nil
 	}
-	if r.Method == http.MethodTrace || r.Method == "TRACK" {
-		return f.refuse(w, badRequest("this method would show what the MCP server is sent"))
+	switch r.Method {
+	case http.MethodTrace, "TRACK": // these would show what the MCP server is sent
+		return f.refuse(w, badRequest("this method is not for MCP servers"))
+	case http.MethodConnect: // by which HTTP/2 and HTTP/3 ask for a WebSocket (RFC 8441, RFC 9220)
+		return f.refuse(w, badRequest("this gateway switches to no other protocol"))
 	}
 
 	leave, err := f.gateway.Enter()
@@ -224,6 +228,9 @@ func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	if err := next.ServeHTTP(g, r); err != nil {
 		protectResponse(w.Header())
 		return err
+	}
+	if !g.wroteHeader { // reverse_proxy is silent when a server switches to a protocol that nobody asked for
+		return f.refuse(w, badUpstream("the MCP server gave no answer", nil))
 	}
 	return nil
 }

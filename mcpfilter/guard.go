@@ -1,9 +1,11 @@
 package mcpfilter
 
 import (
+	"bufio"
 	"errors"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -67,7 +69,7 @@ func (g *guard) WriteHeader(status int) {
 		return
 	}
 	h := g.Header()
-	if 100 <= status && status < 200 && status != http.StatusSwitchingProtocols {
+	if informational := 100 <= status && status < 200; informational && status != http.StatusSwitchingProtocols {
 		g.withhold(h)
 		g.ResponseWriter.WriteHeader(status)
 		return
@@ -78,19 +80,17 @@ func (g *guard) WriteHeader(status int) {
 		return
 	}
 	g.withhold(h)
-	if status != http.StatusSwitchingProtocols {
-		stream := isEventStream(h)
-		setCORS(h)
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Add("Vary", "Authorization")
-		setCaching(h, stream)
-		if !stream && !isJSON(h) {
-			// Whatever else it is, it must not run on the origin of the consent page.
-			h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
-		}
-		if stream {
-			g.streaming()
-		}
+	stream := isEventStream(h)
+	setCORS(h)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Add("Vary", "Authorization")
+	setCaching(h, stream)
+	if !stream && !isJSON(h) {
+		// Whatever else it is, it must not run on the origin of the consent page.
+		h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
+	}
+	if stream {
+		g.streaming()
 	}
 	g.ResponseWriter.WriteHeader(status)
 }
@@ -98,6 +98,8 @@ func (g *guard) WriteHeader(status int) {
 // judge returns what to answer instead of the MCP server's response, if anything.
 func (g *guard) judge(status int, h http.Header) *refusal {
 	switch {
+	case status == http.StatusSwitchingProtocols:
+		return badUpstream("the MCP server switches to another protocol", nil)
 	case status == http.StatusUnauthorized:
 		if err := g.x.report(g.r.Context()); err != nil {
 			return gatewayRefusal(err)
@@ -193,6 +195,11 @@ func (g *guard) FlushError() error {
 	return http.NewResponseController(g.ResponseWriter).Flush()
 }
 
+// Hijack refuses to give the connection away: nothing would be filtered or end with its grant there. http.ResponseController looks for it.
+func (g *guard) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return nil, nil, http.ErrNotSupported
+}
+
 func (g *guard) begin() {
 	if !g.wroteHeader {
 		g.WriteHeader(http.StatusOK)
@@ -224,4 +231,7 @@ func setCaching(h http.Header, stream bool) {
 }
 
 // Interface guards
-var _ http.ResponseWriter = (*guard)(nil)
+var (
+	_ http.ResponseWriter = (*guard)(nil)
+	_ http.Hijacker       = (*guard)(nil)
+)

@@ -47,14 +47,11 @@ func TestT59T61T63CredentialsAndIdentityNeverGoUpstream(t *testing.T) {
 func TestT60ConnectionNamesAreDeletedBeforeInjection(t *testing.T) {
 	t.Parallel()
 	r := &http.Request{Header: http.Header{
-		"Connection": {"close, Authorization, x-named ,Upgrade", "X-Second,"}, "Upgrade": {"websocket"},
+		"Connection": {"close, Authorization, x-named ,Upgrade", "X-Second,"}, "Upgrade": {"websocket"}, "Http2-Settings": {"AAMAAABk"},
 		"Authorization": {"Bearer gateway"}, "X-Named": {"1"}, "X-Second": {"2"}, "X-Kept": {"3"},
 	}, Trailer: http.Header{"X-Late": nil}}
 	cleanRequest(r, "")
-	if got := r.Header.Values("Connection"); len(got) != 1 || got[0] != "Upgrade" {
-		t.Errorf("Connection: %q", got)
-	}
-	if r.Header.Get("X-Named") != "" || r.Header.Get("X-Second") != "" || r.Header.Get("X-Kept") != "3" || r.Header.Get("Upgrade") != "websocket" {
+	if len(r.Header) != 1 || r.Header.Get("X-Kept") != "3" {
 		t.Errorf("header: %v", r.Header)
 	}
 	if r.Trailer != nil {
