@@ -78,12 +78,12 @@ type Filter struct {
 	// is repeated once with a renewed token.
 	Credential string `json:"credential,omitempty"`
 
-	// How often an open event stream is checked against its grant, so that a revoked
-	// one ends. Default: 30s. Negative turns the check off.
+	// How often an open event stream, and every other response that lasts longer than this, is checked against
+	// its grant, so that a revoked one ends. Default: 30s. Negative turns the check off.
 	StreamRecheck caddy.Duration `json:"stream_recheck,omitempty"`
 
-	// How long an event stream may outlive the gateway token that began it. Within this time only
-	// the end of the stream or of the process ends it. Default: 15m. Negative sets no limit.
+	// How long such a response may outlive the gateway token that began it. Within this time only
+	// its own end or that of the process ends it. Default: 15m. Negative sets no limit.
 	StreamPastExpiry caddy.Duration `json:"stream_past_expiry,omitempty"`
 
 	gateway Gateway
@@ -199,8 +199,12 @@ func (f *Filter) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, x *exchange) error {
 	ctx, end := context.WithCancel(context.WithValue(r.Context(), exchangeKey{}, x))
 	var watching sync.WaitGroup
+	var watch *time.Timer
 	defer func() {
 		end()
+		if watch != nil && watch.Stop() { // a short response
+			watching.Done()
+		}
 		watching.Wait()
 	}()
 	r = r.WithContext(ctx)
@@ -222,8 +226,18 @@ func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	}
 
 	g := newGuard(w, r, f, x)
-	g.streaming = func() {
-		watching.Go(func() { f.watch(ctx, x, end) })
+	g.begun = func(stream bool) {
+		after := time.Duration(f.StreamRecheck)
+		if stream {
+			after = 0
+		} else if after < 0 {
+			return
+		}
+		watching.Add(1)
+		watch = time.AfterFunc(after, func() {
+			defer watching.Done()
+			f.watch(ctx, x, after, end)
+		})
 	}
 	if err := next.ServeHTTP(g, r); err != nil {
 		protectResponse(w.Header())

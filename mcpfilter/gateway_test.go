@@ -92,7 +92,7 @@ type testGateway struct {
 	renewals  int
 	rejected  []string
 
-	entered atomic.Int64
+	entered, asked atomic.Int64
 }
 
 // newGateway makes a gateway that a Caddy config reaches under the returned proxy id.
@@ -138,6 +138,7 @@ func (g *testGateway) Enter() (func(), error) {
 }
 
 func (g *testGateway) Authenticate(_ context.Context, token string) (*mcpfilter.Session, error) {
+	g.asked.Add(1)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.authErr != nil {

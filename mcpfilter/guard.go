@@ -44,8 +44,8 @@ type guard struct {
 	r      *http.Request
 	x      *exchange
 
-	// streaming is called when the response begins to be an event stream.
-	streaming func()
+	// begun is called when the response begins, and told whether it is an event stream.
+	begun func(stream bool)
 
 	// before is the header as handlers in front of the filter left it.
 	before http.Header
@@ -89,9 +89,7 @@ func (g *guard) WriteHeader(status int) {
 		// Whatever else it is, it must not run on the origin of the consent page.
 		h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
 	}
-	if stream {
-		g.streaming()
-	}
+	g.begun(stream)
 	g.ResponseWriter.WriteHeader(status)
 }
 
@@ -174,8 +172,11 @@ func (g *guard) restore(h http.Header, name string) {
 // Write sends a piece of the body.
 func (g *guard) Write(p []byte) (int, error) {
 	g.begin()
-	if g.discard {
+	switch {
+	case g.discard:
 		return len(p), nil
+	case g.x.endsHere():
+		return 0, errEnded
 	}
 	return g.ResponseWriter.Write(p)
 }
@@ -186,7 +187,7 @@ func (g *guard) ReadFrom(r io.Reader) (int64, error) {
 	if g.discard {
 		return io.Copy(io.Discard, r)
 	}
-	return g.ResponseWriterWrapper.ReadFrom(r)
+	return g.ResponseWriterWrapper.ReadFrom(endingReader{r, g.x})
 }
 
 // FlushError sends what is buffered, the header at least. http.ResponseController looks for it.
