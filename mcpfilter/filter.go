@@ -82,8 +82,8 @@ type Filter struct {
 	// its grant, so that a revoked one ends. Default: 30s. Negative turns the check off.
 	StreamRecheck caddy.Duration `json:"stream_recheck,omitempty"`
 
-	// How long such a response may outlive the gateway token that began it. Within this time only
-	// its own end or that of the process ends it. Default: 15m. Negative sets no limit.
+	// How long such a response may outlive the gateway token that began it. Within this time it ends with its
+	// grant, by itself, or with the process. Default: 15m. Negative sets no limit.
 	StreamPastExpiry caddy.Duration `json:"stream_past_expiry,omitempty"`
 
 	gateway Gateway

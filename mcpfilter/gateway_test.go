@@ -157,6 +157,17 @@ func (g *testGateway) Authenticate(_ context.Context, token string) (*mcpfilter.
 	}, nil
 }
 
+// CheckGrant fails as Authenticate does: by the grant, never by the token's age.
+func (g *testGateway) CheckGrant(_ context.Context, s *mcpfilter.Session) error {
+	g.asked.Add(1)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if s.Grant.ID != "grant-1" {
+		return mcpfilter.ErrInvalidToken
+	}
+	return g.authErr
+}
+
 func (g *testGateway) UpstreamToken(context.Context, *mcpfilter.Session) (string, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -60,13 +60,15 @@ func (f *Filter) watch(ctx context.Context, x *exchange, lasted time.Duration, e
 	}
 }
 
-// revoked asks the gateway for the stream's token again. An expired token says nothing about
-// its grant; an outage says nothing at all.
+// revoked asks the gateway for the response's token again, and for its grant alone when the token
+// has expired, which says nothing about the grant. An outage says nothing at all.
 func (f *Filter) revoked(ctx context.Context, x *exchange) bool {
+	var err error
 	if expires := x.session.Expires; !expires.IsZero() && time.Until(expires) < time.Second {
-		return false
+		err = f.gateway.CheckGrant(ctx, x.session)
+	} else {
+		_, err = f.gateway.Authenticate(ctx, x.gatewayToken)
 	}
-	_, err := f.gateway.Authenticate(ctx, x.gatewayToken)
 	return errors.Is(err, ErrInvalidToken)
 }
 

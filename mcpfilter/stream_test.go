@@ -285,10 +285,40 @@ func TestR06StoppingLetsLongResponsesFinish(t *testing.T) {
 	})
 }
 
-func TestT58OutageDoesNotEndStreams(t *testing.T) {
+func TestT58StreamEndsWithItsGrantAfterItsTokenExpired(t *testing.T) {
 	t.Parallel()
 	g, up := newGateway(t), newTicker()
+	g.expires = time.Now()
 	s := startCaddy(t, g, resource, `
+	mcp_filter PROXY {
+		credential transport
+		stream_recheck 5ms
+		stream_past_expiry off
+	}
+	reverse_proxy UPSTREAM {
+		transport mcp
+	}`, up)
+	res := s.post(t, "/jira/mcp", nil)
+	events := bufio.NewReader(res.Body)
+	asked := g.asked.Load()
+	eventually(t, "the grant to be checked again", func() bool { return g.asked.Load() > asked+2 })
+	up.events <- "one"
+	event(t, events)
+	g.set(func() { g.authErr = mcpfilter.ErrInvalidToken })
+	if _, err := io.ReadAll(events); err != nil {
+		t.Errorf("the stream broke: %v", err)
+	}
+	up.waitLeft(t)
+}
+
+func TestT58OutageDoesNotEndStreams(t *testing.T) {
+	t.Parallel()
+	for name, life := range map[string]time.Duration{"with a token": time.Hour, "whose token has expired": 0} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g, up := newGateway(t), newTicker()
+			g.expires = time.Now().Add(life)
+			s := startCaddy(t, g, resource, `
 	mcp_filter PROXY {
 		credential transport
 		stream_recheck 1ms
@@ -296,14 +326,18 @@ func TestT58OutageDoesNotEndStreams(t *testing.T) {
 	reverse_proxy UPSTREAM {
 		transport mcp
 	}`, up)
-	res := s.post(t, "/jira/mcp", nil)
-	events := bufio.NewReader(res.Body)
-	g.set(func() { g.authErr = errors.New("vault down") })
-	for i := range 20 {
-		want := fmt.Sprint(i)
-		time.AfterFunc(2*time.Millisecond, func() { up.events <- want })
-		if got := event(t, events); got != want {
-			t.Fatalf("event %q", got)
-		}
+			res := s.post(t, "/jira/mcp", nil)
+			events := bufio.NewReader(res.Body)
+			g.set(func() { g.authErr = errors.New("vault down") })
+			for i := range 20 {
+				asked := g.asked.Load()
+				eventually(t, "the grant to be checked again", func() bool { return g.asked.Load() > asked })
+				want := fmt.Sprint(i)
+				up.events <- want
+				if got := event(t, events); got != want {
+					t.Fatalf("event %q", got)
+				}
+			}
+		})
 	}
 }
