@@ -44,7 +44,7 @@ func init() {
 // Placeholder | Description
 // ------------|-------------
 // `{http.auth.user.id}` | The user's id in the gateway
-// `{http.auth.user.email}` | The user's e-mail address, or empty
+// `{http.auth.user.email}` | The user's e-mail address where the provider calls it verified, or empty
 // `{http.auth.user.login}` | The user's login name, or empty
 // `{http.auth.user.name}` | The user's full name, or empty
 // `{http.auth.user.provider}` | The provider that vouches for the user

@@ -89,8 +89,10 @@ type testGateway struct {
 	// rejectErr is what a rejection answers; nil renews.
 	rejectErr error
 	expires   time.Time
-	renewals  int
-	rejected  []string
+	// unverified says that nobody vouches for the user's e-mail address.
+	unverified bool
+	renewals   int
+	rejected   []string
 
 	entered, asked atomic.Int64
 }
@@ -151,7 +153,7 @@ func (g *testGateway) Authenticate(_ context.Context, token string) (*mcpfilter.
 		Grant: &tokenstore.Grant{
 			Meta: tokenstore.Meta{ID: "grant-1"}, State: tokenstore.StateActive,
 			ClientID: "gateway_0f", Client: "Chatbot", UserID: "user-1", AccountID: "account-1",
-			User: tokenstore.User{Provider: "okta", Subject: "00u1", Email: "ada@example.com", Login: "ada", Name: "Ada L"},
+			User: tokenstore.User{Provider: "okta", Subject: "00u1", Email: "ada@example.com", EmailVerified: !g.unverified, Login: "ada", Name: "Ada L"},
 		},
 		JTI: "jti-1", Expires: g.expires,
 	}, nil
