@@ -27,7 +27,10 @@ func init() {
 }
 
 // gateways finds a test's gateway by its proxy id, from within a Caddy config.
-var gateways sync.Map
+var (
+	gateways     sync.Map
+	gatewayCount atomic.Int64
+)
 
 // testApp stands for the oauth_proxy app.
 type testApp struct {
@@ -100,7 +103,8 @@ type testGateway struct {
 // newGateway makes a gateway that a Caddy config reaches under the returned proxy id.
 func newGateway(t *testing.T) *testGateway {
 	t.Helper()
-	id := strings.ToLower(strings.NewReplacer("/", "-", "_", "-", "#", "-").Replace(t.Name()))
+	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-", "#", "-").Replace(t.Name()))
+	id := fmt.Sprintf("%s-%d", name, gatewayCount.Add(1)) // names of tests may differ in case alone
 	g := &testGateway{id: id, stopping: make(chan struct{}), scopes: []string{"read:jira", "write:jira"}, expires: time.Now().Add(time.Hour)}
 	gateways.Store(id, g)
 	t.Cleanup(func() { gateways.Delete(id) })
