@@ -24,6 +24,15 @@ func carriesSessionToken(r *http.Request) bool {
 	return !ok || srv.Logs == nil || !srv.Logs.ShouldLogCredentials // the operator wants to see them
 }
 
+// redacted reports whether Caddy's logs hide the credential that travels in a header; none is Authorization.
+func redacted(header string) bool {
+	switch http.CanonicalHeaderKey(header) {
+	case "", "Authorization", "Cookie", "Proxy-Authorization":
+		return true
+	}
+	return false
+}
+
 // serveUnlogged serves a request that Caddy must not log. It returns no error, because the error log would show the request,
 // too; error routes are not asked.
 func (f *Filter) serveUnlogged(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {

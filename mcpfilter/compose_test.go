@@ -46,6 +46,48 @@ func TestConfigMistakesAreRefused(t *testing.T) {
 	}
 }
 
+func TestT78KeyInAHeaderThatLogsShowNeedsTheTransport(t *testing.T) {
+	t.Parallel()
+	for header, c := range map[string]struct{ credential, want string }{
+		"X-API-Key":     {"header", "use mcp_proxy, or credential transport here and transport mcp"},
+		"X-Service-Key": {"", "use mcp_proxy, or credential transport here and transport mcp"},
+		"X-Other-Key":   {"transport", ""},
+		"authorization": {"", ""}, // which Caddy redacts
+		"":              {"", ""},
+	} {
+		g := newGateway(t)
+		g.credentialHeader = header
+		filter := caddyconfig.JSON(map[string]string{"handler": "mcp_filter", "proxy": g.id, "credential": c.credential}, nil)
+		apps := map[string]json.RawMessage{
+			"http":        json.RawMessage(`{"servers":{"s":{"listen":[":0"],"automatic_https":{"disable":true},"routes":[{"handle":[` + string(filter) + `]}]}}}`),
+			"oauth_proxy": caddyconfig.JSON(testApp{Proxies: map[string]testProxy{g.id: {Resource: resource}}}, nil),
+		}
+		provisioning.Lock()
+		_, err := caddy.ProvisionContext(&caddy.Config{AppsRaw: apps})
+		provisioning.Unlock()
+		if (err == nil) != (c.want == "") || err != nil && (!strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), header)) {
+			t.Errorf("%s, credential %q: %v", header, c.credential, err)
+		}
+	}
+}
+
+func TestT78KeyInAHeaderOfItsOwnIsInNoLog(t *testing.T) {
+	t.Parallel()
+	g, up := newGateway(t), new(recorder)
+	g.credentialHeader = "X-API-Key"
+	s := startCaddy(t, g, resource, viaProxy, up)
+	wantStatus(t, s.post(t, "/jira/mcp", nil), http.StatusOK)
+	if h := up.last(t).Header; h.Get("X-Api-Key") != "upstream-1" || h.Get("Authorization") != "" {
+		t.Errorf("the MCP server was sent %v", h)
+	}
+	eventually(t, "the request in the logs", func() bool {
+		return strings.Contains(s.log.String(), "upstream roundtrip") && strings.Contains(s.log.String(), "handled request")
+	})
+	if strings.Contains(s.log.String(), "upstream-1") {
+		t.Errorf("the log has the key:\n%s", s.log.String())
+	}
+}
+
 func TestBodyLimitOfTheSiteHolds(t *testing.T) {
 	t.Parallel()
 	g, up := newGateway(t), new(recorder)

@@ -75,7 +75,8 @@ type Filter struct {
 	// How the upstream token travels: `header` (default) puts it on the request, for any
 	// handler behind; `transport` leaves it to the `mcp` transport of `reverse_proxy`, so that
 	// no handler or log between sees it, and a request that the upstream refuses with 401
-	// is repeated once with a renewed token.
+	// is repeated once with a renewed token. A token that travels in a header of its own, such as X-API-Key, needs
+	// `transport`: Caddy's logs would show it.
 	Credential string `json:"credential,omitempty"`
 
 	// How often an open event stream, and every other response that lasts longer than this, is checked against
@@ -137,6 +138,10 @@ func (f *Filter) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("mcp_filter %q: %w", f.Proxy, err)
 	}
 	f.proxy = f.gateway.Proxy()
+	if f.Credential == credentialHeader && !redacted(f.proxy.CredentialHeader) {
+		return fmt.Errorf("mcp_filter %q: this proxy's upstream_token travels as %s, which Caddy's debug log would show: use mcp_proxy, or credential transport here and transport mcp in the reverse_proxy behind",
+			f.Proxy, f.proxy.CredentialHeader)
+	}
 	f.paths, err = newPathMap(f.proxy.ResourcePath, f.ResourceOnly, f.UpstreamPath)
 	if err != nil {
 		return fmt.Errorf("mcp_filter %q: upstream_path: %w", f.Proxy, err)

@@ -84,6 +84,9 @@ type testGateway struct {
 	resource string
 	stopping chan struct{}
 
+	// credentialHeader is where the upstream token travels; empty for Authorization.
+	credentialHeader string
+
 	mu       sync.Mutex
 	scopes   []string
 	enterErr error
@@ -129,7 +132,7 @@ func (g *testGateway) Proxy() mcpfilter.Proxy {
 	return mcpfilter.Proxy{
 		ID: g.id, Resource: g.resource, ResourcePath: "/" + strings.Trim(u.Path, "/"),
 		MetadataURL: "https://gw.test/.well-known/oauth-protected-resource" + u.Path,
-		Scopes:      g.scopes,
+		Scopes:      g.scopes, CredentialHeader: g.credentialHeader,
 	}
 }
 
