@@ -193,17 +193,35 @@ func (p *proxyGateway) Authenticate(ctx context.Context, token string) (*mcpfilt
 		return nil, &mcpfilter.UnavailableError{Err: err}
 	}
 	grant, claims, err := g.server.Authenticate(ctx, token, p.proxy.ID)
-	switch {
-	case errors.Is(err, authserver.ErrInvalidToken):
-		return nil, fmt.Errorf("%w: %w", mcpfilter.ErrInvalidToken, err)
-	case err != nil:
-		return nil, &mcpfilter.UnavailableError{Err: err}
+	if err != nil {
+		return nil, authenticationError(err)
 	}
 	scopes := strings.Fields(claims.Scope)
 	if grant.Proxy == "" { // a session, which is good for all of the proxy
 		scopes = p.proxy.Scopes
 	}
 	return &mcpfilter.Session{Grant: grant, JTI: claims.JTI, Expires: time.Unix(claims.Expires, 0), Scopes: scopes}, nil
+}
+
+// CheckGrant implements mcpfilter.Gateway.
+func (p *proxyGateway) CheckGrant(ctx context.Context, s *mcpfilter.Session) error {
+	g, err := p.app.open()
+	if err != nil {
+		return &mcpfilter.UnavailableError{Err: err}
+	}
+	return authenticationError(g.server.CheckGrant(ctx, s.Grant.ID, p.proxy.ID))
+}
+
+// authenticationError says in the filter's words what authserver says in its own.
+func authenticationError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, authserver.ErrInvalidToken):
+		return fmt.Errorf("%w: %w", mcpfilter.ErrInvalidToken, err)
+	default:
+		return &mcpfilter.UnavailableError{Err: err}
+	}
 }
 
 // UpstreamToken implements mcpfilter.Gateway.

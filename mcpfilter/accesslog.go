@@ -1,6 +1,7 @@
 package mcpfilter
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 	"time"
@@ -21,6 +22,15 @@ func carriesSessionToken(r *http.Request) bool {
 	}
 	srv, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	return !ok || srv.Logs == nil || !srv.Logs.ShouldLogCredentials // the operator wants to see them
+}
+
+// redacted reports whether Caddy's logs hide the credential that travels in a header; none is Authorization.
+func redacted(header string) bool {
+	switch http.CanonicalHeaderKey(header) {
+	case "", "Authorization", "Cookie", "Proxy-Authorization":
+		return true
+	}
+	return false
 }
 
 // serveUnlogged serves a request that Caddy must not log. It returns no error, because the error log would show the request,
@@ -48,9 +58,10 @@ func (f *Filter) serveUnlogged(w http.ResponseWriter, r *http.Request, next cadd
 		value, _ := repl.GetString(placeholder)
 		return value
 	}
+	user := cmp.Or(known("http.auth.user.email"), known("http.auth.user.login"))
 	clientIP, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
 	f.log.Info("handled request", zap.String("method", method), zap.String("path", path), zap.Int("status", rec.Status()), zap.Int("size", rec.Size()),
-		zap.Duration("duration", time.Since(start)), zap.String("client_ip", clientIP), zap.String("proxy", f.proxy.ID), zap.String("user", known("http.auth.user.email")),
+		zap.Duration("duration", time.Since(start)), zap.String("client_ip", clientIP), zap.String("proxy", f.proxy.ID), zap.String("user", user),
 		zap.String("user_id", known("http.auth.user.id")), zap.String("client_id", known("mcp.client_id")), zap.String("grant", known("mcp.grant")),
 		zap.String("mcp_method", known("mcp.method")), zap.Error(err))
 	return nil

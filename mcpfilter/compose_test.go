@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -45,6 +46,48 @@ func TestConfigMistakesAreRefused(t *testing.T) {
 	}
 }
 
+func TestT78KeyInAHeaderThatLogsShowNeedsTheTransport(t *testing.T) {
+	t.Parallel()
+	for header, c := range map[string]struct{ credential, want string }{
+		"X-API-Key":     {"header", "use mcp_proxy, or credential transport here and transport mcp"},
+		"X-Service-Key": {"", "use mcp_proxy, or credential transport here and transport mcp"},
+		"X-Other-Key":   {"transport", ""},
+		"authorization": {"", ""}, // which Caddy redacts
+		"":              {"", ""},
+	} {
+		g := newGateway(t)
+		g.credentialHeader = header
+		filter := caddyconfig.JSON(map[string]string{"handler": "mcp_filter", "proxy": g.id, "credential": c.credential}, nil)
+		apps := map[string]json.RawMessage{
+			"http":        json.RawMessage(`{"servers":{"s":{"listen":[":0"],"automatic_https":{"disable":true},"routes":[{"handle":[` + string(filter) + `]}]}}}`),
+			"oauth_proxy": caddyconfig.JSON(testApp{Proxies: map[string]testProxy{g.id: {Resource: resource}}}, nil),
+		}
+		provisioning.Lock()
+		_, err := caddy.ProvisionContext(&caddy.Config{AppsRaw: apps})
+		provisioning.Unlock()
+		if (err == nil) != (c.want == "") || err != nil && (!strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), header)) {
+			t.Errorf("%s, credential %q: %v", header, c.credential, err)
+		}
+	}
+}
+
+func TestT78KeyInAHeaderOfItsOwnIsInNoLog(t *testing.T) {
+	t.Parallel()
+	g, up := newGateway(t), new(recorder)
+	g.credentialHeader = "X-API-Key"
+	s := startCaddy(t, g, resource, viaProxy, up)
+	wantStatus(t, s.post(t, "/jira/mcp", nil), http.StatusOK)
+	if h := up.last(t).Header; h.Get("X-Api-Key") != "upstream-1" || h.Get("Authorization") != "" {
+		t.Errorf("the MCP server was sent %v", h)
+	}
+	eventually(t, "the request in the logs", func() bool {
+		return strings.Contains(s.log.String(), "upstream roundtrip") && strings.Contains(s.log.String(), "handled request")
+	})
+	if strings.Contains(s.log.String(), "upstream-1") {
+		t.Errorf("the log has the key:\n%s", s.log.String())
+	}
+}
+
 func TestBodyLimitOfTheSiteHolds(t *testing.T) {
 	t.Parallel()
 	g, up := newGateway(t), new(recorder)
@@ -76,41 +119,88 @@ func TestBodiesThatAreNotJSONPassUntouched(t *testing.T) {
 	}
 }
 
-func TestUpgradedConnectionsPass(t *testing.T) {
+// switching is an MCP server that switches protocols with these header lines, asked or not, and tells what it is sent then.
+type switching struct {
+	header string
+	asked  atomic.Bool
+	sent   chan string
+}
+
+func (u *switching) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Upgrade") != "" || r.Header.Get("Connection") != "" || r.Header.Get("Http2-Settings") != "" {
+		u.asked.Store(true)
+	}
+	conn, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\n"+u.header+"\r\n")
+	line, _ := rw.ReadString('\n')
+	u.sent <- line
+}
+
+func TestT60NoUpgradeIsATunnelPastTheFilter(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ upgrade, header, directives string }{
+		"WebSocket":          {upgrade: "websocket", header: "Connection: Upgrade\r\nUpgrade: websocket\r\n"},
+		"HTTP/2":             {upgrade: "h2c", header: "Connection: Upgrade\r\nUpgrade: h2c\r\n"},
+		"to nothing named":   {upgrade: "h2c", header: "Connection: Upgrade\r\n"},
+		"without Connection": {upgrade: "h2c", header: "Upgrade: h2c\r\n"},
+		"as an event stream": {upgrade: "h2c", header: "Connection: Upgrade\r\nContent-Type: text/event-stream\r\n"},
+		"asked for behind": {upgrade: "h2c", header: "Connection: Upgrade\r\nUpgrade: h2c\r\n", directives: ` {
+		header_up Connection Upgrade
+		header_up Upgrade h2c
+	}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bothWays(t, func(t *testing.T, site string) {
+				up := &switching{header: c.header, sent: make(chan string, 1)}
+				s := startCaddy(t, newGateway(t), resource, site+c.directives, up)
+				conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.Listener.Addr().String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { conn.Close() })
+				_, _ = io.WriteString(conn, "GET /jira/mcp HTTP/1.1\r\nHost: gw.test\r\nAuthorization: Bearer good-token\r\n"+
+					"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\nUpgrade: "+c.upgrade+"\r\n\r\n")
+				res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if body := bodyOf(t, res); res.StatusCode != http.StatusBadGateway || !strings.Contains(body, "bad_gateway") || res.Header.Get("Upgrade") != "" {
+					t.Errorf("status %d, header %v, body %s", res.StatusCode, res.Header, body)
+				}
+				_, _ = io.WriteString(conn, "PRI * HTTP/2.0\r\n")
+				if line := <-up.sent; line != "" { // the server's connection was closed
+					t.Errorf("the MCP server was sent %q past the filter", line)
+				}
+				if c.directives == "" && up.asked.Load() {
+					t.Error("the MCP server was asked to switch")
+				}
+			})
+		})
+	}
+}
+
+func TestT60ExtendedConnectIsRefused(t *testing.T) {
 	t.Parallel()
 	bothWays(t, func(t *testing.T, site string) {
-		up := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Header.Get("Authorization") != "Bearer upstream-1" || r.Header.Get("Upgrade") != "echo" {
-				w.WriteHeader(http.StatusBadRequest)
-				return
-			}
-			conn, rw, err := http.NewResponseController(w).Hijack()
-			if err != nil {
-				return
-			}
-			defer conn.Close()
-			_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\nSet-Cookie: a=b\r\n\r\n")
-			line, _ := rw.ReadString('\n')
-			_, _ = io.WriteString(conn, "echo "+line)
-		})
+		up := new(recorder)
 		s := startCaddy(t, newGateway(t), resource, site, up)
-		conn, err := net.Dial("tcp", s.Listener.Addr().String())
-		if err != nil {
-			t.Fatal(err)
+		for proto, major := range map[string]int{"HTTP/2.0": 2, "websocket": 3} { // what the servers make of RFC 8441 and RFC 9220
+			r := s.newRequest(t, http.MethodConnect, "/jira/mcp", nil, "")
+			r.Proto, r.ProtoMajor, r.RequestURI = proto, major, "/jira/mcp"
+			r.Header[":protocol"] = []string{"websocket"}
+			w := httptest.NewRecorder()
+			s.Config.Handler.ServeHTTP(w, r)
+			if w.Code != http.StatusBadRequest {
+				t.Errorf("HTTP/%d: status %d, %s", major, w.Code, w.Body)
+			}
 		}
-		defer conn.Close()
-		_, _ = io.WriteString(conn, "GET /jira/mcp HTTP/1.1\r\nHost: gw.test\r\nAuthorization: Bearer good-token\r\nConnection: keep-alive, Upgrade, Authorization\r\nUpgrade: echo\r\n\r\n")
-		r := bufio.NewReader(conn)
-		res, err := http.ReadResponse(r, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if res.StatusCode != http.StatusSwitchingProtocols || res.Header.Get("Set-Cookie") != "" {
-			t.Fatalf("status %d, header %v", res.StatusCode, res.Header)
-		}
-		_, _ = io.WriteString(conn, "hello\n")
-		if got, err := r.ReadString('\n'); got != "echo hello\n" {
-			t.Errorf("%q, %v", got, err)
+		if up.count() != 0 {
+			t.Error("the MCP server saw the request")
 		}
 	})
 }

@@ -40,9 +40,13 @@ type exchange struct {
 	reported  bool
 	rejection error
 
-	// cut says that we end the stream, so that its reader takes the error for the end.
+	// cut says that we end the response, so that the reader of an event stream takes the error for the end.
 	cut atomic.Bool
 }
+
+// endsHere says whether the response is to be ended between handler and client: not every handler looks at its request's context. The
+// transport does, and ends an event stream cleanly.
+func (x *exchange) endsHere() bool { return x.upstreamHost == "" && x.cut.Load() }
 
 // captureBody reads a JSON body of at most maxBody bytes into memory, and leaves r a body of the same bytes.
 // A body that cannot be read could not be sent on either: its error is for the client.

@@ -32,8 +32,11 @@ func init() {
 //   - identity: X-Forwarded-User, -Email, -Groups, -Preferred-Username, -Access-Token and -Id-Token,
 //     Remote-User, -Email, -Groups and -Name, X-Remote-*, X-Auth-Request-*, X-Authenticated-*, X-User,
 //     X-User-Id, -Email, -Name, -Login, -Groups and -Roles, X-Gateway-*, X-Gw-*, X-WebAuth-*, X-MS-Client-Principal*,
-//     X-Goog-Authenticated-User-*, X-Goog-Iap-*, X-Amzn-Oidc-*, Cf-Access-*, Tailscale-User-*, X-Pomerium-*, X-Authentik-*;
+//     X-Goog-Authenticated-User-*, X-Goog-Iap-*, X-Amzn-Oidc-*, Cf-Access-*, Tailscale-User-*, X-Pomerium-*, X-Authentik-*,
+//     X-Vouch-*, OIDC-Claim-*, Impersonate-User, -Group, -Uid and -Extra-*, X-Consumer-*, X-Hasura-*, X-Scope-OrgID, X-Userinfo,
+//     X-Endpoint-API-UserInfo, X-Apigateway-API-UserInfo, X-Forwarded-Client-Cert, X-SSL-Client-*, SSL-Client-*;
 //   - path and method overrides: X-Original-URL, X-Rewrite-URL, X-HTTP-Method-Override and its kin;
+//   - protocol upgrades: Upgrade, HTTP2-Settings;
 //   - Forwarded, odd spellings of X-Forwarded-*, and whatever Connection names.
 //
 // These placeholders are set for handlers behind the filter:
@@ -41,7 +44,7 @@ func init() {
 // Placeholder | Description
 // ------------|-------------
 // `{http.auth.user.id}` | The user's id in the gateway
-// `{http.auth.user.email}` | The user's e-mail address, or empty
+// `{http.auth.user.email}` | The user's e-mail address where the provider calls it verified, or empty
 // `{http.auth.user.login}` | The user's login name, or empty
 // `{http.auth.user.name}` | The user's full name, or empty
 // `{http.auth.user.provider}` | The provider that vouches for the user
@@ -72,15 +75,16 @@ type Filter struct {
 	// How the upstream token travels: `header` (default) puts it on the request, for any
 	// handler behind; `transport` leaves it to the `mcp` transport of `reverse_proxy`, so that
 	// no handler or log between sees it, and a request that the upstream refuses with 401
-	// is repeated once with a renewed token.
+	// is repeated once with a renewed token. A token that travels in a header of its own, such as X-API-Key, needs
+	// `transport`: Caddy's logs would show it.
 	Credential string `json:"credential,omitempty"`
 
-	// How often an open event stream is checked against its grant, so that a revoked
-	// one ends. Default: 30s. Negative turns the check off.
+	// How often an open event stream, and every other response that lasts longer than this, is checked against
+	// its grant, so that a revoked one ends. Default: 30s. Negative turns the check off.
 	StreamRecheck caddy.Duration `json:"stream_recheck,omitempty"`
 
-	// How long an event stream may outlive the gateway token that began it. Within this time only
-	// the end of the stream or of the process ends it. Default: 15m. Negative sets no limit.
+	// How long such a response may outlive the gateway token that began it. Within this time it ends with its
+	// grant, by itself, or with the process. Default: 15m. Negative sets no limit.
 	StreamPastExpiry caddy.Duration `json:"stream_past_expiry,omitempty"`
 
 	gateway Gateway
@@ -134,6 +138,10 @@ func (f *Filter) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("mcp_filter %q: %w", f.Proxy, err)
 	}
 	f.proxy = f.gateway.Proxy()
+	if f.Credential == credentialHeader && !redacted(f.proxy.CredentialHeader) {
+		return fmt.Errorf("mcp_filter %q: this proxy's upstream_token travels as %s, which Caddy's debug log would show: use mcp_proxy, or credential transport here and transport mcp in the reverse_proxy behind",
+			f.Proxy, f.proxy.CredentialHeader)
+	}
 	f.paths, err = newPathMap(f.proxy.ResourcePath, f.ResourceOnly, f.UpstreamPath)
 	if err != nil {
 		return fmt.Errorf("mcp_filter %q: upstream_path: %w", f.Proxy, err)
@@ -168,8 +176,11 @@ func (f *Filter) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 		answerPreflight(w, r)
 		return nil
 	}
-	if r.Method == http.MethodTrace || r.Method == "TRACK" {
-		return f.refuse(w, badRequest("this method would show what the MCP server is sent"))
+	switch r.Method {
+	case http.MethodTrace, "TRACK": // these would show what the MCP server is sent
+		return f.refuse(w, badRequest("this method is not for MCP servers"))
+	case http.MethodConnect: // by which HTTP/2 and HTTP/3 ask for a WebSocket (RFC 8441, RFC 9220)
+		return f.refuse(w, badRequest("this gateway switches to no other protocol"))
 	}
 
 	leave, err := f.gateway.Enter()
@@ -193,8 +204,12 @@ func (f *Filter) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, x *exchange) error {
 	ctx, end := context.WithCancel(context.WithValue(r.Context(), exchangeKey{}, x))
 	var watching sync.WaitGroup
+	var watch *time.Timer
 	defer func() {
 		end()
+		if watch != nil && watch.Stop() { // a short response
+			watching.Done()
+		}
 		watching.Wait()
 	}()
 	r = r.WithContext(ctx)
@@ -216,12 +231,25 @@ func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	}
 
 	g := newGuard(w, r, f, x)
-	g.streaming = func() {
-		watching.Go(func() { f.watch(ctx, x, end) })
+	g.begun = func(stream bool) {
+		after := time.Duration(f.StreamRecheck)
+		if stream {
+			after = 0
+		} else if after < 0 {
+			return
+		}
+		watching.Add(1)
+		watch = time.AfterFunc(after, func() {
+			defer watching.Done()
+			f.watch(ctx, x, after, end)
+		})
 	}
 	if err := next.ServeHTTP(g, r); err != nil {
 		protectResponse(w.Header())
 		return err
+	}
+	if !g.wroteHeader { // reverse_proxy is silent when a server switches to a protocol that nobody asked for
+		return f.refuse(w, badUpstream("the MCP server gave no answer", nil))
 	}
 	return nil
 }

@@ -273,6 +273,26 @@ func TestIdentityReachesPlaceholdersAndAccessLog(t *testing.T) {
 	}
 }
 
+func TestT29UnverifiedEmailIsToldNobody(t *testing.T) {
+	t.Parallel()
+	g, up := newGateway(t), new(recorder)
+	g.unverified = true
+	s := startCaddy(t, g, resource, `
+	mcp_filter PROXY
+	reverse_proxy UPSTREAM {
+		header_up X-Seen "[{http.auth.user.email}] {http.auth.user.login}"
+	}`, up)
+	wantStatus(t, s.post(t, "/jira/mcp", nil), http.StatusOK)
+	if got := up.last(t).Header.Get("X-Seen"); got != "[] ada" {
+		t.Errorf("the MCP server is told %q", got)
+	}
+	wantStatus(t, s.post(t, "/jira/mcp", map[string]string{"Authorization": "", "X-Session-Token": "good-token"}), http.StatusOK)
+	eventually(t, "both requests in the log", func() bool { return strings.Count(s.log.String(), "handled request") == 2 })
+	if log := s.log.String(); strings.Contains(log, "ada@example.com") || strings.Count(log, `"user":"ada"`) != 2 {
+		t.Errorf("log:\n%s", log)
+	}
+}
+
 func TestNoTokenIsLogged(t *testing.T) {
 	t.Parallel()
 	g, up := newGateway(t), new(recorder)

@@ -37,6 +37,10 @@ type Gateway interface {
 	// could not be found out.
 	Authenticate(ctx context.Context, token string) (*Session, error)
 
+	// CheckGrant judges a session whose gateway token may have expired since: that its grant is
+	// alive, and still lets the user in. Its errors are those of Authenticate.
+	CheckGrant(ctx context.Context, s *Session) error
+
 	// UpstreamToken returns the bearer token to send upstream, refreshed if need be.
 	// The error is ErrNeedsReauth when the user must log in again, and anything
 	// else (usually *UnavailableError) when the token cannot be had at the moment.

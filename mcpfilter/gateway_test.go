@@ -27,7 +27,10 @@ func init() {
 }
 
 // gateways finds a test's gateway by its proxy id, from within a Caddy config.
-var gateways sync.Map
+var (
+	gateways     sync.Map
+	gatewayCount atomic.Int64
+)
 
 // testApp stands for the oauth_proxy app.
 type testApp struct {
@@ -81,6 +84,9 @@ type testGateway struct {
 	resource string
 	stopping chan struct{}
 
+	// credentialHeader is where the upstream token travels; empty for Authorization.
+	credentialHeader string
+
 	mu       sync.Mutex
 	scopes   []string
 	enterErr error
@@ -89,16 +95,19 @@ type testGateway struct {
 	// rejectErr is what a rejection answers; nil renews.
 	rejectErr error
 	expires   time.Time
-	renewals  int
-	rejected  []string
+	// unverified says that nobody vouches for the user's e-mail address.
+	unverified bool
+	renewals   int
+	rejected   []string
 
-	entered atomic.Int64
+	entered, asked atomic.Int64
 }
 
 // newGateway makes a gateway that a Caddy config reaches under the returned proxy id.
 func newGateway(t *testing.T) *testGateway {
 	t.Helper()
-	id := strings.ToLower(strings.NewReplacer("/", "-", "_", "-", "#", "-").Replace(t.Name()))
+	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-", "#", "-").Replace(t.Name()))
+	id := fmt.Sprintf("%s-%d", name, gatewayCount.Add(1)) // names of tests may differ in case alone
 	g := &testGateway{id: id, stopping: make(chan struct{}), scopes: []string{"read:jira", "write:jira"}, expires: time.Now().Add(time.Hour)}
 	gateways.Store(id, g)
 	t.Cleanup(func() { gateways.Delete(id) })
@@ -123,7 +132,7 @@ func (g *testGateway) Proxy() mcpfilter.Proxy {
 	return mcpfilter.Proxy{
 		ID: g.id, Resource: g.resource, ResourcePath: "/" + strings.Trim(u.Path, "/"),
 		MetadataURL: "https://gw.test/.well-known/oauth-protected-resource" + u.Path,
-		Scopes:      g.scopes,
+		Scopes:      g.scopes, CredentialHeader: g.credentialHeader,
 	}
 }
 
@@ -138,6 +147,7 @@ func (g *testGateway) Enter() (func(), error) {
 }
 
 func (g *testGateway) Authenticate(_ context.Context, token string) (*mcpfilter.Session, error) {
+	g.asked.Add(1)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.authErr != nil {
@@ -150,10 +160,21 @@ func (g *testGateway) Authenticate(_ context.Context, token string) (*mcpfilter.
 		Grant: &tokenstore.Grant{
 			Meta: tokenstore.Meta{ID: "grant-1"}, State: tokenstore.StateActive,
 			ClientID: "gateway_0f", Client: "Chatbot", UserID: "user-1", AccountID: "account-1",
-			User: tokenstore.User{Provider: "okta", Subject: "00u1", Email: "ada@example.com", Login: "ada", Name: "Ada L"},
+			User: tokenstore.User{Provider: "okta", Subject: "00u1", Email: "ada@example.com", EmailVerified: !g.unverified, Login: "ada", Name: "Ada L"},
 		},
 		JTI: "jti-1", Expires: g.expires,
 	}, nil
+}
+
+// CheckGrant fails as Authenticate does: by the grant, never by the token's age.
+func (g *testGateway) CheckGrant(_ context.Context, s *mcpfilter.Session) error {
+	g.asked.Add(1)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if s.Grant.ID != "grant-1" {
+		return mcpfilter.ErrInvalidToken
+	}
+	return g.authErr
 }
 
 func (g *testGateway) UpstreamToken(context.Context, *mcpfilter.Session) (string, error) {

@@ -1,9 +1,11 @@
 package mcpfilter
 
 import (
+	"bufio"
 	"errors"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -42,8 +44,8 @@ type guard struct {
 	r      *http.Request
 	x      *exchange
 
-	// streaming is called when the response begins to be an event stream.
-	streaming func()
+	// begun is called when the response begins, and told whether it is an event stream.
+	begun func(stream bool)
 
 	// before is the header as handlers in front of the filter left it.
 	before http.Header
@@ -67,7 +69,7 @@ func (g *guard) WriteHeader(status int) {
 		return
 	}
 	h := g.Header()
-	if 100 <= status && status < 200 && status != http.StatusSwitchingProtocols {
+	if informational := 100 <= status && status < 200; informational && status != http.StatusSwitchingProtocols {
 		g.withhold(h)
 		g.ResponseWriter.WriteHeader(status)
 		return
@@ -78,26 +80,24 @@ func (g *guard) WriteHeader(status int) {
 		return
 	}
 	g.withhold(h)
-	if status != http.StatusSwitchingProtocols {
-		stream := isEventStream(h)
-		setCORS(h)
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Add("Vary", "Authorization")
-		setCaching(h, stream)
-		if !stream && !isJSON(h) {
-			// Whatever else it is, it must not run on the origin of the consent page.
-			h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
-		}
-		if stream {
-			g.streaming()
-		}
+	stream := isEventStream(h)
+	setCORS(h)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Add("Vary", "Authorization")
+	setCaching(h, stream)
+	if !stream && !isJSON(h) {
+		// Whatever else it is, it must not run on the origin of the consent page.
+		h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
 	}
+	g.begun(stream)
 	g.ResponseWriter.WriteHeader(status)
 }
 
 // judge returns what to answer instead of the MCP server's response, if anything.
 func (g *guard) judge(status int, h http.Header) *refusal {
 	switch {
+	case status == http.StatusSwitchingProtocols:
+		return badUpstream("the MCP server switches to another protocol", nil)
 	case status == http.StatusUnauthorized:
 		if err := g.x.report(g.r.Context()); err != nil {
 			return gatewayRefusal(err)
@@ -172,8 +172,11 @@ func (g *guard) restore(h http.Header, name string) {
 // Write sends a piece of the body.
 func (g *guard) Write(p []byte) (int, error) {
 	g.begin()
-	if g.discard {
+	switch {
+	case g.discard:
 		return len(p), nil
+	case g.x.endsHere():
+		return 0, errEnded
 	}
 	return g.ResponseWriter.Write(p)
 }
@@ -184,13 +187,18 @@ func (g *guard) ReadFrom(r io.Reader) (int64, error) {
 	if g.discard {
 		return io.Copy(io.Discard, r)
 	}
-	return g.ResponseWriterWrapper.ReadFrom(r)
+	return g.ResponseWriterWrapper.ReadFrom(endingReader{r, g.x})
 }
 
 // FlushError sends what is buffered, the header at least. http.ResponseController looks for it.
 func (g *guard) FlushError() error {
 	g.begin()
 	return http.NewResponseController(g.ResponseWriter).Flush()
+}
+
+// Hijack refuses to give the connection away: nothing would be filtered or end with its grant there. http.ResponseController looks for it.
+func (g *guard) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return nil, nil, http.ErrNotSupported
 }
 
 func (g *guard) begin() {
@@ -224,4 +232,7 @@ func setCaching(h http.Header, stream bool) {
 }
 
 // Interface guards
-var _ http.ResponseWriter = (*guard)(nil)
+var (
+	_ http.ResponseWriter = (*guard)(nil)
+	_ http.Hijacker       = (*guard)(nil)
+)

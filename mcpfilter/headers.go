@@ -17,9 +17,14 @@ var deletedHeaders = compileNames(
 	"x-auth-request-*", "x-authenticated-*", "x-gateway-*", "x-gw-*",
 	"x-user", "x-user-id", "x-user-email", "x-user-name", "x-user-login", "x-user-groups", "x-user-roles",
 	"x-webauth-*", "x-ms-client-principal*", "x-goog-authenticated-user-*", "x-goog-iap-*", "x-amzn-oidc-*",
-	"cf-access-*", "tailscale-user-*", "x-pomerium-*", "x-authentik-*",
+	"cf-access-*", "tailscale-user-*", "x-pomerium-*", "x-authentik-*", "x-vouch-*", "oidc-claim-*",
+	"impersonate-user", "impersonate-group", "impersonate-uid", "impersonate-extra-*", "x-consumer-*", "x-hasura-*", "x-scope-orgid",
+	"x-userinfo", "x-endpoint-api-userinfo", "x-apigateway-api-userinfo",
+	"x-forwarded-client-cert", "x-ssl-client-*", "ssl-client-*",
 	// path and method overrides
 	"x-original-url", "x-original-uri", "x-rewrite-url", "x-http-method-override", "x-http-method", "x-method-override",
+	// protocol upgrades: MCP has none, and what follows one would pass unseen
+	"upgrade", "http2-settings",
 	// unlike X-Forwarded-*, reverse_proxy neither checks nor replaces this one
 	"forwarded",
 )
@@ -86,27 +91,15 @@ func cleanRequest(r *http.Request, credentialHeader string) {
 	h.Del("Trailer")
 }
 
-// cleanConnection deletes the headers that Connection names (RFC 9110 section
-// 7.6.1), and keeps of Connection only the upgrade. reverse_proxy would do the same
-// later, and delete with them what we and its own options set meanwhile.
+// cleanConnection deletes Connection and the headers that it names (RFC 9110 section
+// 7.6.1). reverse_proxy would do the same later, and delete with them what we and its
+// own options set meanwhile.
 func cleanConnection(h http.Header) {
 	values := h["Connection"]
-	if values == nil {
-		return
-	}
 	delete(h, "Connection")
-	var upgrade bool
 	for _, value := range values {
 		for name := range strings.SplitSeq(value, ",") {
-			name = strings.TrimSpace(name)
-			if strings.EqualFold(name, "upgrade") {
-				upgrade = true
-				continue
-			}
-			h.Del(name)
+			h.Del(strings.TrimSpace(name))
 		}
-	}
-	if upgrade {
-		h.Set("Connection", "Upgrade")
 	}
 }

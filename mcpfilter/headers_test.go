@@ -14,6 +14,10 @@ func TestT59T61T63CredentialsAndIdentityNeverGoUpstream(t *testing.T) {
 		"X-Auth-Request-User", "X_Auth.Request-Email", "Remote-User", "Remote_User", "X-Remote-User", "X-User", "X-User-Email",
 		"X-Gateway-User", "X-Gw-User", "x_gw_user", "X.Gw.User", "Cf-Access-Jwt-Assertion", "Authorization_", "X-Original-Url", "X-Http-Method-Override",
 		"Forwarded", "X_Forwarded_For", "X.Forwarded.Host",
+		"Impersonate-User", "Impersonate-Group", "Impersonate-Uid", "Impersonate-Extra-Scopes", "Impersonate_User", "X-Scope-Orgid",
+		"X-Consumer-Id", "X-Consumer-Username", "X-Userinfo", "X-Endpoint-Api-Userinfo", "X-Apigateway-Api-Userinfo",
+		"X-Ssl-Client-Verify", "X-Ssl-Client-S-Dn", "Ssl-Client-Cert", "SSL_CLIENT_S_DN", "X-Forwarded-Client-Cert",
+		"OIDC_CLAIM_email", "Oidc-Claim-Sub", "X-Hasura-Role", "X-Hasura-Admin-Secret", "X-Vouch-User", "X-Vouch-Idp-Claims-Groups",
 	} {
 		r := &http.Request{Header: http.Header{name: {"mallory", "mallory"}}}
 		cleanRequest(r, "")
@@ -30,6 +34,7 @@ func TestT59T61T63CredentialsAndIdentityNeverGoUpstream(t *testing.T) {
 	for _, name := range []string{
 		"Mcp-Session-Id", "Mcp-Method", "Mcp-Name", "Mcp-Param-Tenant_id", "Mcp-Protocol-Version", "Last-Event-Id",
 		"Accept", "Content-Type", "Traceparent", "Tracestate", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "User-Agent", "X-User-Agent",
+		"X-Consumer", "Impersonate", "Ssl-Cipher",
 	} {
 		r := &http.Request{Header: http.Header{name: {"1"}}}
 		cleanRequest(r, "")
@@ -42,14 +47,11 @@ func TestT59T61T63CredentialsAndIdentityNeverGoUpstream(t *testing.T) {
 func TestT60ConnectionNamesAreDeletedBeforeInjection(t *testing.T) {
 	t.Parallel()
 	r := &http.Request{Header: http.Header{
-		"Connection": {"close, Authorization, x-named ,Upgrade", "X-Second,"}, "Upgrade": {"websocket"},
+		"Connection": {"close, Authorization, x-named ,Upgrade", "X-Second,"}, "Upgrade": {"websocket"}, "Http2-Settings": {"AAMAAABk"},
 		"Authorization": {"Bearer gateway"}, "X-Named": {"1"}, "X-Second": {"2"}, "X-Kept": {"3"},
 	}, Trailer: http.Header{"X-Late": nil}}
 	cleanRequest(r, "")
-	if got := r.Header.Values("Connection"); len(got) != 1 || got[0] != "Upgrade" {
-		t.Errorf("Connection: %q", got)
-	}
-	if r.Header.Get("X-Named") != "" || r.Header.Get("X-Second") != "" || r.Header.Get("X-Kept") != "3" || r.Header.Get("Upgrade") != "websocket" {
+	if len(r.Header) != 1 || r.Header.Get("X-Kept") != "3" {
 		t.Errorf("header: %v", r.Header)
 	}
 	if r.Trailer != nil {

@@ -18,7 +18,7 @@ func (f *Filter) identify(r *http.Request, x *exchange) {
 
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Set("http.auth.user.id", grant.UserID)
-		repl.Set("http.auth.user.email", user.Email)
+		repl.Set("http.auth.user.email", user.VerifiedEmail())
 		repl.Set("http.auth.user.login", user.Login)
 		repl.Set("http.auth.user.name", user.Name)
 		repl.Set("http.auth.user.provider", user.Provider)

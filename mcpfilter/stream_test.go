@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -14,23 +16,27 @@ import (
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
 )
 
-// ticker is an MCP server that sends an event whenever the test says so, until it is left.
+// ticker is an MCP server that sends an event whenever the test says so, until it is left or told that all is said.
 type ticker struct {
-	events chan string
-	left   chan struct{}
+	contentType string
+	events      chan string
+	left        chan struct{}
 }
 
-func newTicker() *ticker { return &ticker{make(chan string), make(chan struct{})} }
+func newTicker() *ticker { return &ticker{"text/event-stream", make(chan string), make(chan struct{})} }
 
 func (u *ticker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer close(u.left)
 	_, _ = io.Copy(io.Discard, r.Body)
-	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Content-Type", u.contentType)
 	flush := http.NewResponseController(w).Flush
 	_ = flush()
 	for {
 		select {
-		case e := <-u.events:
+		case e, more := <-u.events:
+			if !more {
+				return
+			}
 			_, _ = fmt.Fprintf(w, "data: %s\n\n", e)
 			_ = flush()
 		case <-r.Context().Done():
@@ -191,10 +197,128 @@ func TestT58StreamEndsWithItsGrant(t *testing.T) {
 	}
 }
 
-func TestT58OutageDoesNotEndStreams(t *testing.T) {
+// lastingWays watches responses closely, with the token in the header and in the transport.
+func lastingWays(t *testing.T, test func(t *testing.T, site string)) {
+	for credential, transport := range map[string]string{"header": "http", "transport": "mcp"} {
+		t.Run(credential, func(t *testing.T) {
+			t.Parallel()
+			test(t, `
+	mcp_filter PROXY {
+		credential `+credential+`
+		stream_recheck 5ms
+	}
+	reverse_proxy UPSTREAM {
+		transport `+transport+`
+	}`)
+		})
+	}
+}
+
+func TestT58EveryLongResponseEndsWithItsGrant(t *testing.T) {
+	t.Parallel()
+	lastingWays(t, func(t *testing.T, site string) {
+		g, up := newGateway(t), newTicker()
+		up.contentType = "application/x-ndjson"
+		s := startCaddy(t, g, resource, site, up)
+		res := s.post(t, "/jira/mcp", nil)
+		events := bufio.NewReader(res.Body)
+		up.events <- "one"
+		event(t, events)
+		eventually(t, "the grant to be checked again", func() bool { return g.asked.Load() > 2 })
+		up.events <- "two"
+		event(t, events)
+		g.set(func() { g.authErr = mcpfilter.ErrInvalidToken })
+		if _, err := io.ReadAll(events); err == nil {
+			t.Error("the client takes half a response for a whole one")
+		}
+		up.waitLeft(t)
+		eventually(t, "the vault to be let go", func() bool { return g.entered.Load() == 0 })
+	})
+}
+
+func TestT58LongDownloadEndsWithItsGrant(t *testing.T) {
+	t.Parallel()
+	const size = 64 << 20 // more than all buffers on the way hold
+	dir := t.TempDir()
+	file := filepath.Join(dir, "large.bin")
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Truncate(file, size)); err != nil {
+		t.Fatal(err)
+	}
+	g := newGateway(t)
+	s := startCaddy(t, g, resource, `
+	mcp_filter PROXY {
+		stream_recheck 5ms
+	}
+	file_server {
+		root `+dir+`
+	}`, http.NotFoundHandler())
+	res := s.request(t, http.MethodGet, "/large.bin", nil, "")
+	wantStatus(t, res, http.StatusOK)
+	g.set(func() { g.authErr = mcpfilter.ErrInvalidToken })
+	eventually(t, "the response to be ended", func() bool { return strings.Contains(s.log.String(), "response ended") })
+	if n, err := io.Copy(io.Discard, res.Body); err == nil || n == size {
+		t.Errorf("%d bytes arrived, %v", n, err)
+	}
+}
+
+func TestR06StoppingLetsLongResponsesFinish(t *testing.T) {
+	t.Parallel()
+	lastingWays(t, func(t *testing.T, site string) {
+		g, up := newGateway(t), newTicker()
+		up.contentType = "application/json"
+		s := startCaddy(t, g, resource, site, up)
+		res := s.post(t, "/jira/mcp", nil)
+		events := bufio.NewReader(res.Body)
+		up.events <- "one"
+		event(t, events)
+		close(g.stopping)
+		asked := g.asked.Load()
+		eventually(t, "the grant to be checked again", func() bool { return g.asked.Load() > asked+2 })
+		up.events <- "two"
+		close(up.events)
+		if got := event(t, events); got != "two" {
+			t.Errorf("%q", got)
+		}
+		if rest, err := io.ReadAll(events); err != nil || len(rest) != 0 {
+			t.Errorf("the response ended with %q, %v", rest, err)
+		}
+	})
+}
+
+func TestT58StreamEndsWithItsGrantAfterItsTokenExpired(t *testing.T) {
 	t.Parallel()
 	g, up := newGateway(t), newTicker()
+	g.expires = time.Now()
 	s := startCaddy(t, g, resource, `
+	mcp_filter PROXY {
+		credential transport
+		stream_recheck 5ms
+		stream_past_expiry off
+	}
+	reverse_proxy UPSTREAM {
+		transport mcp
+	}`, up)
+	res := s.post(t, "/jira/mcp", nil)
+	events := bufio.NewReader(res.Body)
+	asked := g.asked.Load()
+	eventually(t, "the grant to be checked again", func() bool { return g.asked.Load() > asked+2 })
+	up.events <- "one"
+	event(t, events)
+	g.set(func() { g.authErr = mcpfilter.ErrInvalidToken })
+	if _, err := io.ReadAll(events); err != nil {
+		t.Errorf("the stream broke: %v", err)
+	}
+	up.waitLeft(t)
+}
+
+func TestT58OutageDoesNotEndStreams(t *testing.T) {
+	t.Parallel()
+	for name, life := range map[string]time.Duration{"with a token": time.Hour, "whose token has expired": 0} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g, up := newGateway(t), newTicker()
+			g.expires = time.Now().Add(life)
+			s := startCaddy(t, g, resource, `
 	mcp_filter PROXY {
 		credential transport
 		stream_recheck 1ms
@@ -202,14 +326,18 @@ func TestT58OutageDoesNotEndStreams(t *testing.T) {
 	reverse_proxy UPSTREAM {
 		transport mcp
 	}`, up)
-	res := s.post(t, "/jira/mcp", nil)
-	events := bufio.NewReader(res.Body)
-	g.set(func() { g.authErr = errors.New("vault down") })
-	for i := range 20 {
-		want := fmt.Sprint(i)
-		time.AfterFunc(2*time.Millisecond, func() { up.events <- want })
-		if got := event(t, events); got != want {
-			t.Fatalf("event %q", got)
-		}
+			res := s.post(t, "/jira/mcp", nil)
+			events := bufio.NewReader(res.Body)
+			g.set(func() { g.authErr = errors.New("vault down") })
+			for i := range 20 {
+				asked := g.asked.Load()
+				eventually(t, "the grant to be checked again", func() bool { return g.asked.Load() > asked })
+				want := fmt.Sprint(i)
+				up.events <- want
+				if got := event(t, events); got != want {
+					t.Fatalf("event %q", got)
+				}
+			}
+		})
 	}
 }

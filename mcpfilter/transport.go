@@ -86,7 +86,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	switch {
 	case res.StatusCode == http.StatusUnauthorized:
 		discard(res)
-	case res.StatusCode != http.StatusSwitchingProtocols && isEventStream(res.Header):
+	case isEventStream(res.Header):
 		res.Body = &streamBody{ReadCloser: res.Body, x: x}
 	}
 	return res, nil

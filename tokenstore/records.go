@@ -1,6 +1,7 @@
 package tokenstore
 
 import (
+	"cmp"
 	"encoding/json"
 	"time"
 )
@@ -38,17 +39,17 @@ type User struct {
 	Org    string   `json:"org,omitempty"`
 }
 
-// Label is how the user is shown to people: e-mail, else login, else subject.
-func (u User) Label() string {
-	switch {
-	case u.Email != "":
-		return u.Email
-	case u.Login != "":
-		return u.Login
-	default:
-		return u.Subject
+// VerifiedEmail is the user's e-mail address where the provider vouches for it. At many providers users
+// can enter any other, which then says nothing about who they are.
+func (u User) VerifiedEmail() string {
+	if !u.EmailVerified {
+		return ""
 	}
+	return u.Email
 }
+
+// Label is how the user is shown to people: verified e-mail, else login, else subject.
+func (u User) Label() string { return cmp.Or(u.VerifiedEmail(), u.Login, u.Subject) }
 
 // Client is a chatbot that registered itself (RFC 7591). Clients of the configuration and of metadata documents have
 // the same form and are not stored.

@@ -78,6 +78,31 @@ func (s *Server) goodFor(g *tokenstore.Grant, c *Claims, p *Proxy) error {
 	return nil
 }
 
+// CheckGrant judges the grant of a request to a proxy that was authenticated before and goes on, perhaps longer than its token. The
+// errors are those of Authenticate.
+func (s *Server) CheckGrant(ctx context.Context, grantID, proxyID string) error {
+	invalid := func(why string) error { return fmt.Errorf("%w: %s", ErrInvalidToken, why) }
+	p := s.proxies[proxyID]
+	if p == nil {
+		return invalid("no such proxy")
+	}
+	g, err := s.activeGrant(ctx, grantID)
+	if err != nil {
+		return err
+	}
+	if err := s.goodFor(g, &Claims{Audience: g.Resource}, p); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalidToken, err)
+	}
+	switch {
+	case g.AccountID == "": // a client's own grant ends with its token, which the request may outlive
+	case !s.vault.Now().Before(g.Ends):
+		return invalid("its grant has expired")
+	case !p.Allow.Permits(g.User):
+		return invalid("the proxy's allow list does not name the user")
+	}
+	return nil
+}
+
 // grantOfAccessToken verifies a token of ours, whatever it is for, and finds its living grant. Errors are ErrInvalidToken, or
 // what the vault says.
 func (s *Server) grantOfAccessToken(ctx context.Context, token string) (*tokenstore.Grant, *Claims, error) {
@@ -95,20 +120,31 @@ func (s *Server) grantOfAccessToken(ctx context.Context, token string) (*tokenst
 	case time.Unix(c.IssuedAt, 0).After(now.Add(clockLeeway)):
 		return nil, nil, invalid("issued in the future")
 	}
-	g, err := s.vault.Grant(ctx, c.GrantID)
+	g, err := s.activeGrant(ctx, c.GrantID)
 	switch {
-	case errors.Is(err, tokenstore.ErrNotFound):
-		return nil, nil, invalid("its grant is gone")
 	case err != nil:
-		return nil, nil, fmt.Errorf("grant: %w", err)
-	case g.State != tokenstore.StateActive:
-		return nil, nil, invalid("its grant was ended")
+		return nil, nil, err
 	case g.ClientID != c.ClientID || g.UserID != c.Subject:
 		return nil, nil, invalid("its grant is another")
 	case !now.Before(g.Ends):
 		return nil, nil, invalid("its grant has expired")
 	}
 	return g, c, nil
+}
+
+// activeGrant finds a grant that nobody ended. Errors are ErrInvalidToken, or what the vault says.
+func (s *Server) activeGrant(ctx context.Context, id string) (*tokenstore.Grant, error) {
+	invalid := func(why string) error { return fmt.Errorf("%w: its grant %s", ErrInvalidToken, why) }
+	g, err := s.vault.Grant(ctx, id)
+	switch {
+	case errors.Is(err, tokenstore.ErrNotFound):
+		return nil, invalid("is gone")
+	case err != nil:
+		return nil, fmt.Errorf("grant: %w", err)
+	case g.State != tokenstore.StateActive:
+		return nil, invalid("was ended")
+	}
+	return g, nil
 }
 
 // sign makes a compact JWS of the claims with the key that signs now.

@@ -205,6 +205,82 @@ func TestT58RevokedGrantRefusesItsTokenAtOnce(t *testing.T) {
 	}
 }
 
+// A request may outlast its token. Its grant is then judged without one.
+func TestT58GrantIsJudgedWithoutItsToken(t *testing.T) {
+	t.Parallel()
+	life := authserver.Lifetimes{AccessToken: time.Minute, Session: time.Minute, RefreshTotal: 24 * time.Hour}
+	for name, login := range map[string]func(w *world) string{
+		"client":  func(w *world) string { _, got := w.session(); return got.access },
+		"session": func(w *world) string { return w.scriptSession()["session_token"].(string) },
+	} {
+		for reason, end := range map[string]func(w *world, id string){
+			"revoked": func(w *world, id string) {
+				g, err := w.vault.Grant(w.t.Context(), id)
+				if err != nil {
+					w.t.Fatal(err)
+				}
+				g.State = tokenstore.StateRevoked
+				if err := w.vault.Commit(w.t.Context(), tokenstore.Save(g)); err != nil {
+					w.t.Fatal(err)
+				}
+			},
+			"over": func(w *world, _ string) { w.turn(24 * time.Hour) },
+			"of a user who may no longer come in": func(w *world, _ string) {
+				w.reload(func(o *authserver.Options) { o.Proxies[0].Allow.Emails = []string{"bob@example.com"} })
+			},
+			"of a proxy that is gone": func(w *world, _ string) {
+				w.reload(func(o *authserver.Options) { o.Proxies = o.Proxies[1:] })
+			},
+		} {
+			t.Run(name+" "+reason, func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t, func(o *authserver.Options) { o.Lifetimes = life })
+				g, _, err := w.server.Authenticate(t.Context(), login(w), "a")
+				if err != nil {
+					t.Fatal(err)
+				}
+				w.turn(2 * time.Minute) // the token has expired
+				if err := w.server.CheckGrant(t.Context(), g.ID, "a"); err != nil {
+					t.Errorf("before: %v", err)
+				}
+				end(w, g.ID)
+				if err := w.server.CheckGrant(t.Context(), g.ID, "a"); !errors.Is(err, authserver.ErrInvalidToken) {
+					t.Errorf("afterwards: %v", err)
+				}
+			})
+		}
+	}
+}
+
+// The grant of a client that acts for itself has the same end as its token.
+func TestT58GrantWithoutAUserIsJudgedWithoutItsToken(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, configured(configuredClient("machine", "a-secret-of-the-operator", "client_credentials")), func(o *authserver.Options) {
+		o.Proxies[0].Machines = true
+		o.Proxies[0].Allow.Emails = []string{"bob@example.com"}
+	})
+	credentials := url.Values{"grant_type": {"client_credentials"}, "client_id": {"machine"}, "client_secret": {"a-secret-of-the-operator"}}
+	access, _ := w.postForm(endpoints+"/a/token", credentials).json(t)["access_token"].(string)
+	g, _, err := w.server.Authenticate(t.Context(), access, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.turn(time.Hour + time.Minute)
+	if err := w.server.CheckGrant(t.Context(), g.ID, "a"); err != nil {
+		t.Errorf("after the token expired: %v", err)
+	}
+	if err := w.server.CheckGrant(t.Context(), g.ID, "b"); !errors.Is(err, authserver.ErrInvalidToken) {
+		t.Errorf("at another proxy: %v", err)
+	}
+	credentials.Set("token", access)
+	if a := w.postForm(endpoints+"/a/revoke", credentials); a.status != http.StatusOK {
+		t.Fatalf("revocation: %d %s", a.status, a.body)
+	}
+	if err := w.server.CheckGrant(t.Context(), g.ID, "a"); !errors.Is(err, authserver.ErrInvalidToken) {
+		t.Errorf("after revocation: %v", err)
+	}
+}
+
 func TestT18T54RegistrationTakesOnlyWhatItKnows(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

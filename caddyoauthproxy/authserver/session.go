@@ -89,10 +89,7 @@ func (s *Server) extendSession(g *tokenstore.Grant, now time.Time) {
 
 // sessionOf signs a grant's session token.
 func (s *Server) sessionOf(g *tokenstore.Grant) (*sessionData, error) {
-	email := clipped(g.User.Email)
-	if !g.User.EmailVerified {
-		email = "" // nobody should take it for an identity
-	}
+	email := clipped(g.User.VerifiedEmail())
 	name := clipped(g.User.Name)
 	if name == "" {
 		name = clipped(g.User.Label())

@@ -12,6 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
 )
 
@@ -270,6 +273,34 @@ func TestSessionsSwitchedOffCloseTheConnectPageToo(t *testing.T) {
 	}
 	if n := w.provider.tokenRequests(); n != 1 {
 		t.Errorf("%d codes were redeemed at the provider, want that of the first login alone", n)
+	}
+}
+
+func TestT29UnverifiedEmailIsNoIdentity(t *testing.T) {
+	t.Parallel()
+	core, logs := observer.New(zap.DebugLevel)
+	w := newWorld(t, func(o *authserver.Options) { o.Logger = zap.New(core) })
+	w.provider.user = map[string]any{"sub": "u2", "email": "ceo@corp.test", "email_verified": false}
+	data := w.scriptSession()
+	if data["user_identity"] != "u2" || data["user_email"] != "" {
+		t.Errorf("session: %v", data)
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(data["session_token"].(string), ".")[1])
+	if err != nil || strings.Contains(string(payload), "ceo") {
+		t.Errorf("session token: %s, %v", payload, err)
+	}
+	if a := w.post("/validate", data["session_token"].(string)); a.json(t)["valid"] != true || strings.Contains(a.body, "ceo") {
+		t.Errorf("validation: %s", a.body)
+	}
+	b, got := w.session()
+	m := w.postForm(endpoints+"/a/introspect", url.Values{"token": {got.access}, "client_id": {b.id}, "client_secret": {b.secret}}).json(t)
+	if m["active"] != true || m["username"] != "u2" {
+		t.Errorf("introspection: %v", m)
+	}
+	for _, line := range logs.All() {
+		if user, told := line.ContextMap()["user"]; told && user != "u2" {
+			t.Errorf("log: %s %v", line.Message, line.ContextMap())
+		}
 	}
 }
 
