@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -24,6 +25,7 @@ import (
 //		consent           always|remember|off|off unsafe
 //		machine_token     <placeholder>
 //		upstream_token    user|client_credentials [<provider>]|exchange|static <placeholder> [<header>] { … }
+//		max_grants        <n>
 //		allow             email_domain|email|user|login|group|org <value>…
 //	}
 func (p *parser) proxy(d *caddyfile.Dispenser) error {
@@ -115,6 +117,17 @@ func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen o
 		return nil
 	case "upstream_token":
 		return p.upstreamToken(d, id, &v.UpstreamToken)
+	case "max_grants":
+		var text string
+		if !d.AllArgs(&text) {
+			return d.ArgErr()
+		}
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > maxMaxGrants {
+			return d.Errf("max_grants takes a number from 1 to %d, not %q", maxMaxGrants, text)
+		}
+		v.MaxGrants = n
+		return nil
 	case "machine_token":
 		return oneArg(d, &v.MachineToken, checkSecret)
 	case "allowed_redirects":
@@ -122,7 +135,7 @@ func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen o
 	case "allow":
 		return allow(d, &v.Allow)
 	default:
-		return unknown(d, "allow", "allowed_redirects", "consent", "login", "machine_token", "name", "provider", "resource", "scope_text", "scopes", "upstream_token")
+		return unknown(d, "allow", "allowed_redirects", "consent", "login", "machine_token", "max_grants", "name", "provider", "resource", "scope_text", "scopes", "upstream_token")
 	}
 }
 

@@ -90,6 +90,9 @@ type Proxy struct {
 	// none for them. Default: none may.
 	MachineToken string `json:"machine_token,omitempty"`
 
+	// How many living grants there can be for the server; then nobody else can log in for it. Default: no limit.
+	MaxGrants int `json:"max_grants,omitempty"`
+
 	// Who may use the server. Default: every user of the provider.
 	Allow authserver.Policy `json:"allow,omitzero"`
 }
@@ -265,6 +268,9 @@ func (p *Proxy) resolve(id string, providers map[string]*upstream.Provider) (*au
 			return nil, fmt.Errorf("allowed_redirects: %q %w", uri, err)
 		}
 	}
+	if p.MaxGrants < 0 || p.MaxGrants > maxMaxGrants {
+		return nil, fmt.Errorf("max_grants %d is out of range: 1 to %d", p.MaxGrants, maxMaxGrants)
+	}
 	provider, login, err := p.parties(providers)
 	if err != nil {
 		return nil, err
@@ -276,7 +282,7 @@ func (p *Proxy) resolve(id string, providers map[string]*upstream.Provider) (*au
 	}
 	out := &authserver.Proxy{
 		ID: id, Name: p.Name, Resource: p.Resource, ResourceURL: u,
-		Scopes: p.Scopes, ScopeTexts: p.ScopeTexts, Provider: provider, Login: login, AllowedRedirects: p.AllowedRedirects, Allow: p.Allow,
+		Scopes: p.Scopes, ScopeTexts: p.ScopeTexts, Provider: provider, Login: login, AllowedRedirects: p.AllowedRedirects, Allow: p.Allow, MaxGrants: p.MaxGrants,
 	}
 	if out.Name == "" {
 		out.Name = id
@@ -307,6 +313,9 @@ func (p *Proxy) parties(providers map[string]*upstream.Provider) (provider, logi
 	}
 	return providers[name], providers[p.Login], nil
 }
+
+// maxMaxGrants bounds max_grants: all of a proxy's grants are looked at with each login.
+const maxMaxGrants = 10_000
 
 // checkResource checks a resource identifier (RFC 8707 §2, RFC 9728 §1.2).
 func checkResource(text string) error {

@@ -34,7 +34,8 @@ func init() {
 //     X-User-Id, -Email, -Name, -Login, -Groups and -Roles, X-Gateway-*, X-Gw-*, X-WebAuth-*, X-MS-Client-Principal*,
 //     X-Goog-Authenticated-User-*, X-Goog-Iap-*, X-Amzn-Oidc-*, Cf-Access-*, Tailscale-User-*, X-Pomerium-*, X-Authentik-*,
 //     X-Vouch-*, OIDC-Claim-*, Impersonate-User, -Group, -Uid and -Extra-*, X-Consumer-*, X-Hasura-*, X-Scope-OrgID, X-Userinfo,
-//     X-Endpoint-API-UserInfo, X-Apigateway-API-UserInfo, X-Forwarded-Client-Cert, X-SSL-Client-*, SSL-Client-*;
+//     X-Endpoint-API-UserInfo, X-Apigateway-API-UserInfo, X-Forwarded-Client-Cert, X-Forwarded-TLS-Client-Cert*, Client-Cert*, X-SSL-Client-*, SSL-Client-*,
+//     X-Credential-Identifier;
 //   - path and method overrides: X-Original-URL, X-Rewrite-URL, X-HTTP-Method-Override and its kin;
 //   - protocol upgrades: Upgrade, HTTP2-Settings;
 //   - Forwarded, odd spellings of X-Forwarded-*, and whatever Connection names.

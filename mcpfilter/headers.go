@@ -20,7 +20,7 @@ var deletedHeaders = compileNames(
 	"cf-access-*", "tailscale-user-*", "x-pomerium-*", "x-authentik-*", "x-vouch-*", "oidc-claim-*",
 	"impersonate-user", "impersonate-group", "impersonate-uid", "impersonate-extra-*", "x-consumer-*", "x-hasura-*", "x-scope-orgid",
 	"x-userinfo", "x-endpoint-api-userinfo", "x-apigateway-api-userinfo",
-	"x-forwarded-client-cert", "x-ssl-client-*", "ssl-client-*",
+	"x-forwarded-client-cert", "x-forwarded-tls-client-cert*", "client-cert*", "x-ssl-client-*", "ssl-client-*", "x-credential-identifier",
 	// path and method overrides
 	"x-original-url", "x-original-uri", "x-rewrite-url", "x-http-method-override", "x-http-method", "x-method-override",
 	// protocol upgrades: MCP has none, and what follows one would pass unseen

@@ -16,7 +16,7 @@ func TestT59T61T63CredentialsAndIdentityNeverGoUpstream(t *testing.T) {
 		"Forwarded", "X_Forwarded_For", "X.Forwarded.Host",
 		"Impersonate-User", "Impersonate-Group", "Impersonate-Uid", "Impersonate-Extra-Scopes", "Impersonate_User", "X-Scope-Orgid",
 		"X-Consumer-Id", "X-Consumer-Username", "X-Userinfo", "X-Endpoint-Api-Userinfo", "X-Apigateway-Api-Userinfo",
-		"X-Ssl-Client-Verify", "X-Ssl-Client-S-Dn", "Ssl-Client-Cert", "SSL_CLIENT_S_DN", "X-Forwarded-Client-Cert",
+		"X-Ssl-Client-Verify", "X-Ssl-Client-S-Dn", "Ssl-Client-Cert", "SSL_CLIENT_S_DN", "X-Forwarded-Client-Cert", "X-Forwarded-Tls-Client-Cert-Info", "Client-Cert", "Client-Cert-Chain", "X-Credential-Identifier",
 		"OIDC_CLAIM_email", "Oidc-Claim-Sub", "X-Hasura-Role", "X-Hasura-Admin-Secret", "X-Vouch-User", "X-Vouch-Idp-Claims-Groups",
 	} {
 		r := &http.Request{Header: http.Header{name: {"mallory", "mallory"}}}

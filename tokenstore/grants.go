@@ -85,6 +85,28 @@ func (v *Vault) listGrants(ctx context.Context, q Query) ([]*Grant, []Row, error
 	return grants, rows, faults
 }
 
+// LivingGrants reports whether a proxy has at least so many grants that are neither ended nor expired. One that does not open counts as none.
+func (v *Vault) LivingGrants(ctx context.Context, proxy string, least int) (bool, error) {
+	n, now := 0, v.now()
+	for after := ""; ; {
+		rows, err := v.store.List(ctx, KindGrant, Query{Ref: refLiving + proxy, After: after, Limit: 1000})
+		if err != nil {
+			return false, err
+		}
+		for _, row := range rows {
+			g := new(Grant)
+			row.Kind = KindGrant
+			if v.openRecord(row, g) == nil && now.Before(g.Expires) {
+				n++
+			}
+			after = row.ID
+		}
+		if n >= least || len(rows) < 1000 {
+			return n >= least, nil
+		}
+	}
+}
+
 // LivingAccounts returns how many accounts a user has at a provider that are not over, of the first thousand.
 func (v *Vault) LivingAccounts(ctx context.Context, userID, provider string) (int, error) {
 	rows, err := v.store.List(ctx, KindAccount, Query{Ref: "user:" + userID, Limit: 1000})

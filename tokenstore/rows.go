@@ -71,11 +71,17 @@ func (c *Code) layout() layout {
 func (g *Grant) layout() layout {
 	l := layout{kind: KindGrant, use: useGrant, state: g.State,
 		refs: []string{"client:" + g.ClientID, "user:" + g.UserID, "account:" + g.AccountID, "proxy:" + g.Proxy}}
+	if g.State == StateActive && g.Proxy != "" {
+		l.refs = append(l.refs, refLiving+g.Proxy)
+	}
 	if g.State == StateActive && g.Family.Generation > 0 {
 		l.refs = append(l.refs, refRefreshable(g.UserID, g.ClientID))
 	}
 	return l
 }
+
+// refLiving begins the reference of grants for a proxy that nobody has ended.
+const refLiving = "living:"
 
 // refRefreshable is the reference of grants that a user gave a client, that nobody has ended, and that have refresh tokens. It is
 // a hash because both ids together may be longer than a reference.

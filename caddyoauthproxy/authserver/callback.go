@@ -226,6 +226,18 @@ func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login 
 		}
 		return fail("server_error", err)
 	}
+	if p != nil && p.MaxGrants > 0 {
+		full, err := s.vault.LivingGrants(ctx, p.ID, p.MaxGrants)
+		if err != nil || full {
+			s.dropTokens(ctx, provider, tokens)
+		}
+		if err != nil {
+			return fail("server_error", fmt.Errorf("count grants: %w", err))
+		}
+		if full {
+			return fail("access_denied", fmt.Errorf("the proxy has its %d grants (max_grants)", p.MaxGrants), zap.String("user", user.Label()))
+		}
+	}
 	if login.User != nil {
 		return tokens, user, "" // who may come in was decided before
 	}

@@ -117,6 +117,9 @@ type Proxy struct {
 	// Machines lets in clients that act for themselves (client_credentials): there is a token for them to go upstream.
 	Machines bool
 
+	// MaxGrants is how many living grants there can be for the proxy; then nobody else comes in. Zero sets no limit.
+	MaxGrants int
+
 	// AsksForMore lets clients ask for scopes of the provider's, each with UpstreamScope in front.
 	AsksForMore bool
 

@@ -421,3 +421,22 @@ func TestT02T26SessionTokenGoesOnlyToWhoBringsTheProvidersCode(t *testing.T) {
 		t.Errorf("the user's own callback again: %d %s", a.status, a.body)
 	}
 }
+
+func TestProxyTakesSoManyGrantsAndNoMore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *authserver.Options) { o.Proxies[0].MaxGrants = 2 })
+	_, first := w.session()
+	w.session()
+	b, br := w.register(""), w.browser()
+	back := location(t, br.get(w.callbackURL(br.allow(br.authorize(authorizeParams(b))))))
+	if back.Query().Get("error") != "access_denied" {
+		t.Errorf("a third: %s", back)
+	}
+	if !w.works(first.access) {
+		t.Error("the first gave way")
+	}
+	w.turn(31 * 24 * time.Hour) // the first two have been silent for too long
+	if _, third := w.session(); !w.works(third.access) {
+		t.Error("expired grants count")
+	}
+}
