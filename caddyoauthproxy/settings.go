@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -32,18 +31,6 @@ type resolved struct {
 	limits       authserver.Limits
 }
 
-// machineToken resolves a proxy's token for clients that act for themselves.
-func (p *Proxy) machineToken() (string, error) {
-	if p.MachineToken == "" {
-		return "", nil
-	}
-	token, err := resolveSecret(p.MachineToken)
-	if err != nil {
-		return "", fmt.Errorf("machine_token: %w", err)
-	}
-	return token, nil
-}
-
 func (r *resolved) proxy(id string) *authserver.Proxy {
 	for _, p := range r.proxies {
 		if p.ID == id {
@@ -51,50 +38,6 @@ func (r *resolved) proxy(id string) *authserver.Proxy {
 		}
 	}
 	return nil
-}
-
-// Proxy is one protected MCP server.
-type Proxy struct {
-	// What people read on the consent page. Default: the proxy's id.
-	Name string `json:"name,omitempty"`
-
-	// The server's resource identifier (RFC 8707): the URL that is given to chatbots, byte for byte. Its path is
-	// where `mcp_proxy` serves the server. Required.
-	Resource string `json:"resource,omitempty"`
-
-	// The provider whose tokens go to the server, and that users log in at unless `login` names another. Default: the only one.
-	Provider string `json:"provider,omitempty"`
-
-	// The provider that says who a user is, where it is another one: users log in there, `allow` is judged there, and then they
-	// connect their account at `provider`, in one go. Default: `provider`.
-	Login string `json:"login,omitempty"`
-
-	// The gateway's own scopes for this server. A chatbot gets those it asks for, or all. Default: `mcp`.
-	Scopes []string `json:"scopes,omitempty"`
-
-	// What a scope allows, in words for the consent page.
-	ScopeTexts map[string]string `json:"scope_texts,omitempty"`
-
-	// The redirect URIs that chatbots may register: exact, but for the port of http loopback ones; patterns with `*` for one whole segment of the
-	// path, or `/**` at its end; and the presets `chatgpt`, `claude`, `cursor`, `inspector`, `loopback` and `vscode`. Default: every https,
-	// http loopback and dotted private-use one, and those of the presets.
-	AllowedRedirects []string `json:"allowed_redirects,omitempty"`
-
-	// When users are asked whether a client may act for them, see the app's option. Default: the app's.
-	Consent string `json:"consent,omitempty"`
-
-	// Which token goes to the server. Default: the user's own.
-	UpstreamToken UpstreamToken `json:"upstream_token,omitzero"`
-
-	// The bearer token that goes to the server for clients that act for themselves (`client_credentials`), as a placeholder, where `upstream_token` has
-	// none for them. Default: none may.
-	MachineToken string `json:"machine_token,omitempty"`
-
-	// How many living grants there can be for the server; then nobody else can log in for it. Default: no limit.
-	MaxGrants int `json:"max_grants,omitempty"`
-
-	// Who may use the server. Default: every user of the provider.
-	Allow authserver.Policy `json:"allow,omitzero"`
 }
 
 // resolve checks the whole configuration and reports everything that is wrong with it.
@@ -179,19 +122,6 @@ func (a *App) resolve() (*resolved, error) {
 	return r, nil
 }
 
-// checkAnonymous refuses what needs to know a user where nobody says who they are.
-func checkAnonymous(p *authserver.Proxy) error {
-	switch {
-	case p.Login != nil || p.Provider == nil || !p.Provider.Anonymous():
-		return nil
-	case !p.Allow.Everybody():
-		return fmt.Errorf("allow: provider %q does not say who a user is: add login with a provider that does", p.Provider.Name())
-	case p.Consent == authserver.ConsentRemember:
-		return fmt.Errorf("consent remember: provider %q does not say whose consent it would be: add login with a provider that does, or set consent always for this proxy", p.Provider.Name())
-	}
-	return nil
-}
-
 // checkLogins refuses an allow list of login names where these are no identity: there, anybody could take the name of somebody on it.
 func checkLogins(p *authserver.Proxy) error {
 	provider := cmp.Or(p.Login, p.Provider)
@@ -235,104 +165,6 @@ func parseIssuer(text string) (*url.URL, error) {
 	}
 	u.Path = strings.TrimSuffix(u.Path, "/")
 	return u, nil
-}
-
-var proxyID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`)
-
-func checkProxyID(id string) error {
-	switch {
-	case !proxyID.MatchString(id):
-		return errors.New("a proxy's id is letters, digits, - and _, because it stands in URLs")
-	case authserver.Reserved(id):
-		return errors.New("this id is the name of an endpoint; choose another")
-	}
-	return nil
-}
-
-func (p *Proxy) resolve(id string, providers map[string]*upstream.Provider) (*authserver.Proxy, error) {
-	if p == nil {
-		return nil, errors.New("is empty: set resource")
-	}
-	if err := checkProxyID(id); err != nil {
-		return nil, err
-	}
-	if err := checkResource(p.Resource); err != nil {
-		return nil, err
-	}
-	u, err := url.Parse(p.Resource)
-	if err != nil {
-		return nil, fmt.Errorf("resource %q: %w", p.Resource, err)
-	}
-	for _, uri := range p.AllowedRedirects {
-		if err := authserver.ValidAllowedRedirect(uri); err != nil {
-			return nil, fmt.Errorf("allowed_redirects: %q %w", uri, err)
-		}
-	}
-	if p.MaxGrants < 0 || p.MaxGrants > maxMaxGrants {
-		return nil, fmt.Errorf("max_grants %d is out of range: 1 to %d", p.MaxGrants, maxMaxGrants)
-	}
-	provider, login, err := p.parties(providers)
-	if err != nil {
-		return nil, err
-	}
-	for scope := range p.ScopeTexts {
-		if !slices.Contains(p.Scopes, scope) {
-			return nil, fmt.Errorf("scope_text: %q is not one of the proxy's scopes", scope)
-		}
-	}
-	out := &authserver.Proxy{
-		ID: id, Name: p.Name, Resource: p.Resource, ResourceURL: u,
-		Scopes: p.Scopes, ScopeTexts: p.ScopeTexts, Provider: provider, Login: login, AllowedRedirects: p.AllowedRedirects, Allow: p.Allow, MaxGrants: p.MaxGrants,
-	}
-	if out.Name == "" {
-		out.Name = id
-	}
-	if len(out.Scopes) == 0 {
-		out.Scopes = []string{"mcp"}
-	}
-	return out, nil
-}
-
-// parties finds the providers that a proxy names. login is nil where users log in at provider.
-func (p *Proxy) parties(providers map[string]*upstream.Provider) (provider, login *upstream.Provider, err error) {
-	name := p.Provider
-	if name == "" {
-		if len(providers) != 1 {
-			return nil, nil, fmt.Errorf("provider is missing, and there are several: %s", listed(providers))
-		}
-		for name = range providers {
-		}
-	}
-	for _, name := range []string{name, p.Login} {
-		if _, declared := providers[name]; !declared && name != "" {
-			return nil, nil, fmt.Errorf("provider %q is not declared; declared are: %s", name, listed(providers))
-		}
-	}
-	if p.Login == "" || p.Login == name {
-		return providers[name], nil, nil
-	}
-	return providers[name], providers[p.Login], nil
-}
-
-// maxMaxGrants bounds max_grants: all of a proxy's grants are looked at with each login.
-const maxMaxGrants = 10_000
-
-// checkResource checks a resource identifier (RFC 8707 §2, RFC 9728 §1.2).
-func checkResource(text string) error {
-	if text == "" {
-		return errors.New("resource is missing: set it to the URL that chatbots will use, for example resource https://gateway.example.com/jira/mcp")
-	}
-	u, err := url.Parse(text)
-	if _, ok := authserver.ValidResource(text); err != nil || !ok {
-		return fmt.Errorf("resource %q is not a plain https URL without fragment, user information and dot segments", text)
-	}
-	if u.Scheme == "http" && !authserver.IsLoopback(u) {
-		return fmt.Errorf("resource %q must be https: tokens would cross the network in clear; http is for localhost only", text)
-	}
-	if u.RawQuery != "" {
-		return fmt.Errorf("resource %q must have no query", text)
-	}
-	return nil
 }
 
 // checkDurations refuses lifetimes that make no sense or that weaken what they are for.
