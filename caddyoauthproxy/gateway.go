@@ -247,9 +247,12 @@ func (p *proxyGateway) UpstreamRejected(ctx context.Context, s *mcpfilter.Sessio
 // filterError says in the filter's words what upstream says in its own.
 func filterError(err error) error {
 	var unavailable *upstream.UnavailableError
+	var reauth *upstream.ReauthError
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &reauth):
+		return &mcpfilter.ReauthError{Reason: reauth.Reason, Err: err}
 	case errors.Is(err, upstream.ErrNeedsReauth):
 		return fmt.Errorf("%w: %w", mcpfilter.ErrNeedsReauth, err)
 	case errors.Is(err, upstream.ErrStillRejected):

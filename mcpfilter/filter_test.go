@@ -102,8 +102,11 @@ func TestT56EveryCauseHasItsStatus(t *testing.T) {
 	}{
 		"unknown token":    {token: "other", status: 401, challenge: `error="invalid_token"`},
 		"provider says no": {arrange: func(g *testGateway) { g.tokenErr = mcpfilter.ErrNeedsReauth }, status: 401, challenge: `error="invalid_token"`},
-		"vault down":       {arrange: func(g *testGateway) { g.authErr = outage }, status: 503, retryAfter: "5"},
-		"shutting down":    {arrange: func(g *testGateway) { g.enterErr = outage }, status: 503, retryAfter: "5"},
+		"provider says why": {arrange: func(g *testGateway) {
+			g.tokenErr = &mcpfilter.ReauthError{Reason: "the provider refused the refresh token", Err: outage}
+		}, status: 401, challenge: `has ended (the provider refused the refresh token); log in again"`},
+		"vault down":    {arrange: func(g *testGateway) { g.authErr = outage }, status: 503, retryAfter: "5"},
+		"shutting down": {arrange: func(g *testGateway) { g.enterErr = outage }, status: 503, retryAfter: "5"},
 		"provider down": {arrange: func(g *testGateway) {
 			g.tokenErr = &mcpfilter.UnavailableError{RetryAfter: 90 * time.Second, Err: outage}
 		}, status: 503, retryAfter: "90"},

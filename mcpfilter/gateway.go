@@ -140,6 +140,24 @@ var (
 	ErrStillRejected = errors.New("the upstream rejects the renewed token")
 )
 
+// ReauthError is an ErrNeedsReauth that says why.
+type ReauthError struct {
+	// Reason is told to the client.
+	Reason string
+
+	// Err is the cause, for the log.
+	Err error
+}
+
+// Error names the cause.
+func (e *ReauthError) Error() string { return e.Err.Error() }
+
+// Is makes it an ErrNeedsReauth.
+func (e *ReauthError) Is(target error) bool { return target == ErrNeedsReauth }
+
+// Unwrap returns the cause.
+func (e *ReauthError) Unwrap() error { return e.Err }
+
 // UnavailableError says that the gateway or the provider cannot answer at the moment. It
 // is answered 503 with Retry-After.
 type UnavailableError struct {

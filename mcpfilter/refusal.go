@@ -88,7 +88,10 @@ func badUpstream(text string, cause error) *refusal {
 
 // gatewayRefusal says what a Gateway's error means for the client: 401 only when logging in again helps.
 func gatewayRefusal(err error) *refusal {
+	reauth, told := errors.AsType[*ReauthError](err)
 	switch {
+	case told && reauth.Reason != "":
+		return invalidToken("the connection to the MCP server's provider has ended ("+reauth.Reason+"); log in again", err)
 	case errors.Is(err, ErrInvalidToken):
 		return invalidToken("the access token is expired, revoked, or not meant for this MCP server", err)
 	case errors.Is(err, ErrNeedsReauth):

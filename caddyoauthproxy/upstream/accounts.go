@@ -161,7 +161,7 @@ func (a *Accounts) Rejected(ctx context.Context, accountID, token string) (strin
 		case kept:
 			return "", unavailable(time.Second, errNotSaved)
 		case acc.RefreshToken == "":
-			return "", fmt.Errorf("upstream refused the token, and provider %q gave none to renew it with: %w", acc.Provider, ErrNeedsReauth)
+			return "", &ReauthError{Reason: reasonNoRefresh}
 		case valid(acc, now) && acc.State != tokenstore.StateRefreshing && forcedLately(acc, now):
 			return "", ErrStillRejected
 		}
@@ -293,7 +293,7 @@ func over(acc *tokenstore.Account) bool {
 }
 
 func needsReauth(acc *tokenstore.Account) error {
-	return fmt.Errorf("account at provider %q: %s: %w", acc.Provider, acc.Reason, ErrNeedsReauth)
+	return &ReauthError{Reason: acc.Reason}
 }
 
 // valid reports whether the account's token may be used. One whose end is not known is used until the upstream refuses it.
@@ -312,6 +312,9 @@ func end(acc *tokenstore.Account, state tokenstore.State, reason string) {
 	acc.State, acc.Reason, acc.Lease = state, reason, tokenstore.Lease{}
 	acc.AccessToken, acc.RefreshToken, acc.IDToken = "", "", ""
 }
+
+// reasonNoRefresh is why an upstream's refusal of a token is the end.
+const reasonNoRefresh = "the MCP server refused the token, and the provider gave none to renew it with"
 
 var errNotSaved = errors.New("the renewed token is not saved yet")
 

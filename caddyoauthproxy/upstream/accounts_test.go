@@ -183,7 +183,9 @@ func TestR09InvalidGrantEndsTheAccount(t *testing.T) {
 			w.idp.answer = answer
 			w.add("a", 2*time.Hour, time.Hour)
 			for range 5 {
-				if _, err := w.accounts.Token(t.Context(), "a"); !errors.Is(err, ErrNeedsReauth) {
+				_, err := w.accounts.Token(t.Context(), "a")
+				var reauth *ReauthError
+				if !errors.Is(err, ErrNeedsReauth) || !errors.As(err, &reauth) || reauth.Reason != "the provider refused the refresh token" {
 					t.Errorf("got %v", err)
 				}
 				if _, err := w.accounts.Rejected(t.Context(), "a", "at.a.0"); !errors.Is(err, ErrNeedsReauth) {

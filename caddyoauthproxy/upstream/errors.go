@@ -90,6 +90,27 @@ var (
 	ErrStillRejected = errors.New("the upstream rejects the renewed token")
 )
 
+// ReauthError is an ErrNeedsReauth that says why.
+type ReauthError struct {
+	// Reason is why, in words of this package: it may be shown to anybody.
+	Reason string
+
+	// Err is the cause, if there is one beside the reason.
+	Err error
+}
+
+func (e *ReauthError) Error() string {
+	if e.Err != nil {
+		return fmt.Sprintf("%s: %v: %v", e.Reason, e.Err, ErrNeedsReauth)
+	}
+	return fmt.Sprintf("%s: %v", e.Reason, ErrNeedsReauth)
+}
+
+// Is makes it an ErrNeedsReauth.
+func (e *ReauthError) Is(target error) bool { return target == ErrNeedsReauth }
+
+func (e *ReauthError) Unwrap() error { return e.Err }
+
 // UnavailableError says that an account's token cannot be had at the moment,
 // though the account is sound: the provider or the vault is down. Answer 503, never 401.
 type UnavailableError struct {

@@ -84,3 +84,37 @@ func TestExaminationOfAProviderThatIsNotThere(t *testing.T) {
 		t.Errorf("found %s", found)
 	}
 }
+
+func TestExaminationOfAnMCPServer(t *testing.T) {
+	t.Parallel()
+	const asm = "/.well-known/oauth-authorization-server"
+	for name, tt := range map[string]struct {
+		change func(s *fakeServer)
+		config func(*Config)
+		want   string
+	}{
+		"registers": {func(*fakeServer) {}, func(*Config) {}, "ok: registration: the gateway registers itself when the first user logs in"},
+		"describes itself": {func(s *fakeServer) {
+			s.documents[asm] = s.metadata(map[string]any{"client_id_metadata_document_supported": true})
+		},
+			func(c *Config) { c.ClientMetadataURL = "https://gw.example/oauth/client-metadata.json" }, "ok: registration: none is needed, the gateway describes itself at https://gw.example/oauth/client-metadata.json"},
+		"cannot register": {func(s *fakeServer) { s.documents[asm] = s.metadata(map[string]any{"registration_endpoint": nil}) },
+			func(*Config) {}, "problem: registration: the authorization server offers none → register the gateway there by hand"},
+		"scopes": {func(s *fakeServer) { s.challenge += `, scope="a b"` }, func(*Config) {}, "note: scopes: a b"},
+		"registered by hand, and unknown there": {func(*fakeServer) {}, func(c *Config) { c.ClientID, c.ClientSecret = "mine", "s" },
+			"problem: token endpoint: refuses the gateway as a client: invalid_client"},
+		"without PKCE": {func(s *fakeServer) {
+			s.documents[asm] = s.metadata(map[string]any{"code_challenge_methods_supported": nil})
+		}, func(*Config) {}, "problem: metadata of the authorization server"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newFakeServer(t)
+			tt.change(s)
+			found := levels(s.provider(t, nil, tt.config).Examine(t.Context(), "https://gw.example/cb"))
+			if !strings.Contains(found, tt.want) || len(s.registered) != 0 {
+				t.Errorf("found\n%s\nwant %s", found, tt.want)
+			}
+		})
+	}
+}

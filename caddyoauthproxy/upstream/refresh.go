@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -69,7 +68,7 @@ func (a *Accounts) settled(ctx context.Context, acc *tokenstore.Account, rejecte
 	case usable && (rejected != "" || leased || !a.due(acc, now)):
 		return acc.AccessToken, true, nil
 	case acc.RefreshToken == "" && rejected != "":
-		return "", true, fmt.Errorf("upstream refused the token: %w", ErrNeedsReauth)
+		return "", true, &ReauthError{Reason: reasonNoRefresh}
 	case acc.RefreshToken == "":
 		reason := "the token has ended, and the provider gave none to renew it with"
 		if acc.Unstored && acc.AccessToken == "" {
@@ -201,9 +200,9 @@ func (a *Accounts) refused(acc *tokenstore.Account, e *Error) error {
 	fields := append(accountFields(acc), zap.String("class", string(e.Class)), zap.String("code", e.Code), zap.Int("status", e.Status), zap.Error(e))
 	o := &outcome{id: acc.ID, owner: acc.Lease.Owner}
 	atLeast := e.RetryAfter
+	reason := "the provider refused the refresh token"
 	switch {
 	case e.Class == Rejected:
-		reason := "the provider refused the refresh token"
 		if acc.Lease.Replayed {
 			reason = "refresh lost: the answer to a refresh never arrived, and the provider refuses its refresh token since"
 		}
@@ -235,7 +234,7 @@ func (a *Accounts) refused(acc *tokenstore.Account, e *Error) error {
 	}
 	if e.Class == Rejected {
 		a.succeeded(acc.ID)
-		return fmt.Errorf("%w: %w", ErrNeedsReauth, e)
+		return &ReauthError{Reason: reason, Err: e}
 	}
 	a.failed(acc.ID, now, atLeast)
 	return unavailable(a.pause(acc, now), e)
