@@ -123,6 +123,9 @@ func NewAccounts(o AccountsOptions) *Accounts {
 // background; for one that has ended the call waits for the refresh, up to 20 s and ctx. Its
 // errors are ErrNeedsReauth and *UnavailableError.
 func (a *Accounts) Token(ctx context.Context, accountID string) (string, error) {
+	if f := a.joinNeeded(accountID); f != nil {
+		return a.wait(ctx, f)
+	}
 	acc, kept, err := a.account(ctx, accountID)
 	if err != nil {
 		return "", err
@@ -139,7 +142,7 @@ func (a *Accounts) Token(ctx context.Context, accountID string) (string, error) 
 	case kept:
 		return "", unavailable(time.Second, errNotSaved)
 	default:
-		return a.wait(ctx, a.begin(accountID, ""))
+		return a.wait(ctx, a.need(accountID))
 	}
 }
 

@@ -12,9 +12,31 @@ type flight struct {
 	done  chan struct{}
 	token string
 	err   error
+
+	// needed says that the account has no token to go on with meanwhile.
+	needed bool
 }
 
 var errClosed = errors.New("gateway is shutting down")
+
+// joinNeeded returns the account's flight when there is one that everybody must wait for: then nobody need read the account to know.
+func (a *Accounts) joinNeeded(id string) *flight {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if f := a.flights[id]; f != nil && f.needed {
+		return f
+	}
+	return nil
+}
+
+// need begins or joins a flight that everybody must wait for.
+func (a *Accounts) need(id string) *flight {
+	f := a.begin(id, "")
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	f.needed = true
+	return f
+}
 
 // begin joins the account's flight or begins one. rejected is a token that the upstream refuses, or empty.
 func (a *Accounts) begin(id, rejected string) *flight {
