@@ -176,7 +176,8 @@ func (a *App) Start() error {
 		return err
 	}
 	a.jobs.Go(a.watchExit)
-	a.jobs.Go(func() { a.maintain(g) })
+	a.jobs.Go(func() { a.everyMinute(g.server.Maintain) })
+	a.jobs.Go(func() { a.everyMinute(g.accounts.RetryRevocations) })
 	if interval := a.cleanupInterval(); interval > 0 {
 		a.jobs.Go(func() { a.cleanup(g, interval) })
 	}

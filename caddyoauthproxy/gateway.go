@@ -105,8 +105,8 @@ func clientIP(r *http.Request) string {
 	return ip
 }
 
-// maintain has everybody do what is due, every minute.
-func (a *App) maintain(g *gateway) {
+// everyMinute has somebody do what is due.
+func (a *App) everyMinute(task func(context.Context) error) {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for {
@@ -114,7 +114,7 @@ func (a *App) maintain(g *gateway) {
 		case <-a.done:
 			return
 		case <-tick.C:
-			if err := errors.Join(g.server.Maintain(a.ctx), g.accounts.RetryRevocations(a.ctx)); err != nil {
+			if err := task(a.ctx); err != nil {
 				a.log.Error("maintenance failed", zap.Error(err))
 			}
 		}

@@ -33,7 +33,7 @@ type Provider struct {
 	// Leaves the `resource` parameter (RFC 8707) out of requests to that authorization server. For `mcp`.
 	NoResource bool `json:"no_resource,omitempty"`
 
-	// The issuer URL. For `oidc` and `keycloak`.
+	// The issuer URL. For `oidc` and `keycloak`, and for `mcp` to hold the MCP server to one authorization server.
 	Issuer string `json:"issuer,omitempty"`
 
 	// The organisation's domain, such as acme.okta.com. For `okta`, `auth0` and a `gitlab` of your own.
@@ -80,7 +80,7 @@ type Provider struct {
 	// `on`.
 	TokenStorage string `json:"token_storage,omitempty"`
 
-	// Whether tokens are refreshed. With `off` no refresh token is asked for or kept: users log in again when their token ends. Default: `on`.
+	// Whether tokens are refreshed. With `off` no refresh token is asked for or used: users log in again when their token ends. Default: `on`.
 	AutoRefresh string `json:"auto_refresh,omitempty"`
 
 	// What a revocation ends: the one `token`, or with `grant` the user's whole authorization of the gateway's app, when their last

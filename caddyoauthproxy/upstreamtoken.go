@@ -110,6 +110,9 @@ func (u *UpstreamToken) resolve(own *upstream.Provider, providers map[string]*up
 		}
 		s.made = p.MachineTokens(request, !u.Fresh, log)
 	case sourceExchange:
+		if own.Anonymous() { // whoever protects the MCP server today is not to be sent a token that another one gave
+			return nil, fmt.Errorf("upstream_token: exchange is not for provider %q of type mcp, whose tokens are the MCP server's already", own.Name())
+		}
 		s.made = own.ExchangedTokens(request, !u.Fresh, log)
 	}
 	return s, nil

@@ -107,20 +107,23 @@ func (v *Vault) LivingGrants(ctx context.Context, proxy string, least int) (bool
 	}
 }
 
-// LivingAccounts returns how many accounts a user has at a provider that are not over, of the first thousand.
-func (v *Vault) LivingAccounts(ctx context.Context, userID, provider string) (int, error) {
-	rows, err := v.store.List(ctx, KindAccount, Query{Ref: "user:" + userID, Limit: 1000})
-	if err != nil {
-		return 0, err
-	}
-	n := 0
-	for _, row := range rows {
-		living := row.State == string(StateActive) || row.State == string(StateRefreshing)
-		if living && slices.Contains(row.Refs, "provider:"+provider) {
-			n++
+// OwnerHasAccount reports whether the owner of accounts at a provider has one that is not over.
+func (v *Vault) OwnerHasAccount(ctx context.Context, ownerID string) (bool, error) {
+	const page = 1000
+	for after := ""; ; {
+		rows, err := v.store.List(ctx, KindAccount, Query{Ref: refOwner + ownerID, After: after, Limit: page})
+		if err != nil {
+			return false, err
+		}
+		for _, row := range rows {
+			if after = row.ID; row.State == string(StateActive) || row.State == string(StateRefreshing) {
+				return true, nil
+			}
+		}
+		if len(rows) < page {
+			return false, nil
 		}
 	}
-	return n, nil
 }
 
 // Revoking lists accounts whose tokens are still to be ended at their provider, ordered by id: at most limit, behind the id after. One that

@@ -144,6 +144,9 @@ type Login struct {
 	Remember bool   `json:"remember,omitempty"`
 	UserID   string `json:"user_id,omitempty"`
 
+	// Identity tells the provider from another one that is given its name meanwhile.
+	Identity string `json:"identity,omitempty"`
+
 	// Issuer and GatewayID are the authorization server and the gateway's client id there that the login began with, where the gateway finds
 	// these out by itself.
 	Issuer    string `json:"issuer,omitempty"`
@@ -261,6 +264,12 @@ type Account struct {
 	State    State  `json:"state"`
 	Provider string `json:"provider"`
 	UserID   string `json:"user_id"`
+
+	// Identity tells the provider from another one that is given its name later; empty for accounts that are older than this.
+	Identity string `json:"identity,omitempty"`
+
+	// OwnerID is who the tokens' owner is at the provider, the same for all users of the gateway who have connected that account: a keyed hash.
+	OwnerID string `json:"owner_id,omitempty"`
 
 	// Unstored says that the tokens are not here, but in the memory of the process that got them.
 	Unstored bool `json:"unstored,omitempty"`

@@ -93,8 +93,14 @@ func refRefreshable(userID, clientID string) string {
 // refRevoking is the reference of accounts whose tokens are still to be ended at the provider.
 const refRevoking = "revoking"
 
+// refOwner begins the reference of accounts of one owner at a provider.
+const refOwner = "owner:"
+
 func (a *Account) layout() layout {
 	l := layout{kind: KindAccount, use: useGrant, state: a.State, refs: []string{"user:" + a.UserID, "provider:" + a.Provider}}
+	if a.OwnerID != "" {
+		l.refs = append(l.refs, refOwner+a.OwnerID)
+	}
 	if a.Revocation != nil {
 		l.refs = append(l.refs, refRevoking)
 	}

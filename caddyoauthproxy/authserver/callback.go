@@ -166,7 +166,7 @@ func (s *Server) finishLogin(ctx context.Context, loginID, answer string, q url.
 	case p != nil:
 		provider = p.legProvider(login)
 	}
-	if provider == nil || provider.Name() != login.Provider || login.User != nil && !p.loggedIn(login.User) || login.Request.Flow != "" && !s.sessions {
+	if provider == nil || provider.Name() != login.Provider || provider.Identity() != login.Identity || login.User != nil && !p.loggedIn(login.User) || login.Request.Flow != "" && !s.sessions {
 		return nil, refuse("invalid_request", "This gateway's configuration has changed meanwhile.")
 	}
 	// The claim is durable before the provider's code is used, so that no other node uses it too.
@@ -277,13 +277,14 @@ func (s *Server) userID(u tokenstore.User) string {
 // storeGrant makes everything that a login leads to durable together with its end.
 func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, providers []string, t upstream.Tokens, u tokenstore.User, state string) error {
 	now, owner := s.vault.Now(), ""
+	ownerID := s.vault.Derive(purposeOwner, u.Issuer, u.Subject)
 	if login.User != nil {
 		u, owner = *login.User, u.Label()
 	}
 	userID := s.userID(u)
 	account := &tokenstore.Account{
 		Meta:  tokenstore.Meta{ID: rand.Text()},
-		State: tokenstore.StateActive, Provider: login.Provider, UserID: userID, Owner: owner, Issuer: t.Issuer, ClientID: t.ClientID,
+		State: tokenstore.StateActive, Provider: login.Provider, UserID: userID, Owner: owner, OwnerID: ownerID, Identity: login.Identity, Issuer: t.Issuer, ClientID: t.ClientID,
 		AccessToken: t.AccessToken, RefreshToken: t.RefreshToken, IDToken: t.IDToken, TokenType: t.TokenType,
 		Scopes: t.Scopes, Obtained: now, Expires: t.Expires,
 	}

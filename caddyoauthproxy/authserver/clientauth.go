@@ -34,6 +34,7 @@ const (
 	purposeCSRF         tokenstore.Purpose = "csrf"
 	purposeLoginCookie  tokenstore.Purpose = "login_cookie"
 	purposeUser         tokenstore.Purpose = "user"
+	purposeOwner        tokenstore.Purpose = "account_owner"
 	purposeAddress      tokenstore.Purpose = "address"
 	purposeManagement   tokenstore.Purpose = "registration_access_token"
 	purposeClientHash   tokenstore.Purpose = "client_metadata"

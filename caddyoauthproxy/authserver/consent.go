@@ -270,7 +270,7 @@ func (s *Server) openLogin(w http.ResponseWriter, r *http.Request, req *tokensto
 	}
 	p := s.proxies[req.Proxy]
 	cookie := s.vault.Derive(purposeLoginCookie, req.TransactionID, a.browser)
-	login, state := s.newLogin(req, p.loginProvider().Name(), "")
+	login, state := s.newLogin(req, p.loginProvider(), "")
 	login.Browser = s.vault.Hash(purposeBrowser, cookie)
 	login.Remember, login.UserID = a.remember, a.userID
 	target, err := s.beginLogin(r.Context(), p.loginProvider(), login, state, p.Login != nil)
@@ -299,13 +299,14 @@ func (s *Server) openLogin(w http.ResponseWriter, r *http.Request, req *tokensto
 
 // newLogin makes the login of a request at a provider, and the state by which the provider's answer finds it. leg tells
 // the logins of one request apart.
-func (s *Server) newLogin(req *tokenstore.AuthRequest, provider, leg string) (login *tokenstore.Login, state string) {
+func (s *Server) newLogin(req *tokenstore.AuthRequest, p *upstream.Provider, leg string) (login *tokenstore.Login, state string) {
 	state = s.loginState(req, leg)
 	now := s.vault.Now()
 	return &tokenstore.Login{
 		Meta:     tokenstore.Meta{ID: s.vault.Hash(purposeState, state), DeleteAfter: s.loginTidied(now)},
 		Request:  *req,
-		Provider: provider,
+		Provider: p.Name(),
+		Identity: p.Identity(),
 		Nonce:    oauth2.GenerateVerifier(),
 		Verifier: oauth2.GenerateVerifier(),
 		Expires:  now.Add(s.life.Login),

@@ -20,7 +20,7 @@ const secondLeg = "account"
 
 // openNextLeg makes the end of the first leg and the begin of the second durable together.
 func (s *Server) openNextLeg(ctx context.Context, login *tokenstore.Login, p *Proxy, u tokenstore.User) error {
-	next, _ := s.newLogin(&login.Request, p.Provider.Name(), secondLeg)
+	next, _ := s.newLogin(&login.Request, p.Provider, secondLeg)
 	next.User, next.Browser, next.Remember, next.UserID = &u, login.Browser, login.Remember, login.UserID
 	login.Next = next.ID
 	if err := s.vault.Commit(ctx, tokenstore.Save(login), tokenstore.Save(next)); err != nil {
@@ -40,7 +40,7 @@ func (s *Server) nextLeg(w http.ResponseWriter, r *http.Request, done *tokenstor
 	}
 	state := s.loginState(&done.Request, secondLeg)
 	p := s.proxies[next.Request.Proxy]
-	if !next.Claimed.IsZero() || p == nil || p.Provider.Name() != next.Provider || subtle.ConstantTimeCompare([]byte(s.vault.Hash(purposeState, state)), []byte(next.ID)) != 1 {
+	if !next.Claimed.IsZero() || p == nil || p.Provider.Identity() != next.Identity || subtle.ConstantTimeCompare([]byte(s.vault.Hash(purposeState, state)), []byte(next.ID)) != 1 {
 		s.callbackProblem(w, r, refuse("invalid_request", "This sign-in is not known here, was finished before, or took too long."))
 		return
 	}

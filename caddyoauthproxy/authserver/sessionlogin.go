@@ -49,7 +49,7 @@ func (s *Server) startSession(r *http.Request) (*sessionStart, error) {
 	if provider == nil {
 		return nil, &Error{Status: http.StatusNotFound, Code: "unknown_provider", Description: "no MCP server of this gateway uses a provider of this name"}
 	}
-	login, state := s.newLogin(&tokenstore.AuthRequest{TransactionID: rand.Text(), ClientID: sessionClient, Flow: tokenstore.FlowSession}, provider.Name(), "")
+	login, state := s.newLogin(&tokenstore.AuthRequest{TransactionID: rand.Text(), ClientID: sessionClient, Flow: tokenstore.FlowSession}, provider, "")
 	target, err := s.beginLogin(r.Context(), provider, login, state, false)
 	if err != nil {
 		return nil, err

@@ -163,7 +163,7 @@ func (a *Accounts) Rejected(ctx context.Context, accountID, token string) (strin
 			return acc.AccessToken, nil
 		case kept:
 			return "", unavailable(time.Second, errNotSaved)
-		case acc.RefreshToken == "":
+		case !a.refreshable(acc):
 			return "", &ReauthError{Reason: reasonNoRefresh}
 		case valid(acc, now) && acc.State != tokenstore.StateRefreshing && forcedLately(acc, now):
 			return "", ErrStillRejected
@@ -204,6 +204,22 @@ func (a *Accounts) Close(ctx context.Context) error {
 	return nil
 }
 
+// provider returns the account's provider, nil where it is not configured any more, or another one has its name now: that must not be sent
+// the account's tokens.
+func (a *Accounts) provider(acc *tokenstore.Account) *Provider {
+	p := a.providers[acc.Provider]
+	if p == nil || acc.Identity != "" && acc.Identity != p.Identity() {
+		return nil
+	}
+	return p
+}
+
+// refreshable reports whether the account's token can be renewed.
+func (a *Accounts) refreshable(acc *tokenstore.Account) bool {
+	p := a.providers[acc.Provider]
+	return acc.RefreshToken != "" && (p == nil || !p.config.NoRefresh)
+}
+
 // account returns the account as it is, and whether it is one that is kept in memory because it could not be saved.
 func (a *Accounts) account(ctx context.Context, id string) (acc *tokenstore.Account, kept bool, err error) {
 	a.mu.Lock()
@@ -234,7 +250,7 @@ func (a *Accounts) vaultError(id string, err error) error {
 
 // due reports whether the account's token should be refreshed although it may still be valid.
 func (a *Accounts) due(acc *tokenstore.Account, now time.Time) bool {
-	if acc.Expires.IsZero() || acc.RefreshToken == "" {
+	if acc.Expires.IsZero() || !a.refreshable(acc) {
 		return false
 	}
 	before := min(a.before, acc.Expires.Sub(acc.Obtained)/2)

@@ -88,7 +88,7 @@ type Config struct {
 	// Unstored keeps tokens in memory alone: who restarts the gateway logs all users out.
 	Unstored bool
 
-	// NoRefresh asks for no refresh tokens, and keeps none: users log in again when their token ends.
+	// NoRefresh asks for no refresh tokens, and uses none: users log in again when their token ends.
 	NoRefresh bool
 
 	// RevokeGrant has a revocation delete the user's whole authorization of the gateway when the account is the user's last at the provider.

@@ -47,6 +47,9 @@ func (p *Provider) locate(ctx context.Context) (*metadata, error) {
 	if err != nil {
 		return nil, in("metadata of the authorization server", err)
 	}
+	if p.config.Issuer != "" && m.Issuer != p.config.Issuer {
+		return nil, &Error{Class: Misconfigured, Err: fmt.Errorf("the MCP server is protected by %.200q, not by issuer %q", m.Issuer, p.config.Issuer)}
+	}
 	if !p.config.NoResource {
 		m.resource = resource
 	}
@@ -218,6 +221,9 @@ func (p *Provider) parseServerMetadata(body []byte, issuer string) (*metadata, e
 	if !slices.Contains(m.ChallengeMethods, "S256") {
 		return nil, &Error{Class: Misconfigured, Err: errors.New("the authorization server does not offer PKCE with S256, which MCP demands")}
 	}
+	if err := p.checkMixUp(m, issuer); err != nil {
+		return nil, err
+	}
 	for _, e := range []struct {
 		name, url string
 		needed    bool
@@ -235,6 +241,23 @@ func (p *Provider) parseServerMetadata(body []byte, issuer string) (*metadata, e
 		}
 	}
 	return m, nil
+}
+
+// checkMixUp refuses an authorization server that would have users log in at another one's, and be sent the code from there (RFC 9700 §4.4): its
+// authorization endpoint is on its own host, or it says who it is in each answer (RFC 9207), or the operator has named it.
+func (p *Provider) checkMixUp(m *metadata, issuer string) error {
+	i, err := url.Parse(issuer)
+	if err != nil {
+		return &Error{Class: Misconfigured, Err: withoutURL(err)}
+	}
+	e, err := url.Parse(m.AuthorizationEndpoint)
+	if err != nil {
+		return &Error{Class: Misconfigured, Err: withoutURL(err)}
+	}
+	if m.IssuerInResponse || p.config.Issuer != "" || strings.EqualFold(i.Host, e.Host) {
+		return nil
+	}
+	return &Error{Class: Misconfigured, Err: fmt.Errorf("users would log in at %.200q, which is another host than the issuer's, and nothing would show whose answer it is: if that is right, write issuer %.200q", e.Host, m.Issuer)}
 }
 
 // examineServer says what was found out about the MCP server's authorization.

@@ -419,6 +419,123 @@ func TestT28AnswersOfAnotherIssuerAreNotRedeemed(t *testing.T) {
 	}
 }
 
+// A server of somebody's whose authorization endpoint is somebody else's would be sent the code that the user brings from there (RFC 9700 §4.4).
+func TestT28UsersAreNotSentToAnotherServersLogin(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		announced bool
+		issuer    bool
+		fine      bool
+	}{
+		"silently":                   {false, false, false},
+		"and the answers say whose":  {true, false, true},
+		"and the operator knows why": {false, true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			honest, evil := newFakeServer(t), newFakeServer(t)
+			evil.documents["/.well-known/oauth-authorization-server"] = evil.metadata(map[string]any{
+				"authorization_endpoint": honest.base + "/as/authorize", "authorization_response_iss_parameter_supported": tt.announced})
+			p := evil.provider(t, mcpVault(t), func(c *Config) {
+				if tt.issuer {
+					c.Issuer = evil.base
+				}
+			})
+			begun, err := p.Begin(t.Context(), authRequest())
+			if (err == nil) != tt.fine {
+				t.Fatalf("got %v", err)
+			}
+			if err != nil || tt.issuer {
+				return
+			}
+			for _, iss := range []string{"", honest.base} { // what the honest one sends
+				if _, _, err := p.Exchange(t.Context(), CodeResponse{Code: "code-of-honest", Verifier: "v", Issuer: iss, Begun: begun}); err == nil || len(evil.posts) != 0 {
+					t.Errorf("iss %q: the code went to %v", iss, evil.posts)
+				}
+			}
+		})
+	}
+}
+
+// The operator's secret must not go to whichever authorization server the MCP server names today.
+func TestConfiguredClientStaysWithItsAuthorizationServer(t *testing.T) {
+	t.Parallel()
+	for name, pinned := range map[string]bool{"where it was first used": false, "where issuer says": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			old, other := newFakeServer(t), newFakeServer(t)
+			for _, s := range []*fakeServer{old, other} {
+				s.clients["mine"] = "s"
+			}
+			v := mcpVault(t)
+			config := func(c *Config) {
+				c.ClientID, c.ClientSecret = "mine", "secret-of-the-operator"
+				if pinned {
+					c.Issuer = old.base
+				}
+			}
+			p := old.provider(t, v, config)
+			begun, _ := begin(t, p)
+			if _, err := exchange(t, p, begun); err != nil {
+				t.Fatal(err)
+			}
+			old.set(func() {
+				old.documents["/.well-known/oauth-protected-resource/mcp"] = map[string]any{"resource": old.base + "/mcp", "authorization_servers": []string{other.base}}
+			})
+			for _, p := range []*Provider{p, old.provider(t, v, config)} { // and after a restart
+				if _, err := p.Begin(t.Context(), authRequest()); err == nil || !strings.Contains(err.Error(), "issuer") {
+					t.Errorf("got %v", err)
+				}
+				_, _ = p.ClientCredentials(t.Context(), TokenRequest{})
+			}
+			if len(other.posts) != 0 {
+				t.Errorf("the other server was sent %v", other.posts)
+			}
+			moved := old.provider(t, v, config, func(c *Config) { c.Issuer = other.base })
+			if _, err := moved.Begin(t.Context(), authRequest()); err != nil {
+				t.Errorf("the operator says that it is right: %v", err)
+			}
+		})
+	}
+}
+
+// Strangers can have the gateway register wherever their MCP server says, at every login that they begin.
+func TestRegistrationsWithoutATokenEndSoon(t *testing.T) {
+	t.Parallel()
+	s := newFakeServer(t)
+	store := newMemStore()
+	clock := new(clock)
+	p := s.provider(t, openVault(t, store, clock.now), func(c *Config) { c.Now = clock.now })
+	ends := func() time.Duration {
+		t.Helper()
+		for _, row := range store.rows {
+			if row.Kind == tokenstore.KindRegistration {
+				return row.DeleteAfter.Sub(clock.now()).Round(time.Minute)
+			}
+		}
+		t.Fatal("no registration")
+		return 0
+	}
+	begun, _ := begin(t, p)
+	if got := ends(); got != unusedFor {
+		t.Errorf("unused, it ends in %s", got)
+	}
+	tokens, err := exchange(t, p, begun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := ends(); got != usedFor {
+		t.Errorf("used, it ends in %s", got)
+	}
+	clock.turn(usedFor * 2 / 3)
+	if _, err := p.Refresh(t.Context(), tokens); err != nil {
+		t.Fatal(err)
+	}
+	if got := ends(); got != usedFor {
+		t.Errorf("used again, it ends in %s", got)
+	}
+}
+
 // The MCP server's metadata decide at each login; tokens stay with the authorization server that gave them.
 func TestMCPServerThatMovesIsFollowedByNewLoginsOnly(t *testing.T) {
 	t.Parallel()

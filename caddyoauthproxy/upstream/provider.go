@@ -284,9 +284,6 @@ func (p *Provider) Exchange(ctx context.Context, r CodeResponse) (Tokens, tokens
 	if err != nil {
 		return Tokens{}, tokenstore.User{}, p.fail("token endpoint", err)
 	}
-	if p.config.NoRefresh {
-		t.RefreshToken = ""
-	}
 	if len(t.Scopes) == 0 {
 		t.Scopes = m.scopesFor(p, r.Scopes) // RFC 6749 §5.1: not said means as asked for
 	}

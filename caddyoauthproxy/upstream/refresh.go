@@ -67,10 +67,10 @@ func (a *Accounts) settled(ctx context.Context, acc *tokenstore.Account, rejecte
 		return "", true, needsReauth(acc)
 	case usable && (rejected != "" || leased || !a.due(acc, now)):
 		return acc.AccessToken, true, nil
-	case acc.RefreshToken == "" && rejected != "":
+	case !a.refreshable(acc) && rejected != "":
 		return "", true, &ReauthError{Reason: reasonNoRefresh}
-	case acc.RefreshToken == "":
-		reason := "the token has ended, and the provider gave none to renew it with"
+	case !a.refreshable(acc):
+		reason := "the token has ended, and there is none to renew it with"
 		if acc.Unstored && acc.AccessToken == "" {
 			reason = "the token was in the memory of a gateway process that is gone"
 		}
@@ -86,7 +86,7 @@ func (a *Accounts) settled(ctx context.Context, acc *tokenstore.Account, rejecte
 
 // renew takes the account's lease, spends its refresh token and saves the outcome.
 func (a *Accounts) renew(ctx context.Context, acc *tokenstore.Account, rejected string) (string, *outcome, error) {
-	p, g := a.providers[acc.Provider], a.gates[acc.Provider]
+	p, g := a.provider(acc), a.gates[acc.Provider]
 	if p == nil {
 		return "", nil, unavailable(pauseLimit, notConfigured(acc.Provider))
 	}
@@ -159,7 +159,7 @@ func (a *Accounts) remembers(id, owner string) bool {
 func (a *Accounts) renewed(acc *tokenstore.Account, t Tokens) (string, *outcome, error) {
 	a.succeeded(acc.ID)
 	now := a.vault.Now()
-	o := &outcome{id: acc.ID, owner: acc.Lease.Owner, renewed: &t, write: func(acc *tokenstore.Account) {
+	o := &outcome{id: acc.ID, owner: acc.Lease.Owner, renewed: &t, obtained: now, write: func(acc *tokenstore.Account) {
 		acc.State, acc.Lease, acc.Reason = tokenstore.StateActive, tokenstore.Lease{}, ""
 		acc.AccessToken, acc.TokenType, acc.Obtained = t.AccessToken, t.TokenType, now
 		acc.Expires = time.Time{}
@@ -261,7 +261,7 @@ func (a *Accounts) giveUp(ctx context.Context, acc *tokenstore.Account, reason s
 func (a *Accounts) discard(acc *tokenstore.Account, t Tokens) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), settleTime)
 	defer cancel()
-	if err := a.revokeTokens(ctx, acc.Provider, t); err != nil {
+	if err := a.revokeTokens(ctx, acc, t); err != nil {
 		a.log.Warn("tokens of an ended account cannot be revoked", append(accountFields(acc), zap.Error(err))...)
 	}
 }

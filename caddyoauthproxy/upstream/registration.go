@@ -21,6 +21,11 @@ const (
 	// provedFor is how long after a token was given a registered client is taken for known without asking.
 	provedFor = time.Hour
 
+	// unusedFor is how long a registration is kept of which no token has come, and usedFor how long one is after a token; it is
+	// renewed when less than half of that is left. Strangers can have the gateway register wherever their MCP server says.
+	unusedFor = 24 * time.Hour
+	usedFor   = 400 * 24 * time.Hour
+
 	// maxClients is how many registrations at one authorization server are kept.
 	maxClients = 8
 
@@ -56,8 +61,10 @@ func (p *Provider) bound(ctx context.Context, issuer, clientID string) (*metadat
 		return nil, oauthClient{}, &Error{Class: Rejected, Err: errors.New("the MCP server has moved to another authorization server")}
 	}
 	switch {
-	case !p.template.mcp, p.config.ClientID != "" && (clientID == "" || clientID == p.config.ClientID):
+	case !p.template.mcp:
 		return m, p.configuredClient(), nil
+	case p.config.ClientID != "" && (clientID == "" || clientID == p.config.ClientID):
+		return m, p.configuredClient(), p.clients.pin(ctx, m)
 	case p.config.ClientID != "":
 		return nil, oauthClient{}, errForgotten()
 	}
@@ -67,11 +74,14 @@ func (p *Provider) bound(ctx context.Context, issuer, clientID string) (*metadat
 
 // clientForLogin returns the client for a new login, one that the authorization server knows.
 func (p *Provider) clientForLogin(ctx context.Context, m *metadata) (oauthClient, error) {
-	if !p.template.mcp || p.config.ClientID != "" {
+	if !p.template.mcp {
 		return p.configuredClient(), nil
 	}
+	if p.config.ClientID != "" {
+		return p.configuredClient(), p.clients.pin(ctx, m)
+	}
 	c, err := p.clients.get(ctx, m, "")
-	if err != nil || !c.registered || p.clients.proved(c.id) {
+	if err != nil || !c.registered || p.clients.proved(c.id, false) {
 		return c, err
 	}
 	// A server that has forgotten the client tells the user, not the gateway; so it is asked before, with a code that cannot be.
@@ -83,7 +93,7 @@ func (p *Provider) clientForLogin(ctx context.Context, m *metadata) (oauthClient
 	}
 	_, err = parseTokens(a, p.now())
 	if !unknownClient(err) {
-		p.clients.prove(c.id)
+		p.clients.prove(c.id, false)
 		return c, nil
 	}
 	return p.clients.replace(ctx, m, c.id)
@@ -101,7 +111,7 @@ type registrations struct {
 
 	mu    sync.Mutex
 	vault *tokenstore.Vault
-	known map[string]time.Time // when a client was last seen to be known
+	known map[string]sighting // by client id
 }
 
 // keepIn says where registrations are kept.
@@ -120,19 +130,27 @@ func (r *registrations) store() (*tokenstore.Vault, error) {
 	return r.vault, nil
 }
 
-func (r *registrations) proved(id string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.provider.now().Before(r.known[id].Add(provedFor))
+// sighting is when the authorization server was last seen to know a client, and whether it gave it a token then.
+type sighting struct {
+	at   time.Time
+	used bool
 }
 
-func (r *registrations) prove(id string) {
+// proved reports whether a client was seen to be known lately; with used, by a token.
+func (r *registrations) proved(id string, used bool) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.known[id]
+	return r.provider.now().Before(s.at.Add(provedFor)) && (s.used || !used)
+}
+
+func (r *registrations) prove(id string, used bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.known == nil || len(r.known) > maxClients {
-		r.known = make(map[string]time.Time)
+		r.known = make(map[string]sighting)
 	}
-	r.known[id] = r.provider.now()
+	r.known[id] = sighting{r.provider.now(), used}
 }
 
 func (r *registrations) doubt(id string) {
@@ -174,6 +192,35 @@ func (r *registrations) get(ctx context.Context, m *metadata, id string) (oauthC
 	return oauthClient{}, errForgotten()
 }
 
+// pin holds the operator's own client to the authorization server where it was first used, unless the operator has named one: its secret must not
+// go to whichever server the MCP server names today.
+func (r *registrations) pin(ctx context.Context, m *metadata) error {
+	c := &r.provider.config
+	if c.Issuer != "" {
+		return nil // it was compared when it was found
+	}
+	vault, err := r.store()
+	if err != nil {
+		return err
+	}
+	id := vault.Derive(purposeRegistration, "configured", r.provider.name, c.Server, c.ClientID)
+	record, err := vault.Registration(ctx, id)
+	if errors.Is(err, tokenstore.ErrNotFound) {
+		record = &tokenstore.Registration{Meta: tokenstore.Meta{ID: id}, Issuer: m.Issuer}
+		if err = vault.Commit(ctx, tokenstore.Save(record)); errors.Is(err, tokenstore.ErrConflict) {
+			record, err = vault.Registration(ctx, id)
+		}
+	}
+	switch {
+	case err != nil:
+		return &Error{Class: Unreachable, Err: fmt.Errorf("registration: %w", err)}
+	case record.Issuer != m.Issuer:
+		return &Error{Class: Misconfigured, Err: fmt.Errorf("the MCP server is protected by %.200q now, and client_id %q was used at %.200q: if it is registered there, too, write issuer %.200q",
+			m.Issuer, c.ClientID, record.Issuer, m.Issuer)}
+	}
+	return nil
+}
+
 func errForgotten() error {
 	return &Error{Class: Rejected, Err: errors.New("the authorization server has forgotten the client that the tokens were given to")}
 }
@@ -211,6 +258,9 @@ func (r *registrations) register(ctx context.Context, m *metadata, record *token
 	}
 	record.Clients = slices.Insert(record.Clients, 0, c)
 	record.Clients = record.Clients[:min(len(record.Clients), maxClients)]
+	if end := r.provider.now().Add(unusedFor); record.DeleteAfter.Before(end) {
+		record.DeleteAfter = end
+	}
 	err = vault.Commit(ctx, tokenstore.Save(record))
 	switch {
 	case errors.Is(err, tokenstore.ErrConflict):
@@ -218,7 +268,7 @@ func (r *registrations) register(ctx context.Context, m *metadata, record *token
 	case err != nil:
 		return oauthClient{}, &Error{Class: Unreachable, Err: fmt.Errorf("registration: %w", err)}
 	}
-	r.prove(c.ID)
+	r.prove(c.ID, false)
 	return oauthClient{id: c.ID, secret: c.Secret, method: c.AuthMethod, registered: true}, nil
 }
 
@@ -228,7 +278,7 @@ func (r *registrations) judged(ctx context.Context, m *metadata, c oauthClient, 
 	var e *Error
 	errors.As(answer, &e)
 	unknown, known := unknownClient(answer), answer == nil || e != nil && e.Class == Rejected
-	if !c.registered || !unknown && !known || known && r.proved(c.id) {
+	if !c.registered || !unknown && !known || known && r.proved(c.id, answer == nil) {
 		return answer
 	}
 	vault, err := r.store()
@@ -247,11 +297,15 @@ func (r *registrations) judged(ctx context.Context, m *metadata, c oauthClient, 
 		since, now := &record.Clients[i].Refused, r.provider.now()
 		switch {
 		case known:
-			r.prove(c.id)
-			if since.IsZero() {
+			r.prove(c.id, answer == nil)
+			lasts := record.DeleteAfter.After(now.Add(usedFor / 2))
+			if since.IsZero() && (lasts || answer != nil) {
 				return answer
 			}
 			*since = time.Time{}
+			if answer == nil && !lasts {
+				record.DeleteAfter = now.Add(usedFor)
+			}
 		case since.IsZero():
 			r.doubt(c.id)
 			*since = now

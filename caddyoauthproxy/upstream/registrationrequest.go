@@ -68,7 +68,7 @@ func (p *Provider) parseRegistration(a *answer, m *metadata) (tokenstore.Registe
 		c.Expires = time.Unix(ends, 0)
 	}
 	switch {
-	case c.ID == "" || len(c.ID) > 2048 || !isCredential(c.ID) || !isCredential(c.Secret):
+	case c.ID == "" || len(c.ID)+len(c.Secret) > 4096 || !isCredential(c.ID) || !isCredential(c.Secret):
 		return malformed("client_id is missing, or holds what it cannot")
 	case c.Secret == "":
 		c.AuthMethod = AuthNone

@@ -56,7 +56,7 @@ func (a *Accounts) End(ctx context.Context, accountID string, with ...tokenstore
 	delete(a.inconclusive, accountID)
 	a.mu.Unlock()
 	if acc.Unstored { // then or never
-		return func(ctx context.Context) error { return a.revokeTokens(ctx, acc.Provider, unstored) }, nil
+		return func(ctx context.Context) error { return a.endThere(ctx, acc, unstored) }, nil
 	}
 	return func(ctx context.Context) error { return a.tellProvider(ctx, acc) }, nil
 }
@@ -84,17 +84,23 @@ func (a *Accounts) revoke(acc *tokenstore.Account) {
 }
 
 // RetryRevocations asks providers again to end the tokens of revoked accounts. It is to be called every minute or so; several processes
-// on one vault take turns.
+// on one vault take turns. A provider that does not answer is asked once in each call, so that it holds up the others for one timeout at most.
 func (a *Accounts) RetryRevocations(ctx context.Context) error {
+	down := make(map[string]bool)
 	for after := ""; ; {
 		accounts, next, err := a.vault.Revoking(ctx, after, revokeBatch)
 		if err != nil {
 			return fmt.Errorf("list revocations: %w", err)
 		}
 		for _, acc := range accounts {
-			if err := a.retryRevocation(ctx, acc); err != nil {
+			if down[acc.Provider] {
+				continue // it is tried with another account in the next round
+			}
+			answered, err := a.retryRevocation(ctx, acc)
+			if err != nil {
 				return err
 			}
+			down[acc.Provider] = !answered
 		}
 		if after = next; after == "" {
 			return nil
@@ -103,31 +109,33 @@ func (a *Accounts) RetryRevocations(ctx context.Context) error {
 }
 
 // retryRevocation makes the next attempt when it is due. The attempt is written down first, so that no two processes make it.
-func (a *Accounts) retryRevocation(ctx context.Context, acc *tokenstore.Account) error {
+func (a *Accounts) retryRevocation(ctx context.Context, acc *tokenstore.Account) (answered bool, err error) {
 	now, r := a.vault.Now(), acc.Revocation
 	switch {
 	case now.After(r.Begun.Add(revokeFor)):
 		acc.Revocation = nil
 		acc.Reason = "revoked; the provider could not be told, so its tokens may still be valid there"
 		a.log.Error("provider could not be told that tokens have ended: revoke them there", append(accountFields(acc), zap.Int("attempts", r.Attempts))...)
-		return a.saveRevocation(ctx, acc)
+		return true, a.saveRevocation(ctx, acc)
 	case now.Before(r.Next):
-		return nil
+		return true, nil
 	}
 	r.Next = now.Add(min(revokeFirst<<min(r.Attempts, 16), revokeLast))
 	r.Attempts++
-	err := a.commit(ctx, acc)
+	err = a.commit(ctx, acc)
 	if errors.Is(err, tokenstore.ErrConflict) {
-		return nil // another process was faster
+		return true, nil // another process was faster
 	}
 	if err != nil {
-		return fmt.Errorf("revocation: %w", err)
+		return true, fmt.Errorf("revocation: %w", err)
 	}
 	if err := a.tellProvider(ctx, acc); err != nil {
 		a.log.Warn("provider could not be told that tokens have ended; trying again later", append(accountFields(acc),
 			zap.Int("attempts", r.Attempts), zap.Time("next", r.Next), zap.Error(err))...)
+		var e *Error
+		return !errors.As(err, &e) || e.Class != Unreachable && e.Class != Throttled, nil
 	}
-	return nil
+	return true, nil
 }
 
 // tellProvider ends the tokens at the provider, and forgets them when that is done.
@@ -136,14 +144,7 @@ func (a *Accounts) tellProvider(ctx context.Context, acc *tokenstore.Account) er
 		return nil
 	}
 	t := Tokens{AccessToken: acc.Revocation.AccessToken, RefreshToken: acc.Revocation.RefreshToken, Issuer: acc.Issuer, ClientID: acc.ClientID}
-	if p := a.providers[acc.Provider]; p != nil && p.config.RevokeGrant {
-		others, err := a.vault.LivingAccounts(ctx, acc.UserID, acc.Provider)
-		if err != nil {
-			return fmt.Errorf("other accounts of the user: %w", err)
-		}
-		t.last = others == 0
-	}
-	if err := a.revokeTokens(ctx, acc.Provider, t); err != nil {
+	if err := a.endThere(ctx, acc, t); err != nil {
 		return err
 	}
 	acc.Revocation = nil
@@ -160,14 +161,27 @@ func (a *Accounts) saveRevocation(ctx context.Context, acc *tokenstore.Account) 
 	return nil
 }
 
+// endThere ends an ended account's tokens at the provider, and with the owner's last account all of their authorization, where the operator wants
+// that. Accounts that do not know their owner are never the last.
+func (a *Accounts) endThere(ctx context.Context, acc *tokenstore.Account, t Tokens) error {
+	if p := a.provider(acc); p != nil && p.config.RevokeGrant && acc.OwnerID != "" {
+		another, err := a.vault.OwnerHasAccount(ctx, acc.OwnerID)
+		if err != nil {
+			return fmt.Errorf("other accounts of the owner: %w", err)
+		}
+		t.last = !another
+	}
+	return a.revokeTokens(ctx, acc, t)
+}
+
 // revokeTokens ends tokens at the provider.
-func (a *Accounts) revokeTokens(ctx context.Context, provider string, t Tokens) error {
-	p := a.providers[provider]
+func (a *Accounts) revokeTokens(ctx context.Context, acc *tokenstore.Account, t Tokens) error {
+	p := a.provider(acc)
 	switch {
 	case t.AccessToken == "" && t.RefreshToken == "":
 		return nil
 	case p == nil:
-		return notConfigured(provider)
+		return notConfigured(acc.Provider)
 	default:
 		return p.Revoke(ctx, t)
 	}

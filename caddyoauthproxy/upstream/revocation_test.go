@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"testing"
@@ -127,6 +128,66 @@ func TestTwoNodesTellTheProviderOnce(t *testing.T) {
 		if told := w.idp.told(); len(told) != 2*len(ids) {
 			t.Errorf("told of %v", told)
 		}
+	})
+}
+
+// The operator may give a provider's name to another one, naturally so when the first is down.
+func TestTokensAreNotSentToAnotherProviderOfTheSameName(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	w.add("revoked", time.Minute, time.Hour)
+	w.add("expired", 2*time.Hour, time.Hour)
+	w.idp.failRevocations(http.StatusServiceUnavailable)
+	_ = w.revoke(t.Context(), "revoked")
+	other := serve(t)
+	w.provider = other.provider(t)
+	next := w.node()
+	w.clock.turn(time.Hour)
+	if err := next.RetryRevocations(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := next.Token(t.Context(), "expired"); !isUnavailable(err) {
+		t.Errorf("got %v", err)
+	}
+	if told, posts := other.told(), other.tokenPosts(); len(told) != 0 || posts != 0 {
+		t.Errorf("the other provider was told of %v and asked %d times", told, posts)
+	}
+	if acc := w.stored("revoked"); acc.Revocation == nil {
+		t.Errorf("forgotten: %+v", acc)
+	}
+}
+
+func TestProviderThatDoesNotAnswerHoldsUpNobodysRevocations(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := bubbleWorld(t)
+		slow := newFakeProvider("https://slow.example")
+		slow.revoke = func(http.ResponseWriter, *http.Request) { time.Sleep(time.Hour) }
+		p, err := New("slow", slow.config(), &http.Client{Transport: &inMemory{handler: slow}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := w.node(func(o *AccountsOptions) { o.Providers = map[string]*Provider{"idp": w.provider, "slow": p} })
+		for i := range 40 {
+			id := fmt.Sprintf("a%02d", i)
+			w.add(id, time.Minute, time.Hour, func(acc *tokenstore.Account) { acc.Provider, acc.Identity = "slow", p.Identity() })
+			if _, err := a.End(t.Context(), id); err != nil { // and the process ends before it tells
+				t.Fatal(err)
+			}
+		}
+		w.add("z", time.Minute, time.Hour)
+		if _, err := a.End(t.Context(), "z"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * revokeFirst)
+		begun := time.Now()
+		if err := a.RetryRevocations(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(begun); took > 2*DefaultTimeout || len(w.idp.told()) != 2 {
+			t.Errorf("a round takes %s, and the other provider was told of %v", took, w.idp.told())
+		}
+		time.Sleep(2 * time.Hour)
 	})
 }
 

@@ -26,8 +26,9 @@ type outcome struct {
 	owner string
 	write func(*tokenstore.Account)
 
-	// renewed are the new tokens, nil where there are none.
-	renewed *Tokens
+	// renewed are the new tokens, nil where there are none, and obtained is when they came.
+	renewed  *Tokens
+	obtained time.Time
 }
 
 // save writes an outcome. When the account was changed meanwhile, it is written to the changed one
@@ -107,6 +108,10 @@ func (a *Accounts) trySave(o *outcome) bool {
 		err = a.vaultError(o.id, err)
 	case acc.AccessToken == o.renewed.AccessToken:
 		// An attempt that seemed to fail had been made.
+	case acc.Unstored && acc.State == tokenstore.StateActive && acc.Obtained.Equal(o.obtained):
+		// So it had here, where the vault has no tokens to tell by.
+		o.write(acc)
+		held.put(acc.ID, takeTokens(acc))
 	default:
 		if err = o.mayGoTo(acc); err == nil {
 			err = a.save(acc, o)

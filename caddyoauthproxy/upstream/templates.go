@@ -258,7 +258,7 @@ var templates = []template{
 		// https://modelcontextprotocol.io/specification/2026-07-28/basic/authorization
 		name:  "mcp",
 		needs: []string{"server"},
-		takes: []string{"revocation_url"},
+		takes: []string{"issuer", "revocation_url"},
 		mcp:   true,
 	},
 	{

@@ -1,7 +1,9 @@
 package upstream
 
 import (
+	"container/list"
 	"context"
+	"errors"
 	"sync"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
@@ -10,39 +12,57 @@ import (
 // Where the operator does not want tokens to be stored, they live in the memory of this process alone. The account itself is in the vault as any
 // other, with its states and leases, but without tokens: whoever finds it so, after a restart or in another process, has the user log in again.
 
-// maxHeld bounds how many accounts' tokens are in memory; beyond it an arbitrary other account's are forgotten.
+// maxHeld bounds how many accounts' tokens are in memory; beyond it those are forgotten that were not used for longest.
 const maxHeld = 100_000
 
-// held are the tokens that are in memory, by account. They belong to the process, not to one configuration: a reload must log nobody out.
-var held = memory{tokens: make(map[string]Tokens)}
+// held are the tokens that are in memory. They belong to the process, not to one configuration: a reload must log nobody out.
+var held = newMemory()
 
 type memory struct {
-	mu     sync.Mutex
-	tokens map[string]Tokens
+	mu      sync.Mutex
+	entries map[string]*list.Element // by account
+	order   *list.List               // of heldTokens, the latest used in front
 }
+
+type heldTokens struct {
+	id string
+	Tokens
+}
+
+func newMemory() *memory { return &memory{entries: make(map[string]*list.Element), order: list.New()} }
 
 func (m *memory) put(id string, t Tokens) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, have := m.tokens[id]; !have && len(m.tokens) >= maxHeld {
-		for other := range m.tokens {
-			delete(m.tokens, other)
-			break
-		}
+	m.remove(id)
+	m.entries[id] = m.order.PushFront(heldTokens{id, t})
+	if m.order.Len() > maxHeld {
+		m.remove(m.order.Back().Value.(heldTokens).id)
 	}
-	m.tokens[id] = t
 }
 
 func (m *memory) get(id string) Tokens {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.tokens[id]
+	e := m.entries[id]
+	if e == nil {
+		return Tokens{}
+	}
+	m.order.MoveToFront(e)
+	return e.Value.(heldTokens).Tokens
 }
 
 func (m *memory) drop(id string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.tokens, id)
+	m.remove(id)
+}
+
+func (m *memory) remove(id string) {
+	if e := m.entries[id]; e != nil {
+		m.order.Remove(e)
+		delete(m.entries, id)
+	}
 }
 
 // Withhold takes the tokens out of a new account that is about to be stored, where they are to be in memory alone.
@@ -64,6 +84,9 @@ func takeTokens(acc *tokenstore.Account) Tokens {
 // load reads an account from the vault, with its tokens wherever they are.
 func (a *Accounts) load(ctx context.Context, id string) (*tokenstore.Account, error) {
 	acc, err := a.vault.Account(ctx, id)
+	if errors.Is(err, tokenstore.ErrNotFound) {
+		held.drop(id)
+	}
 	if err == nil && acc.Unstored && !over(acc) {
 		t := held.get(id)
 		acc.AccessToken, acc.RefreshToken, acc.IDToken = t.AccessToken, t.RefreshToken, t.IDToken

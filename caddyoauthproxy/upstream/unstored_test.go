@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -88,18 +89,77 @@ func TestTokensThatAreNotStoredAreRevoked(t *testing.T) {
 	}
 }
 
-func TestMemoryOfTokensIsBounded(t *testing.T) {
+func TestTokensInMemoryAreForgottenWithTheirAccount(t *testing.T) {
 	t.Parallel()
-	m := memory{tokens: make(map[string]Tokens)}
-	for i := range maxHeld + 10 {
-		m.put(strings.Repeat("x", i%7)+time.Duration(i).String(), Tokens{})
+	w := unstoredWorld(t)
+	w.addUnstored("unstored-4", time.Minute, time.Hour)
+	if err := w.vault.Commit(t.Context(), tokenstore.Delete(w.stored("unstored-4"))); err != nil { // by the clean-up
+		t.Fatal(err)
 	}
-	if len(m.tokens) > maxHeld {
-		t.Errorf("%d accounts", len(m.tokens))
+	if _, err := w.accounts.Token(t.Context(), "unstored-4"); !errors.Is(err, ErrNeedsReauth) || held.get("unstored-4").RefreshToken != "" {
+		t.Errorf("got %v, in memory %+v", err, held.get("unstored-4"))
 	}
 }
 
-func TestWithoutRefreshNoRefreshTokenIsAskedForOrKept(t *testing.T) {
+// A write that was made though it seemed to fail must not cost the tokens that came with it.
+func TestTokensInMemorySurviveAWriteOfUnknownOutcome(t *testing.T) {
+	t.Parallel()
+	w := unstoredWorld(t)
+	w.addUnstored("unstored-5", 2*time.Hour, time.Hour)
+	failed := false
+	w.store.mu.Lock()
+	w.store.failAfter = func(changes []tokenstore.Change) error {
+		if failed || outcomeError(changes, errRefused) == nil {
+			return nil
+		}
+		failed = true
+		return errRefused
+	}
+	w.store.mu.Unlock()
+	if got := w.token("unstored-5"); got != "at.unstored-5.1" || !failed {
+		t.Errorf("got %s", got)
+	}
+	eventually(t, "saving to end", func() bool {
+		w.accounts.mu.Lock()
+		defer w.accounts.mu.Unlock()
+		return len(w.accounts.unsaved) == 0
+	})
+	if got := w.token("unstored-5"); got != "at.unstored-5.1" {
+		t.Errorf("then %s", got)
+	}
+	w.clock.turn(2 * time.Hour)
+	if got := w.token("unstored-5"); got != "at.unstored-5.2" || w.idp.reused() != 0 {
+		t.Errorf("then %s, %d refresh tokens were spent twice", got, w.idp.reused())
+	}
+}
+
+func TestWithoutRefreshNothingIsRefreshed(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	w.add("a", 2*time.Hour, time.Hour) // from when it was on
+	w.provider = w.idp.provider(t, func(c *Config) { c.NoRefresh = true })
+	if got, err := w.node().Token(t.Context(), "a"); !errors.Is(err, ErrNeedsReauth) || w.idp.tokenPosts() != 0 {
+		t.Errorf("got %s, %v", got, err)
+	}
+}
+
+func TestMemoryForgetsWhatWasNotUsedForLongest(t *testing.T) {
+	t.Parallel()
+	m := newMemory()
+	m.put("used", Tokens{AccessToken: "at"})
+	m.put("unused", Tokens{AccessToken: "at"})
+	for i := range maxHeld - 1 {
+		m.put(fmt.Sprint(i), Tokens{})
+		if i == 0 {
+			m.get("used")
+		}
+	}
+	if m.get("used").AccessToken == "" || m.get("unused").AccessToken != "" || m.order.Len() != maxHeld || len(m.entries) != maxHeld {
+		t.Errorf("%d accounts, used %+v, unused %+v", m.order.Len(), m.get("used"), m.get("unused"))
+	}
+}
+
+func TestWithoutRefreshNoRefreshTokenIsAskedFor(t *testing.T) {
 	t.Parallel()
 	idp := serve(t)
 	p := idp.provider(t, func(c *Config) { c.NoRefresh = true })
@@ -107,21 +167,18 @@ func TestWithoutRefreshNoRefreshTokenIsAskedForOrKept(t *testing.T) {
 	if err != nil || strings.Contains(begun.URL, "offline_access") {
 		t.Errorf("%s, %v", begun.URL, err)
 	}
-	tokens, _, err := p.Exchange(t.Context(), codeResponse())
-	if err != nil || tokens.RefreshToken != "" || tokens.AccessToken == "" {
-		t.Errorf("%+v, %v", tokens, err)
-	}
 }
 
 // GitHub can end the user's whole authorization. That is for their last account, and where the operator wants it.
 func TestGitHubsAuthorizationEndsWithTheLastAccount(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
-		whole bool
-		want  []string
+		whole, unstored bool
+		want            []string
 	}{
-		"one token each": {false, []string{"/applications/gateway/token", "/applications/gateway/token"}},
-		"whole":          {true, []string{"/applications/gateway/token", "/applications/gateway/grant"}},
+		"one token each":   {false, false, []string{"/applications/gateway/token", "/applications/gateway/token"}},
+		"whole":            {true, false, []string{"/applications/gateway/token", "/applications/gateway/grant"}},
+		"whole, in memory": {true, true, []string{"/applications/gateway/token", "/applications/gateway/grant"}},
 	} {
 		w := realWorld(t)
 		var asked []string
@@ -129,16 +186,18 @@ func TestGitHubsAuthorizationEndsWithTheLastAccount(t *testing.T) {
 			asked = append(asked, r.URL.Path)
 			rw.WriteHeader(http.StatusNoContent)
 		})
-		p, err := New("idp", Config{Type: "github", ClientID: clientID, ClientSecret: clientSecret, RevokeGrant: tt.whole}, &http.Client{Transport: &inMemory{handler: github}})
+		p, err := New("idp", Config{Type: "github", ClientID: clientID, ClientSecret: clientSecret, RevokeGrant: tt.whole, Unstored: tt.unstored}, &http.Client{Transport: &inMemory{handler: github}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		w.provider = p
 		w.accounts = w.node()
-		w.add("a", time.Minute, time.Hour)
-		w.add("b", time.Minute, time.Hour)
-		w.add("another user's", time.Minute, time.Hour, func(a *tokenstore.Account) { a.ID, a.UserID = "other", "other" })
-		for _, id := range []string{"a", "b"} {
+		for _, id := range []string{"a", "b", "other"} {
+			w.add(id, time.Minute, time.Hour, func(a *tokenstore.Account) { // users of the gateway of their own, and one owner
+				a.ID, a.UserID, a.OwnerID = "github-"+id, id, strings.Trim(id, "ab")+"owner"
+			}, w.accounts.Withhold)
+		}
+		for _, id := range []string{"github-a", "github-b"} {
 			if err := w.revoke(t.Context(), id); err != nil {
 				t.Fatal(err)
 			}

@@ -78,7 +78,7 @@ func (w *world) add(id string, age, life time.Duration, changes ...func(*tokenst
 	acc := &tokenstore.Account{
 		Meta: tokenstore.Meta{ID: id}, State: tokenstore.StateActive, Provider: "idp", UserID: "user",
 		AccessToken: "at." + id + ".0", RefreshToken: w.idp.login(id), Scopes: []string{"openid"},
-		Obtained: w.vault.Now().Add(-age),
+		Obtained: w.vault.Now().Add(-age), Identity: w.provider.Identity(),
 	}
 	if life > 0 {
 		acc.Expires = acc.Obtained.Add(life)
