@@ -54,7 +54,8 @@ func (p *Provider) doUpTo(ctx context.Context, req *http.Request, limit int) (*a
 	req.Header.Set("User-Agent", outbound.UserAgent)
 	resp, err := p.client.Do(req)
 	if err != nil {
-		return nil, &Error{Class: Unreachable, Unknown: connected.Load(), Err: withoutURL(err)}
+		sent := connected.Load()
+		return nil, &Error{Class: Unreachable, Unknown: sent, Unsent: !sent, Err: withoutURL(err)}
 	}
 	defer resp.Body.Close()
 	var body []byte

@@ -99,7 +99,7 @@ func (a *Accounts) renew(ctx context.Context, acc *tokenstore.Account, rejected 
 	}
 	lease := max(leaseTime, p.timeout+saveTime+5*time.Second)
 	if err := a.claim(acc, rejected, lease); err != nil {
-		g.leave(a.vault.Now(), false, nil)
+		g.giveBack()
 		return "", nil, err
 	}
 	asked, cancel := context.WithTimeout(a.ctx, lease-saveTime)
@@ -107,7 +107,7 @@ func (a *Accounts) renew(ctx context.Context, acc *tokenstore.Account, rejected 
 	t, err := p.Refresh(asked, Tokens{RefreshToken: acc.RefreshToken, Scopes: acc.Scopes, Issuer: acc.Issuer, ClientID: acc.ClientID})
 	var failure *Error
 	errors.As(err, &failure)
-	g.leave(a.vault.Now(), true, failure)
+	g.leave(a.vault.Now(), acc.ID, failure)
 	if failure == nil {
 		a.refreshed(acc.Provider, "")
 	} else {
