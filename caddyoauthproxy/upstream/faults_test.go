@@ -280,20 +280,25 @@ var faults = map[string]fault{
 				t.Errorf("%d connections were tried", n)
 			}
 		}},
-	"connection cut before it rotates": {begin: instead(cut), living: isOld, first: isDown, posts: perhaps, state: tokenstore.StateRefreshing, heals: 2 * time.Minute},
+	// The answer is lost for certain, so that the last try comes at once, and within any grace. One that is cut, too, has time.
+	"connection cut before it rotates": {begin: instead(cut), living: isOld, first: isDown, within: cutLeaseTime, posts: limits{4, 6}, state: tokenstore.StateRefreshing, heals: 2 * time.Minute},
 	"connection cut before it rotates, once": {begin: insteadOnce(cut),
-		living: isRenewed, first: isDown, later: isRenewed, posts: two},
+		living: isRenewed, first: isRenewed, within: cutLeaseTime, posts: two},
 	"connection cut after it has rotated, with grace": {provider: forgives(time.Minute), begin: afterRotating(cut),
-		living: isRenewed, first: isDown, later: isRenewed, posts: two, graced: 1},
-	// The last try comes when the lease ends, so that a grace shorter than that helps nobody.
+		living: isRenewed, first: isRenewed, within: cutLeaseTime, posts: two, graced: 1},
 	"connection cut after it has rotated, with a grace of 30 s": {provider: forgives(30 * time.Second), begin: afterRotating(cut),
-		living: isLogin, first: isDown, later: isLogin, posts: two, state: tokenstore.StateNeedsReauth, login: true, reuses: 1},
+		living: isRenewed, first: isRenewed, within: cutLeaseTime, posts: two, graced: 1},
+	"connection cut after it has rotated, with a grace of 10 s": {provider: forgives(10 * time.Second), begin: afterRotating(cut),
+		living: isRenewed, first: isRenewed, within: cutLeaseTime, posts: two, graced: 1},
 	"connection cut after it has rotated, strict": {begin: afterRotating(cut),
-		living: isLogin, first: isDown, later: isLogin, posts: two, state: tokenstore.StateNeedsReauth, login: true, reuses: 1},
-	"connection cut in the middle of the tokens, with grace": {provider: forgives(time.Minute), begin: afterRotating(cutInTheMiddle),
-		living: isRenewed, first: isDown, later: isRenewed, posts: two, graced: 1},
+		living: isLogin, first: isLogin, within: cutLeaseTime, posts: two, state: tokenstore.StateNeedsReauth, login: true, reuses: 1},
+	"connection cut in the middle of the tokens, with grace": {provider: forgives(10 * time.Second), begin: afterRotating(cutInTheMiddle),
+		living: isRenewed, first: isRenewed, within: cutLeaseTime, posts: two, graced: 1},
 	"connection cut in the middle of the tokens, strict": {begin: afterRotating(cutInTheMiddle),
-		living: isLogin, first: isDown, later: isLogin, posts: two, state: tokenstore.StateNeedsReauth, login: true, reuses: 1},
+		living: isLogin, first: isLogin, within: cutLeaseTime, posts: two, state: tokenstore.StateNeedsReauth, login: true, reuses: 1},
+	// After a timeout the answer may still be under way, so that the last try comes when the lease ends, and a shorter grace helps nobody.
+	"slower than the timeout, once, after it has rotated, with a grace of 10 s": {provider: forgives(10 * time.Second), begin: afterRotating(hang),
+		living: isLogin, first: isDown, within: waitTime, later: isLogin, posts: two, state: tokenstore.StateNeedsReauth, login: true, reuses: 1},
 
 	// Answers that are nonsense (R13).
 	"truncated JSON": {begin: instead(answerWith(200, jsonType, `{"access_token":"at.`)), living: isOld, first: isDown, posts: seldom},

@@ -14,7 +14,7 @@ const (
 	// pauseLimit is the longest pause after failures that nobody asked for.
 	pauseLimit = time.Minute
 
-	// outageAfter is how many accounts must fail, one after the other and none succeeding in between, for an outage.
+	// outageAfter is how many failures in a row make an outage, none of them of the same account as the one before.
 	outageAfter = 3
 )
 

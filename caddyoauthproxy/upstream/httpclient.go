@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -55,7 +56,7 @@ func (p *Provider) doUpTo(ctx context.Context, req *http.Request, limit int) (*a
 	resp, err := p.client.Do(req)
 	if err != nil {
 		sent := connected.Load()
-		return nil, &Error{Class: Unreachable, Unknown: sent, Unsent: !sent, Err: withoutURL(err)}
+		return nil, &Error{Class: Unreachable, Unknown: sent, Cut: sent && isCut(ctx, err), Unsent: !sent, Err: withoutURL(err)}
 	}
 	defer resp.Body.Close()
 	var body []byte
@@ -64,7 +65,7 @@ func (p *Provider) doUpTo(ctx context.Context, req *http.Request, limit int) (*a
 	}
 	switch {
 	case err != nil:
-		return nil, &Error{Class: Unreachable, Unknown: true, Status: resp.StatusCode, Err: fmt.Errorf("read answer: %w", withoutURL(err))}
+		return nil, &Error{Class: Unreachable, Unknown: true, Cut: isCut(ctx, err), Status: resp.StatusCode, Err: fmt.Errorf("read answer: %w", withoutURL(err))}
 	case len(body) > limit:
 		return nil, &Error{Class: Malformed, Status: resp.StatusCode, Err: fmt.Errorf("answer is longer than %d bytes", limit)}
 	}
@@ -81,6 +82,12 @@ func (p *Provider) doUpTo(ctx context.Context, req *http.Request, limit int) (*a
 		body:       body,
 		challenges: resp.Header.Values("WWW-Authenticate"),
 	}, nil
+}
+
+// isCut reports whether a request failed because its connection ended, and not for want of time.
+func isCut(ctx context.Context, err error) bool {
+	timeout, ok := errors.AsType[net.Error](err)
+	return ctx.Err() == nil && (!ok || !timeout.Timeout())
 }
 
 // getJSON gets a document. Answers other than 200 are errors.
