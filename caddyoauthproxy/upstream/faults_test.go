@@ -265,13 +265,17 @@ var faults = map[string]fault{
 		living: isRenewed, first: isRenewed, within: 2 * time.Second, posts: two},
 	"429 that asks for 10 min": {begin: instead(answerWith(429, jsonType, `{}`, "Retry-After", "600")), living: isOld, first: isDown, posts: one, heals: 10 * time.Minute},
 	"429 that asks for a day":  {begin: instead(answerWith(429, jsonType, `{}`, "Retry-After", "86400")), living: isOld, first: isDown, posts: one, heals: maxRetryAfter},
-	// A date is by the provider's clock. One that is fast makes the gateway wait longer, one that is slow makes it pause by itself.
-	"429 until a date, by a clock 10 min fast": {begin: throttledUntil(10 * time.Minute), living: isOld, first: isDown, posts: one, heals: 11 * time.Minute},
-	"429 until a date, by a clock 10 min slow": {begin: throttledUntil(-10 * time.Minute), living: isOld, first: isDown, posts: seldom},
-	"429 that asks for nothing":                {begin: instead(answerWith(429, "text/plain", `slow down`)), living: isOld, first: isDown, posts: seldom},
-	"403 page of a firewall":                   {begin: instead(answerWith(403, "text/html", `<html>Blocked</html>`)), living: isOld, first: isDown, posts: seldom},
-	"200 page of a portal":                     {begin: instead(answerWith(200, "text/html", `<html>Log in to the network</html>`)), living: isOld, first: isDown, posts: seldom},
-	"redirect":                                 {begin: instead(answerWith(302, "text/html", ``, "Location", "/login")), living: isOld, first: isDown, posts: seldom},
+	// A date is by the provider's clock, which its answers tell. From one that does not, a date that is too late makes the gateway wait
+	// longer, and one that is past makes it pause by itself.
+	"429 until a date":                            {begin: throttledUntil(0, true), living: isRenewed, first: isDown, later: isRenewed, posts: two},
+	"429 until a date, by a clock 10 min fast":    {begin: throttledUntil(10*time.Minute, true), living: isRenewed, first: isDown, later: isRenewed, posts: two},
+	"429 until a date, by a clock 10 min slow":    {begin: throttledUntil(-10*time.Minute, true), living: isRenewed, first: isDown, later: isRenewed, posts: two},
+	"429 until a date, by an unknown clock, fast": {begin: throttledUntil(10*time.Minute, false), living: isOld, first: isDown, posts: one, heals: 11 * time.Minute},
+	"429 until a date, by an unknown clock, slow": {begin: throttledUntil(-10*time.Minute, false), living: isRenewed, first: isDown, later: isRenewed, posts: limits{5, 7}},
+	"429 that asks for nothing":                   {begin: instead(answerWith(429, "text/plain", `slow down`)), living: isOld, first: isDown, posts: seldom},
+	"403 page of a firewall":                      {begin: instead(answerWith(403, "text/html", `<html>Blocked</html>`)), living: isOld, first: isDown, posts: seldom},
+	"200 page of a portal":                        {begin: instead(answerWith(200, "text/html", `<html>Log in to the network</html>`)), living: isOld, first: isDown, posts: seldom},
+	"redirect":                                    {begin: instead(answerWith(302, "text/html", ``, "Location", "/login")), living: isOld, first: isDown, posts: seldom},
 
 	// Connections.
 	"connection refused": {begin: func(w *faultWorld) { w.pipes.refuse(true) },
@@ -387,12 +391,25 @@ func clockOff(d time.Duration) func(*faultWorld) {
 	}
 }
 
-// throttledUntil asks to be left alone for half a minute, by a clock that is off.
-func throttledUntil(off time.Duration) func(*faultWorld) {
+// throttledUntil asks to be left alone for half a minute, by a clock that is off and that the answers may not tell.
+func throttledUntil(off time.Duration, told bool) func(*faultWorld) {
 	return func(w *faultWorld) {
 		w.clock.Store(int64(off))
-		until := time.Now().Add(off + 30*time.Second).UTC().Format(http.TimeFormat)
-		instead(answerWith(429, jsonType, `{}`, "Retry-After", until))(w)
+		end := time.Now().Add(30 * time.Second)
+		until := end.Add(off).UTC().Format(http.TimeFormat)
+		instead(func(rw http.ResponseWriter, r *http.Request) {
+			if !told {
+				rw.Header()["Date"] = nil
+			}
+			if time.Now().Before(end) {
+				answerWith(429, jsonType, `{}`, "Retry-After", until)(rw, r)
+				return
+			}
+			w.idp.mu.Lock()
+			status, m := w.idp.issue(r.PostForm)
+			w.idp.mu.Unlock()
+			writeJSON(rw, status, m)
+		})(w)
 	}
 }
 

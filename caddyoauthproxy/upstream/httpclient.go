@@ -70,15 +70,18 @@ func (p *Provider) doUpTo(ctx context.Context, req *http.Request, limit int) (*a
 		return nil, &Error{Class: Malformed, Status: resp.StatusCode, Err: fmt.Errorf("answer is longer than %d bytes", limit)}
 	}
 	mediaType, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
+	now := p.now()
 	date, err := http.ParseTime(resp.Header.Get("Date"))
 	if err != nil {
 		date = time.Time{}
+	} else {
+		now = date // a Retry-After that is a date is by the same clock
 	}
 	return &answer{
 		date:       date,
 		status:     resp.StatusCode,
 		mediaType:  strings.ToLower(strings.TrimSpace(mediaType)),
-		retryAfter: parseRetryAfter(resp.Header.Get("Retry-After"), p.now()),
+		retryAfter: parseRetryAfter(resp.Header.Get("Retry-After"), now),
 		body:       body,
 		challenges: resp.Header.Values("WWW-Authenticate"),
 	}, nil
@@ -135,7 +138,7 @@ func withoutURL(err error) error {
 	return err
 }
 
-// parseRetryAfter reads a Retry-After header (RFC 9110 §10.2.3): seconds or a date.
+// parseRetryAfter reads a Retry-After header (RFC 9110 §10.2.3): seconds or a date. now is by the clock of who wrote it, where that is known.
 func parseRetryAfter(value string, now time.Time) time.Duration {
 	if value == "" {
 		return 0
