@@ -1,9 +1,11 @@
 package upstream
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -167,6 +169,113 @@ func TestR02UnansweredRefreshIsNotRepeatedBlindly(t *testing.T) {
 			}
 		})
 	}
+}
+
+// cutOnce loses the first answer with its connection, after the provider has rotated.
+func cutOnce(idp *fakeProvider) {
+	idp.set(func(p *fakeProvider) {
+		p.late = func(rw http.ResponseWriter, r *http.Request) {
+			p.set(func(p *fakeProvider) { p.late = nil })
+			cut(rw, r)
+		}
+	})
+}
+
+// The answer was lost with the connection: the refresh token is tried once more, within short graces and by one process alone.
+func TestR02CutRefreshIsTriedOnceMoreByOneOfAllNodes(t *testing.T) {
+	t.Parallel()
+	for name, grace := range map[string]time.Duration{"with grace": 10 * time.Second, "strict": 0} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := bubbleWorld(t)
+				w.idp.grace = grace
+				cutOnce(w.idp)
+				w.add("a", 2*time.Hour, time.Hour)
+				nodes := []*Accounts{w.node(), w.node(), w.node()}
+				var callers sync.WaitGroup
+				for i := range 100 * len(nodes) {
+					callers.Go(func() {
+						time.Sleep(time.Duration(i) * 100 * time.Millisecond)
+						begin := time.Now()
+						got, err := nodes[i%len(nodes)].Token(t.Context(), "a")
+						if grace > 0 && got != "at.a.2" || grace == 0 && !errors.Is(err, ErrNeedsReauth) || time.Since(begin) > cutLeaseTime+lastPoll {
+							t.Errorf("got %s, %v after %v", got, err, time.Since(begin))
+						}
+					})
+				}
+				callers.Wait()
+				if n := w.idp.tokenPosts(); n != 2 {
+					t.Errorf("%d requests", n)
+				}
+				w.idp.mu.Lock()
+				defer w.idp.mu.Unlock()
+				if again := w.idp.reuses + w.idp.forgiven; again != 1 || (w.idp.forgiven == 1) != (grace > 0) {
+					t.Errorf("the refresh token came again %d times, %d of them within the grace", again, w.idp.forgiven)
+				}
+			})
+		})
+	}
+}
+
+// A process that dies between the cut and the last try leaves that one to another.
+func TestR02CrashAfterACutLeavesTheLastTryToAnotherNode(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := bubbleWorld(t)
+		w.idp.grace = 10 * time.Second
+		cutOnce(w.idp)
+		w.add("a", 2*time.Hour, time.Hour)
+		dying := w.accounts
+		w.accounts = w.node()
+		go func() { _, _ = dying.Token(context.WithoutCancel(t.Context()), "a") }()
+		time.Sleep(time.Second)
+		now, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := dying.Close(now); err != nil {
+			t.Error(err)
+		}
+		acc := w.stored("a")
+		if acc.State != tokenstore.StateRefreshing || acc.Lease.Replayed || acc.RefreshToken != "rt.a.0" || time.Until(acc.Lease.Until) > time.Second || w.idp.tokenPosts() != 1 {
+			t.Errorf("stored %+v after %d requests", acc, w.idp.tokenPosts())
+		}
+		if got := w.token("a"); got != "at.a.2" || w.idp.tokenPosts() != 2 || w.idp.reused() != 0 {
+			t.Errorf("got %s after %d requests", got, w.idp.tokenPosts())
+		}
+	})
+}
+
+// What the vault was not told nobody else can know: the lease lasts as long as it says there.
+func TestR02CutThatCannotBeWrittenKeepsTheWholeLease(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := bubbleWorld(t)
+		w.idp.grace = time.Minute
+		cutOnce(w.idp)
+		w.add("a", 2*time.Hour, time.Hour)
+		writes := 0
+		w.store.failApply = func([]tokenstore.Change) error {
+			if writes++; writes > 1 {
+				return tokenstore.ErrUnavailable
+			}
+			return nil
+		}
+		begin := time.Now()
+		if _, err := w.accounts.Token(t.Context(), "a"); !isUnavailable(err) || time.Since(begin) > waitTime {
+			t.Fatalf("got %v after %v", err, time.Since(begin))
+		}
+		w.store.failWrites(nil)
+		w.accounts = w.node()
+		for ; time.Since(begin) < leaseTime-time.Second; time.Sleep(time.Second) {
+			if _, err := w.accounts.Token(t.Context(), "a"); err == nil && time.Since(begin) < leaseTime {
+				t.Fatalf("got a token after %v", time.Since(begin))
+			}
+		}
+		time.Sleep(time.Second)
+		if got := w.token("a"); got != "at.a.2" || w.idp.tokenPosts() != 2 {
+			t.Errorf("got %s after %d requests", got, w.idp.tokenPosts())
+		}
+	})
 }
 
 // A provider that takes requests and answers none, for an hour, costs nobody the login.

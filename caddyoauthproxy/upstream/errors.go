@@ -53,6 +53,14 @@ type Error struct {
 	// came. A refresh token that was sent may have been spent.
 	Unknown bool
 
+	// Cut says, beside Unknown, that the connection ended before the answer did, so that none will come any more.
+	// After a timeout it may still be under way.
+	Cut bool
+
+	// Unsent says that the request never went out: no connection came about, or what had to be known before,
+	// such as the provider's documents, could not be had.
+	Unsent bool
+
 	// Err is what happened, in words.
 	Err error
 }

@@ -265,13 +265,17 @@ var faults = map[string]fault{
 		living: isRenewed, first: isRenewed, within: 2 * time.Second, posts: two},
 	"429 that asks for 10 min": {begin: instead(answerWith(429, jsonType, `{}`, "Retry-After", "600")), living: isOld, first: isDown, posts: one, heals: 10 * time.Minute},
 	"429 that asks for a day":  {begin: instead(answerWith(429, jsonType, `{}`, "Retry-After", "86400")), living: isOld, first: isDown, posts: one, heals: maxRetryAfter},
-	// A date is by the provider's clock. One that is fast makes the gateway wait longer, one that is slow makes it pause by itself.
-	"429 until a date, by a clock 10 min fast": {begin: throttledUntil(10 * time.Minute), living: isOld, first: isDown, posts: one, heals: 11 * time.Minute},
-	"429 until a date, by a clock 10 min slow": {begin: throttledUntil(-10 * time.Minute), living: isOld, first: isDown, posts: seldom},
-	"429 that asks for nothing":                {begin: instead(answerWith(429, "text/plain", `slow down`)), living: isOld, first: isDown, posts: seldom},
-	"403 page of a firewall":                   {begin: instead(answerWith(403, "text/html", `<html>Blocked</html>`)), living: isOld, first: isDown, posts: seldom},
-	"200 page of a portal":                     {begin: instead(answerWith(200, "text/html", `<html>Log in to the network</html>`)), living: isOld, first: isDown, posts: seldom},
-	"redirect":                                 {begin: instead(answerWith(302, "text/html", ``, "Location", "/login")), living: isOld, first: isDown, posts: seldom},
+	// A date is by the provider's clock, which its answers tell. From one that does not, a date that is too late makes the gateway wait
+	// longer, and one that is past makes it pause by itself.
+	"429 until a date":                            {begin: throttledUntil(0, true), living: isRenewed, first: isDown, later: isRenewed, posts: two},
+	"429 until a date, by a clock 10 min fast":    {begin: throttledUntil(10*time.Minute, true), living: isRenewed, first: isDown, later: isRenewed, posts: two},
+	"429 until a date, by a clock 10 min slow":    {begin: throttledUntil(-10*time.Minute, true), living: isRenewed, first: isDown, later: isRenewed, posts: two},
+	"429 until a date, by an unknown clock, fast": {begin: throttledUntil(10*time.Minute, false), living: isOld, first: isDown, posts: one, heals: 11 * time.Minute},
+	"429 until a date, by an unknown clock, slow": {begin: throttledUntil(-10*time.Minute, false), living: isRenewed, first: isDown, later: isRenewed, posts: limits{5, 7}},
+	"429 that asks for nothing":                   {begin: instead(answerWith(429, "text/plain", `slow down`)), living: isOld, first: isDown, posts: seldom},
+	"403 page of a firewall":                      {begin: instead(answerWith(403, "text/html", `<html>Blocked</html>`)), living: isOld, first: isDown, posts: seldom},
+	"200 page of a portal":                        {begin: instead(answerWith(200, "text/html", `<html>Log in to the network</html>`)), living: isOld, first: isDown, posts: seldom},
+	"redirect":                                    {begin: instead(answerWith(302, "text/html", ``, "Location", "/login")), living: isOld, first: isDown, posts: seldom},
 
 	// Connections.
 	"connection refused": {begin: func(w *faultWorld) { w.pipes.refuse(true) },
@@ -280,20 +284,25 @@ var faults = map[string]fault{
 				t.Errorf("%d connections were tried", n)
 			}
 		}},
-	"connection cut before it rotates": {begin: instead(cut), living: isOld, first: isDown, posts: perhaps, state: tokenstore.StateRefreshing, heals: 2 * time.Minute},
+	// The answer is lost for certain, so that the last try comes at once, and within any grace. One that is cut, too, has time.
+	"connection cut before it rotates": {begin: instead(cut), living: isOld, first: isDown, within: cutLeaseTime, posts: limits{4, 6}, state: tokenstore.StateRefreshing, heals: 2 * time.Minute},
 	"connection cut before it rotates, once": {begin: insteadOnce(cut),
-		living: isRenewed, first: isDown, later: isRenewed, posts: two},
+		living: isRenewed, first: isRenewed, within: cutLeaseTime, posts: two},
 	"connection cut after it has rotated, with grace": {provider: forgives(time.Minute), begin: afterRotating(cut),
-		living: isRenewed, first: isDown, later: isRenewed, posts: two, graced: 1},
-	// The last try comes when the lease ends, so that a grace shorter than that helps nobody.
+		living: isRenewed, first: isRenewed, within: cutLeaseTime, posts: two, graced: 1},
 	"connection cut after it has rotated, with a grace of 30 s": {provider: forgives(30 * time.Second), begin: afterRotating(cut),
-		living: isLogin, first: isDown, later: isLogin, posts: two, state: tokenstore.StateNeedsReauth, login: true, reuses: 1},
+		living: isRenewed, first: isRenewed, within: cutLeaseTime, posts: two, graced: 1},
+	"connection cut after it has rotated, with a grace of 10 s": {provider: forgives(10 * time.Second), begin: afterRotating(cut),
+		living: isRenewed, first: isRenewed, within: cutLeaseTime, posts: two, graced: 1},
 	"connection cut after it has rotated, strict": {begin: afterRotating(cut),
-		living: isLogin, first: isDown, later: isLogin, posts: two, state: tokenstore.StateNeedsReauth, login: true, reuses: 1},
-	"connection cut in the middle of the tokens, with grace": {provider: forgives(time.Minute), begin: afterRotating(cutInTheMiddle),
-		living: isRenewed, first: isDown, later: isRenewed, posts: two, graced: 1},
+		living: isLogin, first: isLogin, within: cutLeaseTime, posts: two, state: tokenstore.StateNeedsReauth, login: true, reuses: 1},
+	"connection cut in the middle of the tokens, with grace": {provider: forgives(10 * time.Second), begin: afterRotating(cutInTheMiddle),
+		living: isRenewed, first: isRenewed, within: cutLeaseTime, posts: two, graced: 1},
 	"connection cut in the middle of the tokens, strict": {begin: afterRotating(cutInTheMiddle),
-		living: isLogin, first: isDown, later: isLogin, posts: two, state: tokenstore.StateNeedsReauth, login: true, reuses: 1},
+		living: isLogin, first: isLogin, within: cutLeaseTime, posts: two, state: tokenstore.StateNeedsReauth, login: true, reuses: 1},
+	// After a timeout the answer may still be under way, so that the last try comes when the lease ends, and a shorter grace helps nobody.
+	"slower than the timeout, once, after it has rotated, with a grace of 10 s": {provider: forgives(10 * time.Second), begin: afterRotating(hang),
+		living: isLogin, first: isDown, within: waitTime, later: isLogin, posts: two, state: tokenstore.StateNeedsReauth, login: true, reuses: 1},
 
 	// Answers that are nonsense (R13).
 	"truncated JSON": {begin: instead(answerWith(200, jsonType, `{"access_token":"at.`)), living: isOld, first: isDown, posts: seldom},
@@ -382,12 +391,25 @@ func clockOff(d time.Duration) func(*faultWorld) {
 	}
 }
 
-// throttledUntil asks to be left alone for half a minute, by a clock that is off.
-func throttledUntil(off time.Duration) func(*faultWorld) {
+// throttledUntil asks to be left alone for half a minute, by a clock that is off and that the answers may not tell.
+func throttledUntil(off time.Duration, told bool) func(*faultWorld) {
 	return func(w *faultWorld) {
 		w.clock.Store(int64(off))
-		until := time.Now().Add(off + 30*time.Second).UTC().Format(http.TimeFormat)
-		instead(answerWith(429, jsonType, `{}`, "Retry-After", until))(w)
+		end := time.Now().Add(30 * time.Second)
+		until := end.Add(off).UTC().Format(http.TimeFormat)
+		instead(func(rw http.ResponseWriter, r *http.Request) {
+			if !told {
+				rw.Header()["Date"] = nil
+			}
+			if time.Now().Before(end) {
+				answerWith(429, jsonType, `{}`, "Retry-After", until)(rw, r)
+				return
+			}
+			w.idp.mu.Lock()
+			status, m := w.idp.issue(r.PostForm)
+			w.idp.mu.Unlock()
+			writeJSON(rw, status, m)
+		})(w)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -54,7 +55,8 @@ func (p *Provider) doUpTo(ctx context.Context, req *http.Request, limit int) (*a
 	req.Header.Set("User-Agent", outbound.UserAgent)
 	resp, err := p.client.Do(req)
 	if err != nil {
-		return nil, &Error{Class: Unreachable, Unknown: connected.Load(), Err: withoutURL(err)}
+		sent := connected.Load()
+		return nil, &Error{Class: Unreachable, Unknown: sent, Cut: sent && isCut(ctx, err), Unsent: !sent, Err: withoutURL(err)}
 	}
 	defer resp.Body.Close()
 	var body []byte
@@ -63,23 +65,32 @@ func (p *Provider) doUpTo(ctx context.Context, req *http.Request, limit int) (*a
 	}
 	switch {
 	case err != nil:
-		return nil, &Error{Class: Unreachable, Unknown: true, Status: resp.StatusCode, Err: fmt.Errorf("read answer: %w", withoutURL(err))}
+		return nil, &Error{Class: Unreachable, Unknown: true, Cut: isCut(ctx, err), Status: resp.StatusCode, Err: fmt.Errorf("read answer: %w", withoutURL(err))}
 	case len(body) > limit:
 		return nil, &Error{Class: Malformed, Status: resp.StatusCode, Err: fmt.Errorf("answer is longer than %d bytes", limit)}
 	}
 	mediaType, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
+	now := p.now()
 	date, err := http.ParseTime(resp.Header.Get("Date"))
 	if err != nil {
 		date = time.Time{}
+	} else {
+		now = date // a Retry-After that is a date is by the same clock
 	}
 	return &answer{
 		date:       date,
 		status:     resp.StatusCode,
 		mediaType:  strings.ToLower(strings.TrimSpace(mediaType)),
-		retryAfter: parseRetryAfter(resp.Header.Get("Retry-After"), p.now()),
+		retryAfter: parseRetryAfter(resp.Header.Get("Retry-After"), now),
 		body:       body,
 		challenges: resp.Header.Values("WWW-Authenticate"),
 	}, nil
+}
+
+// isCut reports whether a request failed because its connection ended, and not for want of time.
+func isCut(ctx context.Context, err error) bool {
+	timeout, ok := errors.AsType[net.Error](err)
+	return ctx.Err() == nil && (!ok || !timeout.Timeout())
 }
 
 // getJSON gets a document. Answers other than 200 are errors.
@@ -127,7 +138,7 @@ func withoutURL(err error) error {
 	return err
 }
 
-// parseRetryAfter reads a Retry-After header (RFC 9110 §10.2.3): seconds or a date.
+// parseRetryAfter reads a Retry-After header (RFC 9110 §10.2.3): seconds or a date. now is by the clock of who wrote it, where that is known.
 func parseRetryAfter(value string, now time.Time) time.Duration {
 	if value == "" {
 		return 0

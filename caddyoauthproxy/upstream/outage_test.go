@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -150,7 +151,7 @@ func TestR07FailureStopsThoseWhoWaitForAPlace(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		}
-		if n := w.idp.tokenPosts(); n != maxParallel {
+		if n := w.idp.tokenPosts(); n < maxParallel || n >= maxParallel+outageAfter {
 			t.Errorf("asked %d times", n)
 		}
 	})
@@ -191,12 +192,121 @@ func TestOneBadAccountDoesNotBlockTheProvider(t *testing.T) {
 				}
 				time.Sleep(2 * time.Second)
 			}
-			if waits > 15 {
+			if waits != 0 {
 				t.Errorf("%s: others waited %d s in all", name, waits)
 			}
 			if w.stored("bad").State != tokenstore.StateActive {
 				t.Errorf("%s: the bad account was given up", name)
 			}
+		})
+	}
+}
+
+// Nobody else is there to show that the provider is well, and still one account's failures are its own.
+func TestOneBadAccountAloneIsNoOutage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := bubbleWorld(t)
+		w.add("bad", 2*time.Hour, time.Hour)
+		w.add("good", 2*time.Hour, time.Hour)
+		w.idp.set(func(p *fakeProvider) { p.answer = answerWith(500, jsonType, `{}`) })
+		for range 10 * 60 {
+			if _, err := w.accounts.Token(t.Context(), "bad"); !isUnavailable(err) {
+				t.Fatalf("got %v", err)
+			}
+			time.Sleep(time.Second)
+		}
+		if n := w.idp.tokenPosts(); n > 20 {
+			t.Errorf("asked %d times in ten minutes", n)
+		}
+		w.idp.set(func(p *fakeProvider) { p.answer = nil })
+		if got := w.token("good"); got != "at.good.1" {
+			t.Errorf("got %s", got)
+		}
+	})
+}
+
+// What speaks for the whole provider keeps all others away at once. What may be a slip does so when it met several in a
+// row, and a success in between says that it was one.
+func TestR07OutageIsRecognised(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		begin  func(*faultWorld)
+		unread bool // the provider's documents have not been read before
+		atOnce bool
+		late   time.Duration // how long after the request was answered it shows
+		twice  bool          // who asks tries a second time
+	}{
+		"connection refused":    {begin: func(w *faultWorld) { w.pipes.refuse(true) }, atOnce: true},
+		"429":                   {begin: instead(answerWith(429, jsonType, `{}`)), atOnce: true},
+		"429 with a time":       {begin: instead(answerWith(429, jsonType, `{}`, "Retry-After", "60")), atOnce: true},
+		"slow_down":             {begin: instead(answerWith(400, jsonType, `{"error":"slow_down"}`)), atOnce: true},
+		"503 with a time":       {begin: instead(answerWith(503, jsonType, `{}`, "Retry-After", "60")), atOnce: true},
+		"discovery answers 502": {begin: discovery(answerWith(502, "text/html", `<html>Bad gateway</html>`)), unread: true, atOnce: true},
+		"discovery cut":         {begin: discovery(cut), unread: true, atOnce: true},
+		"500":                   {begin: instead(answerWith(500, jsonType, `{}`))},
+		"503 without a time":    {begin: instead(answerWith(503, jsonType, `{}`))},
+		"page of a firewall":    {begin: instead(answerWith(403, "text/html", `<html>Blocked</html>`))},
+		"connection cut":        {begin: instead(cut), twice: true},
+		"timeout":               {begin: instead(hang), late: DefaultTimeout - waitTime},
+		"truncated JSON":        {begin: instead(answerWith(200, jsonType, `{"access_token":"at.`))},
+		"invalid_client":        {begin: instead(answerWith(401, jsonType, `{"error":"invalid_client"}`))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newFaultWorld(t)
+				var asked atomic.Int32
+				w.accounts = w.node(func(o *AccountsOptions) { o.Refreshed = func(string, Class) { asked.Add(1) } })
+				users := 0
+				fails := func(n int) {
+					t.Helper()
+					for range n {
+						users++
+						id := fmt.Sprintf("u%d", users)
+						w.add(id, 2*time.Hour, time.Hour)
+						if _, err := w.accounts.Token(t.Context(), id); !isUnavailable(err) {
+							t.Fatalf("%s: got %v", id, err)
+						}
+					}
+					time.Sleep(tt.late)
+					synctest.Wait()
+				}
+				if !tt.unread {
+					if _, err := w.provider.metadata.get(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				tt.begin(w)
+				if tt.atOnce {
+					fails(5)
+					if n := asked.Load(); n != 1 {
+						t.Errorf("%d of five asked the provider", n)
+					}
+					return
+				}
+				fails(outageAfter - 1)
+				w.heal()
+				w.add("good", 2*time.Hour, time.Hour)
+				if got := w.token("good"); got != "at.good.1" {
+					t.Errorf("got %s", got)
+				}
+				tt.begin(w)
+				asked.Store(0)
+				fails(outageAfter)
+				want := int32(outageAfter)
+				if tt.twice {
+					want *= 2
+				}
+				if n := asked.Load(); n != want {
+					t.Errorf("%d asked the provider after a success", n)
+				}
+				tt.late = 0
+				fails(5)
+				if n := asked.Load(); n != want {
+					t.Errorf("%d asked the provider in an outage", n)
+				}
+			})
 		})
 	}
 }

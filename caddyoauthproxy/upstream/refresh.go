@@ -15,6 +15,10 @@ const (
 	// leaseTime is how long a process may take to spend a refresh token and to save what it got.
 	leaseTime = 45 * time.Second
 
+	// cutLeaseTime is what is left of the lease when the connection was cut: the answer is lost for certain, and
+	// providers forgive a refresh token that comes again for as little as ten seconds.
+	cutLeaseTime = 2 * time.Second
+
 	// saveTime is the part of the lease that is kept for saving.
 	saveTime = 10 * time.Second
 
@@ -32,6 +36,7 @@ var errTakenOver = errors.New("lease was taken over")
 // The order of writes makes a crash safe: lease in the vault, then the provider, then the tokens in the
 // vault and the lease given up. A lease that ran out says that the refresh token may be spent. It is then tried
 // once more: providers with a grace for lost answers accept it, others refuse it, and the user logs in again.
+// Where the connection was cut, that try is made here, because the user's next request may come after the grace.
 func (a *Accounts) refresh(id, rejected string) (string, *outcome, error) {
 	ctx, cancel := context.WithTimeout(a.ctx, waitTime)
 	defer cancel()
@@ -50,12 +55,20 @@ func (a *Accounts) refresh(id, rejected string) (string, *outcome, error) {
 			}
 			continue
 		}
+		again := acc.State == tokenstore.StateRefreshing
 		token, left, err := a.renew(ctx, acc, rejected)
-		if errors.Is(err, tokenstore.ErrConflict) || errors.Is(err, errTakenOver) {
-			continue // somebody else was faster: look again
+		switch {
+		case errors.Is(err, tokenstore.ErrConflict), errors.Is(err, errTakenOver): // somebody else was faster: look again
+		case !again && wasCut(err) && sleep(ctx, cutLeaseTime):
+		default:
+			return token, left, err
 		}
-		return token, left, err
 	}
+}
+
+func wasCut(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.Cut
 }
 
 // settled reports whether the account as it is needs or allows no refresh, and what to answer then.
@@ -98,7 +111,7 @@ func (a *Accounts) renew(ctx context.Context, acc *tokenstore.Account, rejected 
 	}
 	lease := max(leaseTime, p.timeout+saveTime+5*time.Second)
 	if err := a.claim(acc, rejected, lease); err != nil {
-		g.leave(a.vault.Now(), false, nil)
+		g.giveBack()
 		return "", nil, err
 	}
 	asked, cancel := context.WithTimeout(a.ctx, lease-saveTime)
@@ -106,7 +119,7 @@ func (a *Accounts) renew(ctx context.Context, acc *tokenstore.Account, rejected 
 	t, err := p.Refresh(asked, Tokens{RefreshToken: acc.RefreshToken, Scopes: acc.Scopes, Issuer: acc.Issuer, ClientID: acc.ClientID})
 	var failure *Error
 	errors.As(err, &failure)
-	g.leave(a.vault.Now(), true, failure)
+	g.leave(a.vault.Now(), acc.ID, failure)
 	if failure == nil {
 		a.refreshed(acc.Provider, "")
 	} else {
@@ -210,9 +223,14 @@ func (a *Accounts) refused(acc *tokenstore.Account, e *Error) error {
 		a.log.Warn("account must log in again", append(fields, zap.String("reason", reason))...)
 	case e.Unknown:
 		// The refresh token may be spent, so the lease stays: who finds it run out knows that he makes the last try.
-		// If this was the last try, it was not answered, and the next is one again.
-		atLeast = max(atLeast, acc.Lease.Until.Sub(now))
-		o.write = func(acc *tokenstore.Account) { acc.Lease.Replayed = false }
+		// If this was the last try, it was not answered, and the next is one again. That one has no haste: what a
+		// provider that cuts twice forgives is not worth asking it often.
+		until := acc.Lease.Until
+		if e.Cut && !acc.Lease.Replayed {
+			until = now.Add(cutLeaseTime)
+		}
+		atLeast = max(atLeast, until.Sub(now))
+		o.write = func(acc *tokenstore.Account) { acc.Lease.Until, acc.Lease.Replayed = until, false }
 		a.log.Warn("refresh was not answered", fields...)
 	case acc.Lease.Replayed:
 		// Not the answer that the last try is for: the next is one again.

@@ -37,7 +37,7 @@ func (p *Provider) refreshOnce(ctx context.Context, held Tokens) (Tokens, error)
 	m, c, err := p.bound(ctx, held.Issuer, held.ClientID)
 	if err != nil {
 		e := in("not sent", err)
-		e.Unknown = false // however the question for the documents ended: the refresh token is not spent
+		e.Unknown, e.Cut, e.Unsent = false, false, true // however the question for the documents ended: the refresh token is not spent
 		return Tokens{}, e
 	}
 	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {held.RefreshToken}}

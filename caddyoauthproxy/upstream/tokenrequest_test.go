@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -191,19 +192,33 @@ func TestR02RefreshIsRepeatedOnlyWhenItWasNotProcessed(t *testing.T) {
 		answer  http.HandlerFunc
 		posts   int
 		unknown bool
+		cut     bool
 	}{
-		"answered 500":       {answerWith(500, jsonType, `{}`), 1, false},
-		"answered 400":       {answerWith(400, jsonType, `{"error":"invalid_grant"}`), 1, false},
-		"429 without a time": {answerWith(429, jsonType, `{}`), 1, false},
-		"429 for a while":    {answerWith(429, jsonType, `{}`, "Retry-After", "600"), 1, false},
-		"503 for a moment":   {answerWith(503, jsonType, `{}`, "Retry-After", "1"), 2, false},
-		"connection cut":     {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 1, true},
+		"answered 500":       {answerWith(500, jsonType, `{}`), 1, false, false},
+		"answered 400":       {answerWith(400, jsonType, `{"error":"invalid_grant"}`), 1, false, false},
+		"429 without a time": {answerWith(429, jsonType, `{}`), 1, false, false},
+		"429 for a while":    {answerWith(429, jsonType, `{}`, "Retry-After", "600"), 1, false, false},
+		"503 for a moment":   {answerWith(503, jsonType, `{}`, "Retry-After", "1"), 2, false, false},
+		"connection cut":     {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 1, true, true},
 		"connection cut in the body": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "99")
 			_, _ = w.Write([]byte("{"))
-		}, 1, true},
-		"no answer in time": {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, 1, true},
-		"redirected":        {answerWith(307, jsonType, `{}`, "Location", "/token"), 1, false},
+		}, 1, true, true},
+		"connection reset": {func(w http.ResponseWriter, _ *http.Request) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				panic(err)
+			}
+			_ = conn.(*net.TCPConn).SetLinger(0)
+			_ = conn.Close()
+		}, 1, true, true},
+		"no answer in time": {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, 1, true, false},
+		"no end of the answer in time": {func(w http.ResponseWriter, r *http.Request) {
+			_, _ = w.Write([]byte("{"))
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}, 1, true, false},
+		"redirected": {answerWith(307, jsonType, `{}`, "Location", "/token"), 1, false, false},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -213,8 +228,8 @@ func TestR02RefreshIsRepeatedOnlyWhenItWasNotProcessed(t *testing.T) {
 			p := idp.provider(t, func(c *Config) { c.Retries, c.Timeout = 1, 300*time.Millisecond })
 			_, err := p.Refresh(t.Context(), Tokens{RefreshToken: idp.login("x")})
 			var e *Error
-			if !errors.As(err, &e) || e.Unknown != tt.unknown {
-				t.Errorf("got %v, unknown %v", err, e != nil && e.Unknown)
+			if !errors.As(err, &e) || e.Unknown != tt.unknown || e.Cut != tt.cut {
+				t.Errorf("got %v, unknown %v, cut %v", err, e != nil && e.Unknown, e != nil && e.Cut)
 			}
 			if got := idp.tokenPosts(); got != tt.posts {
 				t.Errorf("%d requests, want %d", got, tt.posts)
