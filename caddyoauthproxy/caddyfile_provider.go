@@ -14,6 +14,7 @@ import (
 //		client_secret              <placeholder>
 //		server                     <url>
 //		resource                   off
+//		private_network
 //		issuer                     <url>
 //		domain                     <domain>
 //		authorization_server       <id>
@@ -81,6 +82,12 @@ func providerOption(d *caddyfile.Dispenser, v *Provider, seen once) error {
 		}
 		v.NoResource = true
 		return nil
+	case "private_network":
+		if d.NextArg() {
+			return d.ArgErr()
+		}
+		v.PrivateNetwork = true
+		return nil
 	case "issuer":
 		return oneArg(d, &v.Issuer, nil)
 	case "domain":
@@ -120,7 +127,7 @@ func providerOption(d *caddyfile.Dispenser, v *Provider, seen once) error {
 	case "retries":
 		return retries(d, &v.Retries)
 	default:
-		return unknown(d, "audience", "authorization_server", "authorization_url", "authorize_param", "auto_refresh", "client_id", "client_secret", "domain", "issuer",
+		return unknown(d, "audience", "authorization_server", "authorization_url", "authorize_param", "auto_refresh", "client_id", "client_secret", "domain", "issuer", "private_network",
 			"resource", "retries", "revocation_url", "revoke", "scopes", "server", "subject_field", "tenant", "timeout", "token_endpoint_auth_method", "token_param", "token_storage", "token_url", "type", "userinfo_url")
 	}
 }

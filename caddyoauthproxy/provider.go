@@ -33,6 +33,10 @@ type Provider struct {
 	// Leaves the `resource` parameter (RFC 8707) out of requests to that authorization server. For `mcp`.
 	NoResource bool `json:"no_resource,omitempty"`
 
+	// Lets the authorization server, and all that the MCP server and it name, lie in a private network. For `mcp`. An MCP server that is written as an
+	// address in one needs it not.
+	PrivateNetwork bool `json:"private_network,omitempty"`
+
 	// The issuer URL. For `oidc` and `keycloak`, and for `mcp` to hold the MCP server to one authorization server.
 	Issuer string `json:"issuer,omitempty"`
 
@@ -145,6 +149,7 @@ func (p *Provider) config(kind, clientID, secret string) upstream.Config {
 		ClientSecret:        secret,
 		Server:              p.Server,
 		NoResource:          p.NoResource,
+		PrivateNetwork:      p.PrivateNetwork,
 		Issuer:              p.Issuer,
 		Domain:              p.Domain,
 		AuthorizationServer: p.AuthorizationServer,

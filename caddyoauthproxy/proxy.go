@@ -115,6 +115,8 @@ func (p *Proxy) machineToken() (string, error) {
 // checkAnonymous refuses what needs to know a user where nobody says who they are.
 func checkAnonymous(p *authserver.Proxy) error {
 	switch {
+	case p.Login != nil && p.Login.Anonymous():
+		return fmt.Errorf("login: provider %q does not say who a user is: name one that does", p.Login.Name())
 	case p.Login != nil || p.Provider == nil || !p.Provider.Anonymous():
 		return nil
 	case !p.Allow.Everybody():

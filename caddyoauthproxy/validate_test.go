@@ -104,6 +104,12 @@ func TestConfigurationMistakesAreNamed(t *testing.T) {
 			set("providers/idp", map[string]any{"type": "mcp", "server": "https://mcp.test/mcp"})(m)
 			set("proxies/jira/consent", "remember")(m)
 		}, `proxy "jira": consent remember: provider "idp" does not say whose consent it would be`},
+		"login at an MCP server": {func(m map[string]any) {
+			set("providers/mcp", map[string]any{"type": "mcp", "server": "https://mcp.test/mcp"})(m)
+			set("proxies/jira/provider", "idp")(m)
+			set("proxies/jira/login", "mcp")(m)
+		}, `proxy "jira": login: provider "mcp" does not say who a user is`},
+		"private network of an OpenID provider": {set("providers/idp/private_network", true), `private_network does not apply to type oidc`},
 		"exchange at an MCP server": {func(m map[string]any) {
 			set("providers/idp", map[string]any{"type": "mcp", "server": "https://mcp.test/mcp"})(m)
 			set("proxies/jira/upstream_token", map[string]any{"source": "exchange"})(m)

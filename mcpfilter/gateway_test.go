@@ -87,6 +87,9 @@ type testGateway struct {
 	// credentialHeader is where the upstream token travels; empty for Authorization.
 	credentialHeader string
 
+	// upstreamScope stands before scopes of the upstream's.
+	upstreamScope string
+
 	mu       sync.Mutex
 	scopes   []string
 	enterErr error
@@ -132,7 +135,7 @@ func (g *testGateway) Proxy() mcpfilter.Proxy {
 	return mcpfilter.Proxy{
 		ID: g.id, Resource: g.resource, ResourcePath: "/" + strings.Trim(u.Path, "/"),
 		MetadataURL: "https://gw.test/.well-known/oauth-protected-resource" + u.Path,
-		Scopes:      g.scopes, CredentialHeader: g.credentialHeader,
+		Scopes:      g.scopes, CredentialHeader: g.credentialHeader, UpstreamScope: g.upstreamScope,
 	}
 }
 
@@ -162,7 +165,7 @@ func (g *testGateway) Authenticate(_ context.Context, token string) (*mcpfilter.
 			ClientID: "gateway_0f", Client: "Chatbot", UserID: "user-1", AccountID: "account-1",
 			User: tokenstore.User{Provider: "okta", Subject: "00u1", Email: "ada@example.com", EmailVerified: !g.unverified, Login: "ada", Name: "Ada L"},
 		},
-		JTI: "jti-1", Expires: g.expires,
+		JTI: "jti-1", Expires: g.expires, Scopes: g.scopes,
 	}, nil
 }
 

@@ -13,7 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"golang.org/x/net/http/httpguts"
 
-	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/bearer"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/wwwauth"
 )
 
 // withheldHeaders are the response headers by which an MCP server would speak for
@@ -28,12 +28,9 @@ var withheldHeaders = []string{
 	"Cdn-Cache-Control", "Surrogate-Control",
 }
 
-// maxChallengeScopes bounds what an upstream can have a client ask for.
-const maxChallengeScopes = 50
-
 // validScope reports whether s is one scope-token (RFC 6749 §3.3).
 func validScope(s string) bool {
-	return len(s) <= 200 && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '"' || r == '\\' })
+	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '"' || r == '\\' })
 }
 
 // guard is the way back: it turns the MCP server's response into one of this gateway.
@@ -117,22 +114,22 @@ func (g *guard) judge(status int, h http.Header) *refusal {
 }
 
 // stepUp translates an upstream's demand for more scopes: those that the client has, and those that the upstream wants. It is nil where the
-// upstream makes no such demand, or the user has allowed all of that already, so that asking again would not help.
+// upstream makes no such demand, or asking again would not help: the user has allowed all of that already, or it is more than can be granted.
 func (g *guard) stepUp(h http.Header) []string {
 	for _, value := range h.Values("WWW-Authenticate") {
-		challenge := bearer.Params(value)
+		challenge := wwwauth.Bearer(value)
 		if challenge["error"] != "insufficient_scope" {
 			continue
 		}
-		have := g.x.session.Scopes
-		scopes := slices.Clone(have)
+		demanded := func(scope string) bool { return strings.HasPrefix(scope, g.filter.proxy.UpstreamScope) }
+		scopes := slices.Clone(g.x.session.Scopes)
 		for scope := range strings.FieldsSeq(challenge["scope"]) {
-			scope = g.filter.proxy.UpstreamScope + scope
-			if len(scopes) < maxChallengeScopes && validScope(scope) && !slices.Contains(scopes, scope) {
+			if scope = g.filter.proxy.UpstreamScope + scope; validScope(scope) && !slices.Contains(scopes, scope) {
 				scopes = append(scopes, scope)
 			}
 		}
-		if len(scopes) > len(have) {
+		all := slices.DeleteFunc(slices.Clone(scopes), func(scope string) bool { return !demanded(scope) })
+		if len(scopes) > len(g.x.session.Scopes) && wwwauth.Fits(all) {
 			return scopes
 		}
 	}

@@ -124,6 +124,53 @@ func TestT68ResponsesStayOutOfSharedCaches(t *testing.T) {
 	}
 }
 
+// An upstream that wants more is asked for more by the client, in the gateway's words.
+func TestUpstreamsDemandForScopesBecomesOurs(t *testing.T) {
+	t.Parallel()
+	many := strings.Repeat("x ", 2) + strings.Join(strings.Split(strings.Repeat("abcdefghijklmnopqrstuvwxyz", 1), ""), " ")
+	for name, c := range map[string]struct {
+		prefix    string
+		challenge string
+		want      string // in the challenge; empty for theirs without one
+	}{
+		"more":                     {"upstream:", `Bearer error="insufficient_scope", scope="files:write files:read", resource_metadata="https://evil.test"`, `scope="mcp upstream:had upstream:files:write upstream:files:read", error="insufficient_scope"`},
+		"beside another challenge": {"upstream:", `Basic realm="x", Bearer scope="files:write", error="insufficient_scope"`, `scope="mcp upstream:had upstream:files:write"`},
+		"what it has already":      {"upstream:", `Bearer error="insufficient_scope", scope="had"`, ""},
+		"nothing":                  {"upstream:", `Bearer error="insufficient_scope"`, ""},
+		"another error":            {"upstream:", `Bearer error="invalid_request", scope="files:write"`, ""},
+		"what is no scope":         {"upstream:", `Bearer error="insufficient_scope", scope="a\\b"`, ""},
+		"more than can be granted": {"upstream:", `Bearer error="insufficient_scope", scope="` + many + `"`, ""},
+		"where nobody can grant":   {"", `Bearer error="insufficient_scope", scope="files:write"`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := newGateway(t)
+			g.upstreamScope, g.scopes = c.prefix, []string{"mcp", "upstream:had"}
+			up := &recorder{answer: func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("WWW-Authenticate", c.challenge)
+				w.Header().Set("Content-Type", "application/json")
+				w.WriteHeader(http.StatusForbidden)
+				_, _ = io.WriteString(w, `{"their":"answer"}`)
+			}}
+			s := startCaddy(t, g, resource, viaProxy, up)
+			res := s.post(t, "/jira/mcp", nil)
+			challenge, body := res.Header.Values("WWW-Authenticate"), bodyOf(t, res)
+			if res.StatusCode != http.StatusForbidden || strings.Contains(fmt.Sprint(challenge), "evil.test") {
+				t.Errorf("%d, %q", res.StatusCode, challenge)
+			}
+			if c.want == "" {
+				if len(challenge) != 0 || !strings.Contains(body, "their") {
+					t.Errorf("%q %s", challenge, body)
+				}
+				return
+			}
+			if len(challenge) != 1 || !strings.Contains(challenge[0], c.want) || !strings.Contains(challenge[0], "https://gw.test/") || !strings.Contains(body, "insufficient_scope") {
+				t.Errorf("%q %s, want %s", challenge, body, c.want)
+			}
+		})
+	}
+}
+
 func TestT69UpstreamChallengeBecomesOurs(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

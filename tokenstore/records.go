@@ -104,6 +104,9 @@ type AuthRequest struct {
 	Proxy         string   `json:"proxy"`
 	Resource      string   `json:"resource"`
 
+	// Asked are the scopes that the user was told the provider will be asked for; nil where they were told of none.
+	Asked []string `json:"asked"`
+
 	// Flow says who asked: a client when empty, else FlowSession or FlowConnect.
 	Flow Flow `json:"flow,omitempty"`
 
@@ -147,10 +150,8 @@ type Login struct {
 	// Identity tells the provider from another one that is given its name meanwhile.
 	Identity string `json:"identity,omitempty"`
 
-	// Issuer and GatewayID are the authorization server and the gateway's client id there that the login began with, where the gateway finds
-	// these out by itself.
-	Issuer    string `json:"issuer,omitempty"`
-	GatewayID string `json:"gateway_id,omitempty"`
+	// Binding is what the login began with; its code goes nowhere else.
+	Binding Binding `json:"binding,omitzero"`
 
 	// Nonce and Verifier are the OIDC nonce and PKCE verifier of the provider leg.
 	Nonce    string `json:"nonce"`
@@ -170,6 +171,14 @@ type Login struct {
 	// GrantID is the grant that the login made, and Error the OAuth error code that it ended with instead.
 	GrantID string `json:"grant_id,omitempty"`
 	Error   string `json:"error,omitempty"`
+}
+
+// Binding is the authorization server, the gateway's client there and the resource that a login or tokens are for, where the gateway finds these out
+// by itself. It is zero elsewhere.
+type Binding struct {
+	Issuer   string `json:"issuer,omitempty"`
+	ClientID string `json:"client_id,omitempty"`
+	Resource string `json:"resource,omitempty"`
 }
 
 // Code is an authorization code. Its ID is the keyed hash of the code.
@@ -274,10 +283,8 @@ type Account struct {
 	// Unstored says that the tokens are not here, but in the memory of the process that got them.
 	Unstored bool `json:"unstored,omitempty"`
 
-	// Issuer and ClientID are the authorization server and the gateway's client there that the tokens belong to, where the gateway
-	// finds these out by itself.
-	Issuer   string `json:"issuer,omitempty"`
-	ClientID string `json:"client_id,omitempty"`
+	// Binding is what the tokens belong to.
+	Binding Binding `json:"binding,omitzero"`
 
 	// Owner is who the tokens' owner is at the provider, in words, where users log in elsewhere.
 	Owner string `json:"owner,omitempty"`

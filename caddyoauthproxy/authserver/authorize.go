@@ -1,6 +1,7 @@
 package authserver
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -142,8 +143,13 @@ func (s *Server) authorizeRequest(r *http.Request, q url.Values, client *tokenst
 	if p.checkRedirect(redirectURI) != nil || !s.mayUse(client.ID, p) {
 		return nil, refuse("access_denied", "this client or its redirect URI is not allowed for this MCP server")
 	}
+	asked, err := s.asks(r.Context(), p)
+	if err != nil {
+		return nil, err
+	}
 	return &tokenstore.AuthRequest{
 		TransactionID: rand.Text(),
+		Asked:         asked,
 		ClientID:      client.ID,
 		RedirectURI:   redirectURI,
 		State:         q.Get("state"),
@@ -154,6 +160,16 @@ func (s *Server) authorizeRequest(r *http.Request, q url.Values, client *tokenst
 		Resource:      p.Resource,
 		ClientHash:    s.clientHash(client),
 	}, nil
+}
+
+// asks are the scopes that the provider will be asked for, which the user is told of.
+func (s *Server) asks(ctx context.Context, p *Proxy) ([]string, error) {
+	asked, err := p.Provider.Asks(ctx)
+	if err != nil {
+		return nil, &Error{Status: http.StatusServiceUnavailable, Code: "temporarily_unavailable",
+			Description: "the login service cannot be reached at the moment; try again", Cause: err}
+	}
+	return append([]string{}, asked...), nil
 }
 
 // pkce checks the code challenge (RFC 7636 §4.3), and says whether it is the verifier itself. A missing method means plain, which is as good

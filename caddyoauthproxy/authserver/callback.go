@@ -217,7 +217,7 @@ func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login 
 	}
 	tokens, user, err := provider.Exchange(ctx, upstream.CodeResponse{
 		Code: q.Get("code"), Issuer: q.Get("iss"), Nonce: login.Nonce, Verifier: login.Verifier, RedirectURI: s.RedirectURI(),
-		Begun: upstream.Authorization{Issuer: login.Issuer, ClientID: login.GatewayID}, Scopes: upstreamScopes(login.Request.Scopes),
+		Binding: login.Binding, Scopes: scopesToAsk(&login.Request, p != nil && p.Login != nil && login.User == nil),
 	})
 	if err != nil {
 		var ue *upstream.Error
@@ -284,7 +284,7 @@ func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, provid
 	userID := s.userID(u)
 	account := &tokenstore.Account{
 		Meta:  tokenstore.Meta{ID: rand.Text()},
-		State: tokenstore.StateActive, Provider: login.Provider, UserID: userID, Owner: owner, OwnerID: ownerID, Identity: login.Identity, Issuer: t.Issuer, ClientID: t.ClientID,
+		State: tokenstore.StateActive, Provider: login.Provider, UserID: userID, Owner: owner, OwnerID: ownerID, Identity: login.Identity, Binding: t.Binding,
 		AccessToken: t.AccessToken, RefreshToken: t.RefreshToken, IDToken: t.IDToken, TokenType: t.TokenType,
 		Scopes: t.Scopes, Obtained: now, Expires: t.Expires,
 	}

@@ -23,7 +23,12 @@ func (s *Server) serveConnect(w http.ResponseWriter, r *http.Request) {
 		s.problem(w, r, err)
 		return
 	}
-	req := &tokenstore.AuthRequest{TransactionID: rand.Text(), ClientID: sessionClient, Flow: tokenstore.FlowConnect, Proxy: p.ID, Resource: p.Resource}
+	asked, err := s.asks(r.Context(), p)
+	if err != nil {
+		s.notConnected(w, r, err)
+		return
+	}
+	req := &tokenstore.AuthRequest{TransactionID: rand.Text(), ClientID: sessionClient, Flow: tokenstore.FlowConnect, Proxy: p.ID, Resource: p.Resource, Asked: asked}
 	sealed, err := s.sealRequest(req)
 	if err != nil {
 		s.problem(w, r, err)
@@ -33,7 +38,7 @@ func (s *Server) serveConnect(w http.ResponseWriter, r *http.Request) {
 		Action: s.issuer + endpointPath + "/consent", Request: sealed, CSRF: s.csrfToken(s.browser(w, r), req),
 		Proxy: p.Name, Resource: p.Resource, Provider: p.Provider.Name(), Login: p.loginName(),
 	}
-	for _, scope := range p.Provider.Scopes() {
+	for _, scope := range asked {
 		page.Scopes = append(page.Scopes, console.Scope{Name: scope})
 	}
 	s.pages.Connect(w, page)

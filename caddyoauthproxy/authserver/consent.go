@@ -83,7 +83,7 @@ func (s *Server) consentID(userID string, req *tokenstore.AuthRequest) string {
 	p := s.proxies[req.Proxy]
 	scopes := func(list []string) string { return strings.Join(slices.Sorted(slices.Values(list)), " ") }
 	return s.vault.Derive(purposeRemembered, userID, req.ClientID, req.RedirectURI, req.ClientHash, req.Proxy, req.Resource,
-		p.loginProvider().Name(), p.Provider.Name(), scopes(p.Provider.Scopes()), scopes(req.Scopes))
+		p.loginProvider().Name(), p.Provider.Name(), scopes(req.Asked), scopes(req.Scopes))
 }
 
 // agreedBefore reports whether the user once agreed to something else of the same client.
@@ -148,7 +148,7 @@ func (s *Server) consentPage(w http.ResponseWriter, r *http.Request, c *tokensto
 			page.VerifiedHost = u.Host
 		}
 	}
-	for _, scope := range p.Provider.Scopes() {
+	for _, scope := range req.Asked {
 		page.Scopes = append(page.Scopes, console.Scope{Name: scope})
 	}
 	if len(req.Scopes) > 1 {
@@ -287,7 +287,7 @@ func (s *Server) openLogin(w http.ResponseWriter, r *http.Request, req *tokensto
 			return "", refuse("access_denied", "this page was answered in another browser")
 		}
 		if err == nil {
-			target, err = s.beginAgain(r.Context(), p.loginProvider(), login, state, p.Login != nil)
+			target, err = s.beginLogin(r.Context(), p.loginProvider(), login, state, p.Login != nil)
 		}
 	}
 	if err != nil {
@@ -321,28 +321,17 @@ func (s *Server) loginState(req *tokenstore.AuthRequest, leg string) string {
 	return s.vault.Derive(purposeState, req.TransactionID, leg)
 }
 
-// beginAgain is beginLogin for a login that is stored.
-func (s *Server) beginAgain(ctx context.Context, p *upstream.Provider, login *tokenstore.Login, state string, identify bool) (string, error) {
-	issuer, id := login.Issuer, login.GatewayID
-	target, err := s.beginLogin(ctx, p, login, state, identify)
-	if err != nil || login.Issuer == issuer && login.GatewayID == id {
-		return target, err
-	}
-	if err := s.vault.Commit(ctx, tokenstore.Save(login)); err != nil {
-		return "", fmt.Errorf("open login: %w", err)
-	}
-	return target, nil
-}
-
-// beginLogin is where the login goes on; the login is told where that belongs to. With identify only who the user is is asked for.
+// beginLogin is where the login goes on. The login is told what that belongs to, and keeps to it when it is begun again. With identify only who the user
+// is is asked for.
 func (s *Server) beginLogin(ctx context.Context, p *upstream.Provider, login *tokenstore.Login, state string, identify bool) (string, error) {
 	begun, err := p.Begin(ctx, upstream.AuthRequest{
-		State: state, Nonce: login.Nonce, Verifier: login.Verifier, RedirectURI: s.RedirectURI(), Identify: identify, Scopes: upstreamScopes(login.Request.Scopes),
+		State: state, Nonce: login.Nonce, Verifier: login.Verifier, RedirectURI: s.RedirectURI(), Identify: identify,
+		Scopes: scopesToAsk(&login.Request, identify), Binding: login.Binding,
 	})
 	if err != nil {
 		return "", &Error{Status: http.StatusServiceUnavailable, Code: "temporarily_unavailable",
 			Description: "the login service cannot be reached at the moment; try again", Cause: err}
 	}
-	login.Issuer, login.GatewayID = begun.Issuer, begun.ClientID
+	login.Binding = begun.Binding
 	return begun.URL, nil
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/wwwauth"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
@@ -93,21 +94,34 @@ func grantScopes(p *Proxy, requested string) []string {
 	if !p.AsksForMore {
 		return granted
 	}
+	var more []string
 	for want := range strings.FieldsSeq(requested) {
 		name, is := strings.CutPrefix(want, UpstreamScope)
-		if is && upstream.ValidScope(name) && len(name) <= 200 && !slices.Contains(granted, want) && len(granted) < len(p.Scopes)+maxUpstreamScopes {
-			granted = append(granted, want)
+		if is && upstream.ValidScope(name) && !slices.Contains(more, want) && wwwauth.Fits(append(more, want)) {
+			more = append(more, want)
 		}
 	}
-	return granted
+	return append(granted, more...)
 }
 
 // UpstreamScope stands before a scope that the MCP server's own authorization server is to be asked for. The filter names such scopes when the
 // server demands more than it was given, and a client that asks for them has the user asked again.
 const UpstreamScope = "upstream:"
 
-// maxUpstreamScopes is how many of them one request can ask for.
-const maxUpstreamScopes = 20
+// scopesToAsk are the scopes that the provider is asked for: those that the user was told of, and those of it that the client has asked for. Nil
+// leaves it to the provider: where the user was told of none, and where only who they are is asked for.
+func scopesToAsk(req *tokenstore.AuthRequest, identify bool) []string {
+	if identify || req.Asked == nil {
+		return nil
+	}
+	scopes := slices.Clone(req.Asked)
+	for _, scope := range upstreamScopes(req.Scopes) {
+		if !slices.Contains(scopes, scope) {
+			scopes = append(scopes, scope)
+		}
+	}
+	return scopes
+}
 
 // upstreamScopes are those of a request's scopes that are for the provider, as it knows them.
 func upstreamScopes(scopes []string) []string {

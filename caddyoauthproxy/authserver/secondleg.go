@@ -22,6 +22,14 @@ const secondLeg = "account"
 func (s *Server) openNextLeg(ctx context.Context, login *tokenstore.Login, p *Proxy, u tokenstore.User) error {
 	next, _ := s.newLogin(&login.Request, p.Provider, secondLeg)
 	next.User, next.Browser, next.Remember, next.UserID = &u, login.Browser, login.Remember, login.UserID
+	if _, err := s.beginLogin(ctx, p.Provider, next, s.loginState(&login.Request, secondLeg), false); err != nil {
+		s.logDecision("login failed", &login.Request, zap.String("provider", next.Provider), zap.NamedError("cause", withoutURL(err)))
+		login.Error = "temporarily_unavailable"
+		if err := s.vault.Commit(ctx, tokenstore.Save(login)); err != nil {
+			return fmt.Errorf("finish login: %w", err)
+		}
+		return nil
+	}
 	login.Next = next.ID
 	if err := s.vault.Commit(ctx, tokenstore.Save(login), tokenstore.Save(next)); err != nil {
 		return fmt.Errorf("open second login: %w", err)
@@ -44,7 +52,7 @@ func (s *Server) nextLeg(w http.ResponseWriter, r *http.Request, done *tokenstor
 		s.callbackProblem(w, r, refuse("invalid_request", "This sign-in is not known here, was finished before, or took too long."))
 		return
 	}
-	target, err := s.beginAgain(r.Context(), p.Provider, next, state, false)
+	target, err := s.beginLogin(r.Context(), p.Provider, next, state, false)
 	if err != nil {
 		if next.Request.Flow != "" {
 			s.notConnected(w, r, err)

@@ -1,56 +1,57 @@
 package outbound
 
 import (
-	"context"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
-	"syscall"
 	"time"
 
 	"code.dny.dev/ssrf"
 )
 
-// NewLike returns a client as New does, for requests to addresses that the server at the given address names. It goes to private and other special
-// networks (RFC 6890) only when that server is in one itself, as judged by the address that is about to be connected to. Behind an
-// egress proxy that the environment names, the proxy decides.
-func NewLike(server string, timeout time.Duration, parallel int) *http.Client {
+// NewLike returns a client as New does, for requests to addresses that the server at the given address names. The address that is about to be
+// connected to is judged after the name was resolved: private and other special networks (RFC 6890) are closed, unless they are said to be open, or the server
+// is written as an address in one or as localhost. A request that the environment sends to an egress proxy is the proxy's to judge.
+func NewLike(server string, private bool, timeout time.Duration, parallel int) *http.Client {
 	client := New(timeout, parallel)
-	u, err := url.Parse(server)
-	if err != nil {
-		return client
-	}
-	if proxy, err := http.ProxyFromEnvironment(&http.Request{URL: u}); err == nil && proxy != nil {
-		return client
-	}
 	guard := ssrf.New(ssrf.WithAnyPort())
-	dialer := &net.Dialer{Timeout: min(timeout, 10*time.Second)}
-	dialer.ControlContext = func(ctx context.Context, network, address string, conn syscall.RawConn) error {
-		err := guard.Safe(network, address, conn)
-		if err != nil && isSpecial(ctx, guard, u.Hostname()) {
-			return nil
-		}
-		return err
+	if private || isSpecial(guard, server) {
+		return client
 	}
-	client.Transport.(*http.Transport).DialContext = dialer.DialContext
+	plain := client.Transport.(*http.Transport)
+	dialer := &net.Dialer{Timeout: min(timeout, 10*time.Second), Control: guard.Safe}
+	direct := plain.Clone()
+	direct.Proxy, direct.DialContext = nil, dialer.DialContext
+	client.Transport = &egress{proxied: plain, direct: direct}
 	return client
 }
 
-// isSpecial reports whether a host has an address that the guard refuses.
-func isSpecial(ctx context.Context, guard *ssrf.Guardian, host string) bool {
-	addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+// egress sends requests that have a proxy through it, and all others itself.
+type egress struct {
+	proxied, direct *http.Transport
+}
+
+// RoundTrip implements http.RoundTripper.
+func (e *egress) RoundTrip(r *http.Request) (*http.Response, error) {
+	if proxy, err := e.proxied.Proxy(r); err == nil && proxy != nil {
+		return e.proxied.RoundTrip(r)
+	}
+	return e.direct.RoundTrip(r)
+}
+
+// isSpecial reports whether a server is written as an address that the guard refuses, or as this machine.
+func isSpecial(guard *ssrf.Guardian, server string) bool {
+	u, err := url.Parse(server)
 	if err != nil {
 		return false
 	}
-	for _, a := range addresses {
-		network := "tcp4"
-		if a = a.Unmap(); a.Is6() {
-			network = "tcp6"
-		}
-		if guard.Safe(network, netip.AddrPortFrom(a, 443).String(), nil) != nil {
-			return true
-		}
+	ip := net.ParseIP(u.Hostname())
+	if ip == nil {
+		return u.Hostname() == "localhost"
 	}
-	return false
+	network := "tcp6"
+	if ip.To4() != nil {
+		network = "tcp4"
+	}
+	return guard.Safe(network, net.JoinHostPort(ip.String(), "443"), nil) != nil
 }

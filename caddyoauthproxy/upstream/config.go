@@ -40,6 +40,9 @@ type Config struct {
 	// Server is the URL of the MCP server whose authorization server is the provider.
 	Server string
 
+	// PrivateNetwork lets the addresses that the MCP server names lie in private networks.
+	PrivateNetwork bool
+
 	// NoResource leaves the resource parameter (RFC 8707) out of requests to that authorization server.
 	NoResource bool
 
@@ -189,6 +192,9 @@ func (c *Config) check(t *template) error {
 	}
 	if c.RevokeGrant && t.githubGrant == "" {
 		return fmt.Errorf("revoke grant does not apply to type %s: remove it", t.name)
+	}
+	if c.PrivateNetwork && !t.mcp {
+		return fmt.Errorf("private_network does not apply to type %s: remove it", t.name)
 	}
 	if c.NoResource && !t.mcp {
 		return fmt.Errorf("resource off does not apply to type %s: remove it", t.name)

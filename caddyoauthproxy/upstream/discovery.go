@@ -33,16 +33,11 @@ type metadata struct {
 	scopes   []string
 }
 
-// scopesFor are the scopes to ask for: the operator's and the template's, or else what the MCP server wants, and more.
-func (m *metadata) scopesFor(p *Provider, more []string) []string {
+// scopesFor are the scopes to ask for: the operator's and the template's, or else what the MCP server wants.
+func (m *metadata) scopesFor(p *Provider) []string {
 	scopes := slices.Clone(p.scopes)
 	if p.template.mcp && len(scopes) == 0 {
 		scopes = slices.Clone(m.scopes)
-	}
-	for _, s := range more {
-		if !slices.Contains(scopes, s) {
-			scopes = append(scopes, s)
-		}
 	}
 	if p.template.mcp && slices.Contains(m.Scopes, "offline_access") && !slices.Contains(scopes, "offline_access") {
 		scopes = append(scopes, "offline_access")
@@ -150,6 +145,13 @@ const documentPause = 5 * time.Second
 func (d *document[T]) init(timeout time.Duration, now func() time.Time, fetch func(context.Context) (T, error)) {
 	d.timeout, d.now, d.fetch = timeout, now, fetch
 	d.pause.limit = documentPause
+}
+
+// peek returns the document if it was fetched.
+func (d *document[T]) peek() (T, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.value, d.have
 }
 
 // get returns the document, fetched if need be.

@@ -13,6 +13,8 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
 // TokenRequest is what a token request that no user is part of asks for, beside what the protocol demands.
@@ -71,7 +73,7 @@ func (p *Provider) ExchangeToken(ctx context.Context, accessToken string, r Toke
 // requestAlone makes a token request that uses nothing up, and so may be repeated.
 func (p *Provider) requestAlone(ctx context.Context, what string, form url.Values) (Tokens, error) {
 	for attempt := 0; ; attempt++ {
-		m, c, err := p.bound(ctx, "", "")
+		m, c, err := p.bound(ctx, tokenstore.Binding{})
 		var t Tokens
 		if err == nil {
 			t, err = p.requestToken(ctx, m, c, maps.Clone(form))

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/bearer"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/wwwauth"
 )
 
 // A provider of type mcp is found as any MCP client finds it (MCP authorization, discovery): the MCP server refuses a request without a token and
@@ -19,6 +19,10 @@ import (
 // few addresses again.
 
 const (
+	// maxServerScopes and maxServerScopeBytes bound the scopes that are asked for because an MCP server wants them.
+	maxServerScopes     = 50
+	maxServerScopeBytes = 2048
+
 	// stateless and stateful are the versions of MCP that the first requests speak.
 	stateless = "2026-07-28"
 	stateful  = "2025-11-25"
@@ -58,6 +62,9 @@ func (p *Provider) locate(ctx context.Context) (*metadata, error) {
 		m.scopes = strings.Fields(challenge.scope)
 	}
 	m.scopes = slices.DeleteFunc(m.scopes, func(s string) bool { return !ValidScope(s) })
+	if len(m.scopes) > maxServerScopes || len(strings.Join(m.scopes, " ")) > maxServerScopeBytes {
+		m.scopes = nil // more than an address can carry: the authorization server chooses
+	}
 	if p.config.RevocationURL != "" {
 		m.RevocationEndpoint = p.config.RevocationURL
 	}
@@ -68,6 +75,7 @@ func (p *Provider) locate(ctx context.Context) (*metadata, error) {
 type challenge struct {
 	metadata string
 	scope    string
+	refused  bool // the request, for want of a token
 }
 
 // knock sends the MCP server requests without a token, until one is refused for that. Some servers let the first request of the older protocol in.
@@ -81,7 +89,9 @@ func (p *Provider) knock(ctx context.Context) (challenge, error) {
 	if err != nil {
 		return challenge{}, err
 	}
-	return a.bearer(), nil
+	found := a.bearer()
+	found.refused = a.status == http.StatusUnauthorized
+	return found, nil
 }
 
 // sendBare sends a request without a token, and reads the head of the answer.
@@ -109,7 +119,7 @@ func (p *Provider) sendBare(ctx context.Context, version, method, params string)
 func (a *answer) bearer() challenge {
 	found := challenge{}
 	for _, value := range a.challenges {
-		params := bearer.Params(value)
+		params := wwwauth.Bearer(value)
 		if found.metadata == "" {
 			found.metadata = params["resource_metadata"]
 		}
@@ -161,6 +171,9 @@ func (p *Provider) protectedResource(ctx context.Context, c challenge) (issuer, 
 			return "", "", nil, &Error{Class: Misconfigured, Err: fmt.Errorf("authorization server: %w", err)}
 		}
 		return doc.Servers[0], doc.Resource, doc.Scopes, nil
+	}
+	if !c.refused { // it is down, or something stands before it
+		return "", "", nil, &Error{Class: Unreachable, Err: errors.New("the server does not ask for a token, and has no metadata")}
 	}
 	return origin, p.config.Server, nil, nil
 }
@@ -272,7 +285,7 @@ func (p *Provider) examineServer(m *metadata) []Finding {
 	default:
 		found = append(found, Finding{Problem, "registration: the authorization server offers none", "register the gateway there by hand, and write client_id and client_secret"})
 	}
-	if scopes := m.scopesFor(p, nil); len(scopes) > 0 {
+	if scopes := m.scopesFor(p); len(scopes) > 0 {
 		found = append(found, Finding{Note, "scopes: " + strings.Join(scopes, " "), ""})
 	}
 	return found

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +33,7 @@ type fakeServer struct {
 	fetched       []string          // paths of GETs
 	refreshes     int
 	expires       time.Time // of secrets
+	slips         int       // requests to the token endpoint that are refused by mistake
 }
 
 func newFakeServer(t *testing.T) *fakeServer {
@@ -106,6 +108,11 @@ func (s *fakeServer) serveToken(w http.ResponseWriter, r *http.Request) {
 	if user, _, ok := r.BasicAuth(); ok {
 		id = user
 	}
+	if s.slips > 0 {
+		s.slips--
+		writeJSON(w, http.StatusUnauthorized, map[string]any{"error": "invalid_client"})
+		return
+	}
 	if _, known := s.clients[id]; !known && !strings.HasPrefix(id, "https://") {
 		writeJSON(w, http.StatusUnauthorized, map[string]any{"error": "invalid_client"})
 		return
@@ -162,7 +169,7 @@ func begin(t *testing.T, p *Provider) (Authorization, url.Values) {
 
 func exchange(t *testing.T, p *Provider, begun Authorization) (Tokens, error) {
 	t.Helper()
-	tokens, user, err := p.Exchange(t.Context(), CodeResponse{Code: "code-1", Verifier: "verifier", RedirectURI: "http://localhost:8080/api/v1/oauth/callback", Begun: begun})
+	tokens, user, err := p.Exchange(t.Context(), CodeResponse{Code: "code-1", Verifier: "verifier", RedirectURI: "http://localhost:8080/api/v1/oauth/callback", Binding: begun.Binding})
 	if err == nil && (user.Subject == "" || user.Email != "") {
 		t.Errorf("user %+v", user)
 	}
@@ -189,7 +196,7 @@ func TestMCPServerIsFoundAndTheGatewayRegistersItself(t *testing.T) {
 	if post.Get("resource") != s.base+"/mcp" || post.Get("client_id") != "client-1" || post.Get("client_secret") != "secret-of-client-1" {
 		t.Errorf("exchanged with %v", post)
 	}
-	if tokens.Issuer != s.base || tokens.ClientID != "client-1" {
+	if tokens.Binding.Issuer != s.base || tokens.Binding.ClientID != "client-1" {
 		t.Errorf("tokens %+v", tokens)
 	}
 	if _, err := p.Refresh(t.Context(), tokens); err != nil {
@@ -411,7 +418,7 @@ func TestT28AnswersOfAnotherIssuerAreNotRedeemed(t *testing.T) {
 			}
 			p := s.provider(t, mcpVault(t))
 			begun, _ := begin(t, p)
-			_, _, err := p.Exchange(t.Context(), CodeResponse{Code: "c", Verifier: "v", Issuer: strings.ReplaceAll(tt.iss, "%s", s.base), Begun: begun})
+			_, _, err := p.Exchange(t.Context(), CodeResponse{Code: "c", Verifier: "v", Issuer: strings.ReplaceAll(tt.iss, "%s", s.base), Binding: begun.Binding})
 			if (err == nil) != tt.fine || (len(s.posts) == 1) != tt.fine {
 				t.Errorf("got %v, %d requests", err, len(s.posts))
 			}
@@ -449,7 +456,7 @@ func TestT28UsersAreNotSentToAnotherServersLogin(t *testing.T) {
 				return
 			}
 			for _, iss := range []string{"", honest.base} { // what the honest one sends
-				if _, _, err := p.Exchange(t.Context(), CodeResponse{Code: "code-of-honest", Verifier: "v", Issuer: iss, Begun: begun}); err == nil || len(evil.posts) != 0 {
+				if _, _, err := p.Exchange(t.Context(), CodeResponse{Code: "code-of-honest", Verifier: "v", Issuer: iss, Binding: begun.Binding}); err == nil || len(evil.posts) != 0 {
 					t.Errorf("iss %q: the code went to %v", iss, evil.posts)
 				}
 			}
@@ -536,7 +543,7 @@ func TestRegistrationsWithoutATokenEndSoon(t *testing.T) {
 	}
 }
 
-// The MCP server's metadata decide at each login; tokens stay with the authorization server that gave them.
+// The MCP server's metadata decide at each login; logins under way and tokens stay with the authorization server that they began at.
 func TestMCPServerThatMovesIsFollowedByNewLoginsOnly(t *testing.T) {
 	t.Parallel()
 	old, young := newFakeServer(t), newFakeServer(t)
@@ -554,18 +561,124 @@ func TestMCPServerThatMovesIsFollowedByNewLoginsOnly(t *testing.T) {
 	})
 	clock.turn(time.Minute)
 	again, q := begin(t, p)
-	if again.Issuer != young.base || !strings.HasPrefix(again.URL, young.base) || q.Get("client_id") != "client-1" || len(young.registered) != 1 {
+	if again.Binding.Issuer != young.base || !strings.HasPrefix(again.URL, young.base) || q.Get("client_id") != "client-1" || len(young.registered) != 1 {
 		t.Errorf("the new login goes to %s", again.URL)
 	}
-	var e *Error
-	if _, err := exchange(t, p, late); !errors.As(err, &e) || e.Class != Rejected {
+	if _, err := exchange(t, p, late); err != nil {
 		t.Errorf("a code of the old server: %v", err)
 	}
-	if _, err := p.Refresh(t.Context(), tokens); !errors.As(err, &e) || e.Class != Rejected {
+	if _, err := p.Refresh(t.Context(), tokens); err != nil {
 		t.Errorf("a refresh token of the old server: %v", err)
 	}
-	if len(young.posts) != 0 {
+	if repeated, err := p.Begin(t.Context(), AuthRequest{State: "s", Verifier: "v", RedirectURI: "http://localhost:8080/cb", Binding: late.Binding}); err != nil || repeated.Binding != late.Binding {
+		t.Errorf("a login that is begun again goes to %s, %v", repeated.URL, err)
+	}
+	if len(young.posts) != 0 || len(old.posts) != 3 {
 		t.Errorf("the new server was sent %v", young.posts)
+	}
+	// Another node, or after a restart, also when the MCP server is gone.
+	old.set(func() {
+		clear(old.documents)
+		old.challenge = ""
+		old.documents["/.well-known/oauth-authorization-server"] = old.metadata(nil)
+	})
+	if _, err := old.provider(t, v).Refresh(t.Context(), tokens); err != nil || old.posts[3].Get("resource") != old.base+"/mcp" {
+		t.Errorf("without the MCP server: %v", err)
+	}
+}
+
+// A server that is down, or somebody before it who says no to everything, is not one that protects itself.
+func TestMCPServerInMaintenanceEndsNoLogin(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{http.StatusNotFound, http.StatusForbidden, http.StatusOK} {
+		t.Run(http.StatusText(status), func(t *testing.T) {
+			t.Parallel()
+			as := newFakeServer(t)
+			var down atomic.Bool
+			var base string
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch {
+				case down.Load():
+					w.WriteHeader(status)
+				case r.URL.Path == "/mcp":
+					w.WriteHeader(http.StatusUnauthorized)
+				case r.URL.Path == "/.well-known/oauth-protected-resource/mcp":
+					writeJSON(w, 200, map[string]any{"resource": base + "/mcp", "authorization_servers": []string{as.base}})
+				default:
+					http.NotFound(w, r)
+				}
+			}))
+			t.Cleanup(srv.Close)
+			base = srv.URL
+			w := realWorld(t)
+			w.provider = as.provider(t, w.vault, func(c *Config) { c.Server, c.Now = base+"/mcp", w.clock.now })
+			w.accounts = w.node()
+			begun, _ := begin(t, w.provider)
+			tokens, err := exchange(t, w.provider, begun)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.add("a", 2*time.Hour, time.Hour, func(a *tokenstore.Account) { a.RefreshToken, a.Binding = tokens.RefreshToken, tokens.Binding })
+			down.Store(true)
+			w.clock.turn(time.Minute)
+			if _, err := w.provider.Begin(t.Context(), authRequest()); err == nil || len(as.registered) != 1 {
+				t.Errorf("a login begins: %v", err)
+			}
+			if got := w.token("a"); !strings.HasPrefix(got, "at-") {
+				t.Errorf("meanwhile the token is %s", got)
+			}
+		})
+	}
+}
+
+func TestDemandsThatNoAddressCarriesAreLeftToTheAuthorizationServer(t *testing.T) {
+	t.Parallel()
+	s := newFakeServer(t)
+	scopes := make([]string, 20_000)
+	for i := range scopes {
+		scopes[i] = fmt.Sprint("scope-", i)
+	}
+	s.documents["/.well-known/oauth-protected-resource/mcp"].(map[string]any)["scopes_supported"] = scopes
+	if begun, q := begin(t, s.provider(t, mcpVault(t))); q.Has("scope") || len(begun.URL) > 4096 {
+		t.Errorf("an address of %d bytes", len(begun.URL))
+	}
+}
+
+// What a user was told of is asked for, whatever the server has come to want since.
+func TestScopesAreThoseThatTheUserWasToldOf(t *testing.T) {
+	t.Parallel()
+	s := newFakeServer(t)
+	s.challenge += `, scope="a b"`
+	p := s.provider(t, mcpVault(t))
+	asked, err := p.Asks(t.Context())
+	if err != nil || !slices.Equal(asked, []string{"a", "b"}) {
+		t.Fatalf("%v, %v", asked, err)
+	}
+	s.set(func() { s.challenge += `, scope="delete:everything"` })
+	for _, told := range [][]string{asked, {}} {
+		r := authRequest()
+		r.Scopes = told
+		begun, err := p.Begin(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if u, err := url.Parse(begun.URL); err != nil || u.Query().Get("scope") != strings.Join(told, " ") {
+			t.Errorf("told of %v, asks for %s", told, begun.URL)
+		}
+	}
+}
+
+// A server that slips for a moment does not cost a registration.
+func TestOneSlipOfTheServerIsNoReasonToRegisterAgain(t *testing.T) {
+	t.Parallel()
+	s := newFakeServer(t)
+	clock := new(clock)
+	p := s.provider(t, openVault(t, newMemStore(), clock.now), func(c *Config) { c.Now = clock.now })
+	begin(t, p)
+	clock.turn(2 * provedFor)
+	s.set(func() { s.slips = 1 })
+	if _, q := begin(t, p); q.Get("client_id") != "client-1" || len(s.registered) != 1 {
+		t.Errorf("client %s, registered %d times", q.Get("client_id"), len(s.registered))
 	}
 }
 
@@ -676,13 +789,13 @@ func TestNodesThatRegisterTogetherEndWithOneClient(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-			ids[i] = begun.ClientID
+			ids[i] = begun.Binding.ClientID
 		})
 	}
 	wg.Wait()
 	last, _ := begin(t, s.provider(t, v))
-	if slices.Sort(ids); len(slices.Compact(ids)) != 1 || ids[0] != last.ClientID {
-		t.Errorf("clients %v, then %s", ids, last.ClientID)
+	if slices.Sort(ids); len(slices.Compact(ids)) != 1 || ids[0] != last.Binding.ClientID {
+		t.Errorf("clients %v, then %s", ids, last.Binding.ClientID)
 	}
 }
 

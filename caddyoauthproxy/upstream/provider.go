@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -34,6 +35,9 @@ type Provider struct {
 	metadata document[*metadata]
 	keys     document[*keySet]
 	clients  registrations
+
+	serversMu sync.Mutex
+	servers   map[string]*document[*metadata] // by issuer
 }
 
 // New makes a provider. It uses no network. A nil client means outbound.New; of any
@@ -62,7 +66,7 @@ func New(name string, c Config, client *http.Client) (*Provider, error) {
 	switch {
 	case client != nil:
 	case t.mcp:
-		client = outbound.NewLike(c.Server, p.timeout, maxParallel)
+		client = outbound.NewLike(c.Server, c.PrivateNetwork, p.timeout, maxParallel)
 	default:
 		client = outbound.New(p.timeout, maxParallel)
 	}
@@ -101,8 +105,17 @@ func (p *Provider) Anonymous() bool { return p.template.mcp }
 // HasUniqueLogins reports whether a login name is one user's at a time, so that an allow list may go by it.
 func (p *Provider) HasUniqueLogins() bool { return p.template.uniqueLogins }
 
-// Scopes returns the scopes that every login asks the provider for.
-func (p *Provider) Scopes() []string { return slices.Clone(p.scopes) }
+// Asks returns the scopes that a login asks the provider for. For an MCP server that needs its metadata, of a minute ago at most.
+func (p *Provider) Asks(ctx context.Context) ([]string, error) {
+	if !p.template.mcp {
+		return slices.Clone(p.scopes), nil
+	}
+	m, err := p.metadata.newer(ctx, p.now().Add(-time.Minute))
+	if err != nil {
+		return nil, p.fail("scopes", err)
+	}
+	return m.scopesFor(p), nil
+}
 
 // AuthRequest is what is special about one authorization request.
 type AuthRequest struct {
@@ -118,8 +131,11 @@ type AuthRequest struct {
 	// RedirectURI is the gateway's callback.
 	RedirectURI string
 
-	// Scopes are asked for beside the provider's own, because the upstream demands them.
+	// Scopes are asked for in place of the provider's own, where they are not nil.
 	Scopes []string
+
+	// Binding has the request be made once more with the same.
+	Binding tokenstore.Binding
 
 	// Identify asks for no more than who the user is: no refresh token.
 	Identify bool
@@ -130,10 +146,8 @@ type Authorization struct {
 	// URL is where to send the user's browser.
 	URL string
 
-	// Issuer and ClientID are the authorization server and the gateway's client id there, where the gateway finds these out by itself. The
-	// answer must be exchanged with the same.
-	Issuer   string
-	ClientID string
+	// Binding is what the request was made with. The answer must be exchanged with the same.
+	Binding tokenstore.Binding
 }
 
 // Begin makes an authorization request (RFC 6749 §4.1.1), always with PKCE S256. It may need the provider's documents, and
@@ -150,11 +164,7 @@ func (p *Provider) begin(ctx context.Context, r AuthRequest) (Authorization, err
 	if r.State == "" || r.Verifier == "" || r.RedirectURI == "" || p.template.oidc && r.Nonce == "" {
 		return Authorization{}, &Error{Class: Misconfigured, Err: errors.New("state, nonce, verifier or redirect URI is missing")}
 	}
-	m, err := p.metadata.newer(ctx, p.locatedAfter())
-	if err != nil {
-		return Authorization{}, err
-	}
-	c, err := p.clientForLogin(ctx, m)
+	m, c, err := p.forLogin(ctx, r.Binding)
 	if err != nil {
 		return Authorization{}, err
 	}
@@ -170,7 +180,10 @@ func (p *Provider) begin(ctx context.Context, r AuthRequest) (Authorization, err
 	if p.config.Audience != "" {
 		params["audience"] = p.config.Audience
 	}
-	scopes := m.scopesFor(p, r.Scopes)
+	scopes := r.Scopes
+	if scopes == nil {
+		scopes = m.scopesFor(p)
+	}
 	if r.Identify || p.config.NoRefresh {
 		scopes = slices.DeleteFunc(slices.Clone(scopes), func(s string) bool { return s == "offline_access" })
 	} else {
@@ -199,11 +212,7 @@ func (p *Provider) begin(ctx context.Context, r AuthRequest) (Authorization, err
 		q.Set("scope", p.joinScopes(scopes))
 	}
 	u.RawQuery = q.Encode()
-	begun := Authorization{URL: u.String()}
-	if p.template.mcp {
-		begun.Issuer, begun.ClientID = m.Issuer, c.id
-	}
-	return begun, nil
+	return Authorization{URL: u.String(), Binding: p.binding(m, c)}, nil
 }
 
 // joinScopes writes scopes as the provider wants them.
@@ -224,8 +233,8 @@ type CodeResponse struct {
 	Verifier    string
 	RedirectURI string
 
-	// Begun is the Authorization that this answers, without its URL.
-	Begun Authorization
+	// Binding is that of the Authorization.
+	Binding tokenstore.Binding
 
 	// Scopes are those of the AuthRequest.
 	Scopes []string
@@ -247,10 +256,8 @@ type Tokens struct {
 	Lifetime time.Duration
 	Expires  time.Time
 
-	// Issuer and ClientID are the authorization server and the gateway's client there that the tokens belong to, where the gateway finds
-	// these out by itself.
-	Issuer   string
-	ClientID string
+	// Binding is what the tokens belong to.
+	Binding tokenstore.Binding
 
 	// last says that the user has no other account at the provider.
 	last bool
@@ -268,7 +275,7 @@ func (p *Provider) Exchange(ctx context.Context, r CodeResponse) (Tokens, tokens
 	if r.Code == "" || r.Verifier == "" {
 		return Tokens{}, tokenstore.User{}, p.fail("authorization response", &Error{Class: Malformed, Err: errors.New("code or verifier is missing")})
 	}
-	m, c, err := p.bound(ctx, r.Begun.Issuer, r.Begun.ClientID)
+	m, c, err := p.bound(ctx, r.Binding)
 	if err != nil {
 		return Tokens{}, tokenstore.User{}, p.fail("token endpoint", err)
 	}
@@ -285,7 +292,10 @@ func (p *Provider) Exchange(ctx context.Context, r CodeResponse) (Tokens, tokens
 		return Tokens{}, tokenstore.User{}, p.fail("token endpoint", err)
 	}
 	if len(t.Scopes) == 0 {
-		t.Scopes = m.scopesFor(p, r.Scopes) // RFC 6749 §5.1: not said means as asked for
+		t.Scopes = slices.Clone(r.Scopes) // RFC 6749 §5.1: not said means as asked for
+		if r.Scopes == nil {
+			t.Scopes = m.scopesFor(p)
+		}
 	}
 	user, err := p.identify(ctx, m, t, r.Nonce)
 	if err != nil {

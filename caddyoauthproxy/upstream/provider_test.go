@@ -75,7 +75,7 @@ func TestT34AuthorizationRequestOfEachTemplate(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := strings.Join(p.Scopes(), " "); got != tt.scope || p.Name() != "x" {
+			if got := strings.Join(p.scopes, " "); got != tt.scope || p.Name() != "x" {
 				t.Errorf("%s asks for %q", p.Name(), got)
 			}
 			q := u.Query()

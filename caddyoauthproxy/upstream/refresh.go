@@ -116,7 +116,7 @@ func (a *Accounts) renew(ctx context.Context, acc *tokenstore.Account, rejected 
 	}
 	asked, cancel := context.WithTimeout(a.ctx, lease-saveTime)
 	defer cancel()
-	t, err := p.Refresh(asked, Tokens{RefreshToken: acc.RefreshToken, Scopes: acc.Scopes, Issuer: acc.Issuer, ClientID: acc.ClientID})
+	t, err := p.Refresh(asked, Tokens{RefreshToken: acc.RefreshToken, Scopes: acc.Scopes, Binding: acc.Binding})
 	var failure *Error
 	errors.As(err, &failure)
 	g.leave(a.vault.Now(), acc.ID, failure)

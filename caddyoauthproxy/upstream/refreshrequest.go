@@ -34,7 +34,7 @@ func (p *Provider) Refresh(ctx context.Context, held Tokens) (Tokens, error) {
 }
 
 func (p *Provider) refreshOnce(ctx context.Context, held Tokens) (Tokens, error) {
-	m, c, err := p.bound(ctx, held.Issuer, held.ClientID)
+	m, c, err := p.bound(ctx, held.Binding)
 	if err != nil {
 		e := in("not sent", err)
 		e.Unknown, e.Cut, e.Unsent = false, false, true // however the question for the documents ended: the refresh token is not spent

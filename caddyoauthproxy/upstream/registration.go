@@ -18,6 +18,9 @@ const (
 	// refusedFor is how long an authorization server must call a registered client unknown, without a break, before that is believed.
 	refusedFor = time.Minute
 
+	// examineAgain is how long after an authorization server called a client unknown it is asked again.
+	examineAgain = time.Second
+
 	// provedFor is how long after a token was given a registered client is taken for known without asking.
 	provedFor = time.Hour
 
@@ -45,58 +48,116 @@ func (p *Provider) configuredClient() oauthClient {
 	return oauthClient{id: p.config.ClientID, secret: p.config.ClientSecret}
 }
 
-// bound returns the metadata and the client that a login or its tokens belong to; the present ones when issuer is empty. Tokens are sent to no
-// other authorization server, and by no other client.
-func (p *Provider) bound(ctx context.Context, issuer, clientID string) (*metadata, oauthClient, error) {
-	m, err := p.metadata.get(ctx)
-	if err != nil {
-		return nil, oauthClient{}, err
+// binding is what a request that is made so belongs to.
+func (p *Provider) binding(m *metadata, c oauthClient) tokenstore.Binding {
+	if !p.template.mcp {
+		return tokenstore.Binding{}
 	}
-	if issuer != "" && m.Issuer != issuer && p.template.mcp { // found on another node, or long ago
-		if m, err = p.metadata.newer(ctx, p.locatedAfter()); err != nil {
-			return nil, oauthClient{}, err
-		}
-	}
-	if issuer != "" && m.Issuer != issuer {
-		return nil, oauthClient{}, &Error{Class: Rejected, Err: errors.New("the MCP server has moved to another authorization server")}
-	}
+	return tokenstore.Binding{Issuer: m.Issuer, ClientID: c.id, Resource: m.resource}
+}
+
+// bound returns the metadata and the client that a login or its tokens belong to; the present ones when there is no binding. Tokens are sent to no
+// other authorization server, and by no other client, wherever the MCP server is now.
+func (p *Provider) bound(ctx context.Context, b tokenstore.Binding) (*metadata, oauthClient, error) {
+	m, err := p.serverOf(ctx, b)
 	switch {
+	case err != nil:
+		return nil, oauthClient{}, err
 	case !p.template.mcp:
 		return m, p.configuredClient(), nil
-	case p.config.ClientID != "" && (clientID == "" || clientID == p.config.ClientID):
+	case p.config.ClientID != "" && (b.ClientID == "" || b.ClientID == p.config.ClientID):
 		return m, p.configuredClient(), p.clients.pin(ctx, m)
 	case p.config.ClientID != "":
 		return nil, oauthClient{}, errForgotten()
 	}
-	c, err := p.clients.get(ctx, m, clientID)
+	c, err := p.clients.get(ctx, m, b.ClientID)
 	return m, c, err
 }
 
-// clientForLogin returns the client for a new login, one that the authorization server knows.
-func (p *Provider) clientForLogin(ctx context.Context, m *metadata) (oauthClient, error) {
+// maxServers is how many authorization servers are remembered of which tokens are.
+const maxServers = 32
+
+// serverOf returns the metadata of the authorization server of a binding. It asks nobody else: an MCP server that is down, or names another
+// one for a moment, ends no login.
+func (p *Provider) serverOf(ctx context.Context, b tokenstore.Binding) (*metadata, error) {
+	if !p.template.mcp || b.Issuer == "" {
+		return p.metadata.get(ctx)
+	}
+	m, have := p.metadata.peek()
+	if !have || m.Issuer != b.Issuer {
+		var err error
+		if m, err = p.server(b.Issuer).get(ctx); err != nil {
+			return nil, err
+		}
+	}
+	bound := *m
+	bound.resource = b.Resource
+	if p.config.NoResource {
+		bound.resource = ""
+	}
+	return &bound, nil
+}
+
+func (p *Provider) server(issuer string) *document[*metadata] {
+	p.serversMu.Lock()
+	defer p.serversMu.Unlock()
+	d := p.servers[issuer]
+	if d == nil {
+		d = new(document[*metadata])
+		d.init(p.timeout, p.now, func(ctx context.Context) (*metadata, error) { return p.authorizationServer(ctx, issuer) })
+		if p.servers == nil || len(p.servers) >= maxServers {
+			p.servers = make(map[string]*document[*metadata])
+		}
+		p.servers[issuer] = d
+	}
+	return d
+}
+
+// forLogin returns the metadata and the client for a login: those that it began with, or the present ones.
+func (p *Provider) forLogin(ctx context.Context, b tokenstore.Binding) (*metadata, oauthClient, error) {
+	if b.Issuer != "" {
+		return p.bound(ctx, b)
+	}
+	m, err := p.metadata.newer(ctx, p.locatedAfter())
+	if err != nil {
+		return nil, oauthClient{}, err
+	}
 	if !p.template.mcp {
-		return p.configuredClient(), nil
+		return m, p.configuredClient(), nil
 	}
 	if p.config.ClientID != "" {
-		return p.configuredClient(), p.clients.pin(ctx, m)
+		return m, p.configuredClient(), p.clients.pin(ctx, m)
 	}
 	c, err := p.clients.get(ctx, m, "")
 	if err != nil || !c.registered || p.clients.proved(c.id, false) {
-		return c, err
+		return m, c, err
 	}
-	// A server that has forgotten the client tells the user, not the gateway; so it is asked before, with a code that cannot be.
+	// A server that has forgotten the client tells the user, not the gateway; so it is asked before, and when it slips, once more.
+	for range 2 {
+		unknown, err := p.isUnknown(ctx, m, c)
+		if err != nil {
+			return nil, oauthClient{}, err
+		}
+		if !unknown {
+			p.clients.prove(c.id, false)
+			return m, c, nil
+		}
+		sleep(ctx, examineAgain)
+	}
+	c, err = p.clients.replace(ctx, m, c.id)
+	return m, c, err
+}
+
+// isUnknown asks for tokens with a code that cannot be.
+func (p *Provider) isUnknown(ctx context.Context, m *metadata, c oauthClient) (bool, error) {
 	a, err := p.postForm(ctx, m, c, m.TokenEndpoint, url.Values{
 		"grant_type": {"authorization_code"}, "code": {"examination-" + oauth2.GenerateVerifier()}, "redirect_uri": {p.config.RedirectURI}, "code_verifier": {oauth2.GenerateVerifier()},
 	})
 	if err != nil {
-		return oauthClient{}, err
+		return false, err
 	}
 	_, err = parseTokens(a, p.now())
-	if !unknownClient(err) {
-		p.clients.prove(c.id, false)
-		return c, nil
-	}
-	return p.clients.replace(ctx, m, c.id)
+	return unknownClient(err), nil
 }
 
 // unknownClient reports whether an authorization server does not know the client.
@@ -183,7 +244,7 @@ func (r *registrations) get(ctx context.Context, m *metadata, id string) (oauthC
 	for _, c := range record.Clients {
 		expired := !c.Expires.IsZero() && !r.provider.now().Before(c.Expires)
 		switch {
-		case id == "" && (expired || !c.Refused.IsZero()):
+		case id == "" && (expired || !c.Refused.IsZero() && r.provider.now().Sub(c.Refused) >= refusedFor):
 			return r.register(ctx, m, record)
 		case id == "" || id == c.ID && !expired:
 			return oauthClient{id: c.ID, secret: c.Secret, method: c.AuthMethod, registered: true}, nil
@@ -257,7 +318,13 @@ func (r *registrations) register(ctx context.Context, m *metadata, record *token
 		record = &tokenstore.Registration{Meta: tokenstore.Meta{ID: r.id(vault, m)}, Issuer: m.Issuer}
 	}
 	record.Clients = slices.Insert(record.Clients, 0, c)
-	record.Clients = record.Clients[:min(len(record.Clients), maxClients)]
+	for len(record.Clients) > maxClients { // those that are refused first, then the oldest
+		i := slices.IndexFunc(record.Clients, func(c tokenstore.RegisteredClient) bool { return !c.Refused.IsZero() })
+		if i < 0 {
+			i = len(record.Clients) - 1
+		}
+		record.Clients = slices.Delete(record.Clients, i, i+1)
+	}
 	if end := r.provider.now().Add(unusedFor); record.DeleteAfter.Before(end) {
 		record.DeleteAfter = end
 	}

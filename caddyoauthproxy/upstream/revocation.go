@@ -67,7 +67,7 @@ func takeUnstored(acc *tokenstore.Account) Tokens {
 		return Tokens{}
 	}
 	t := takeTokens(acc)
-	t.Issuer, t.ClientID = acc.Issuer, acc.ClientID
+	t.Binding = acc.Binding
 	return t
 }
 
@@ -143,7 +143,7 @@ func (a *Accounts) tellProvider(ctx context.Context, acc *tokenstore.Account) er
 	if acc.Revocation == nil {
 		return nil
 	}
-	t := Tokens{AccessToken: acc.Revocation.AccessToken, RefreshToken: acc.Revocation.RefreshToken, Issuer: acc.Issuer, ClientID: acc.ClientID}
+	t := Tokens{AccessToken: acc.Revocation.AccessToken, RefreshToken: acc.Revocation.RefreshToken, Binding: acc.Binding}
 	if err := a.endThere(ctx, acc, t); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -207,5 +208,47 @@ func TestGrantAndAccountEndTogetherOrNotAtAll(t *testing.T) {
 	}
 	if told := w.idp.told(); len(told) != 0 {
 		t.Errorf("told of %v", told)
+	}
+}
+
+// The refresh token of a GitHub App lives on when its access token has ended, and GitHub ends it only with one that is good.
+func TestGitHubsRefreshTokenIsEndedWithANewAccessToken(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		refresh http.HandlerFunc
+		want    []string
+	}{
+		"it lives": {answerWith(200, jsonType, `{"access_token":"new","refresh_token":"new-rt","token_type":"bearer","expires_in":28800}`),
+			[]string{"DELETE old", "POST refresh", "DELETE new"}},
+		"it has ended": {answerWith(200, jsonType, `{"error":"bad_refresh_token"}`), []string{"DELETE old", "POST refresh"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var asked []string
+			github := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodPost {
+					asked = append(asked, "POST refresh")
+					tt.refresh(w, r)
+					return
+				}
+				var body struct {
+					Token string `json:"access_token"`
+				}
+				_ = json.NewDecoder(r.Body).Decode(&body)
+				asked = append(asked, "DELETE "+body.Token)
+				if body.Token == "old" {
+					w.WriteHeader(http.StatusNotFound)
+					return
+				}
+				w.WriteHeader(http.StatusNoContent)
+			})
+			p, err := New("idp", Config{Type: "github", ClientID: clientID, ClientSecret: clientSecret}, &http.Client{Transport: &inMemory{handler: github}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := p.Revoke(t.Context(), Tokens{AccessToken: "old", RefreshToken: "rt"}); err != nil || !slices.Equal(asked, tt.want) {
+				t.Errorf("%v, %v", asked, err)
+			}
+		})
 	}
 }

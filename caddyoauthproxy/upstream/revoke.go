@@ -16,7 +16,7 @@ func (p *Provider) Revoke(ctx context.Context, t Tokens) error {
 	if p.template.githubToken != "" {
 		return p.revokeGitHub(ctx, t)
 	}
-	m, c, err := p.bound(ctx, t.Issuer, t.ClientID)
+	m, c, err := p.bound(ctx, t.Binding)
 	if err != nil {
 		return p.fail("revoke", err)
 	}
@@ -85,11 +85,32 @@ func (p *Provider) revokeGitHub(ctx context.Context, t Tokens) error {
 	req.Header.Set("Accept", "application/vnd.github+json")
 	req.SetBasicAuth(p.config.ClientID, p.config.ClientSecret)
 	a, err := p.do(ctx, req)
-	if err == nil && a.status != http.StatusNotFound { // 404: the token is gone already
+	if err == nil && a.status == http.StatusNotFound || err == nil && a.status == http.StatusUnprocessableEntity {
+		return p.revokeExpiredGitHub(ctx, t)
+	}
+	if err == nil {
 		err = a.refusal()
 	}
 	if err != nil {
 		return p.fail("revoke", err)
 	}
 	return nil
+}
+
+// revokeExpiredGitHub is revokeGitHub for an access token that has ended already. The refresh token of a GitHub App may live on, and GitHub ends it only with
+// an access token that is good: so it is used for one.
+func (p *Provider) revokeExpiredGitHub(ctx context.Context, t Tokens) error {
+	if t.RefreshToken == "" {
+		return nil
+	}
+	renewed, err := p.Refresh(ctx, t)
+	var e *Error
+	if errors.As(err, &e) && e.Class == Rejected {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	renewed.last, renewed.RefreshToken = t.last, ""
+	return p.revokeGitHub(ctx, renewed)
 }

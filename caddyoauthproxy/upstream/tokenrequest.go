@@ -16,6 +16,9 @@ import (
 	"time"
 )
 
+// maxTokens is how long the tokens of an answer can be together.
+const maxTokens = 64 << 10
+
 // maxLifetime is the longest life of an access token that is believed; what claims more counts as not said.
 const maxLifetime = 10 * 365 * 24 * time.Hour
 
@@ -35,7 +38,7 @@ func (p *Provider) requestToken(ctx context.Context, m *metadata, c oauthClient,
 	}
 	t, err := parseTokens(a, p.now())
 	if p.template.mcp {
-		t.Issuer, t.ClientID = m.Issuer, c.id
+		t.Binding = p.binding(m, c)
 		err = p.clients.judged(ctx, m, c, err)
 	}
 	return t, err
@@ -123,6 +126,8 @@ func parseTokens(a *answer, now time.Time) (Tokens, error) {
 	switch {
 	case t.AccessToken == "":
 		return fail(Malformed, "", "neither an access token nor an error")
+	case len(t.AccessToken)+len(t.RefreshToken)+len(t.IDToken) > maxTokens:
+		return fail(Malformed, "", "the tokens are too long to be sent")
 	case !isCredential(t.AccessToken) || !isCredential(t.RefreshToken) || !isCredential(t.IDToken):
 		return fail(Malformed, "", "a token holds bytes that no token can")
 	case t.TokenType != "" && !strings.EqualFold(t.TokenType, "Bearer") && t.TokenType != "user": // Slack
