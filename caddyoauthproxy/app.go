@@ -99,7 +99,7 @@ type App struct {
 	// token's life. Default: 5m.
 	RefreshBefore caddy.Duration `json:"refresh_before,omitempty"`
 
-	// How often ended and expired records are cleaned out. Default: 1h; negative for never.
+	// How often grants that have expired are ended, with their tokens at the provider, and records past their time are deleted. Default: 1h; negative for never.
 	CleanupInterval caddy.Duration `json:"cleanup_interval,omitempty"`
 
 	// How long ended grants are kept. Default: 90d.

@@ -121,7 +121,7 @@ func (a *App) everyMinute(task func(context.Context) error) {
 	}
 }
 
-// cleanup deletes at every interval what is past its time.
+// cleanup ends at every interval what has expired, and deletes what is past its time.
 func (a *App) cleanup(g *gateway, interval time.Duration) {
 	const batch = 1000
 	tick := time.NewTicker(interval)
@@ -133,6 +133,10 @@ func (a *App) cleanup(g *gateway, interval time.Duration) {
 		case <-tick.C:
 		}
 		start, deleted := time.Now(), 0
+		ended, err := g.server.EndExpired(a.ctx)
+		if err != nil {
+			a.log.Error("clean-up failed", zap.Error(err))
+		}
 		for {
 			n, err := g.vault.Sweep(a.ctx, g.vault.Now(), batch)
 			deleted += n
@@ -143,7 +147,7 @@ func (a *App) cleanup(g *gateway, interval time.Duration) {
 				break
 			}
 		}
-		a.log.Info("clean-up finished", zap.Int("deleted", deleted), zap.Duration("took", time.Since(start)))
+		a.log.Info("clean-up finished", zap.Int("ended", ended), zap.Int("deleted", deleted), zap.Duration("took", time.Since(start)))
 	}
 }
 

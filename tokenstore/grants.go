@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // GrantQuery selects grants by at most one of its first four fields.
@@ -83,6 +84,26 @@ func (v *Vault) listGrants(ctx context.Context, q Query) ([]*Grant, []Row, error
 		grants = append(grants, g)
 	}
 	return grants, rows, faults
+}
+
+// ExpiredGrants lists grants of users that expired before a time and that nobody has ended, of a page of limit grants behind the id after. One that does not open
+// is left out. next is where to go on, empty at the end.
+func (v *Vault) ExpiredGrants(ctx context.Context, before time.Time, after string, limit int) (grants []*Grant, next string, err error) {
+	rows, err := v.store.List(ctx, KindGrant, Query{Ref: refActive, After: after, Limit: limit})
+	if err != nil {
+		return nil, "", err
+	}
+	for _, row := range rows {
+		g := new(Grant)
+		row.Kind = KindGrant
+		if v.openRecord(row, g) == nil && g.Expires.Before(before) {
+			grants = append(grants, g)
+		}
+	}
+	if len(rows) == limit {
+		next = rows[limit-1].ID
+	}
+	return grants, next, nil
 }
 
 // LivingGrants reports whether a proxy has at least so many grants that are neither ended nor expired. One that does not open counts as none.

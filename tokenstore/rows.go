@@ -74,6 +74,9 @@ func (g *Grant) layout() layout {
 	if g.State == StateActive && g.Proxy != "" {
 		l.refs = append(l.refs, refLiving+g.Proxy)
 	}
+	if g.State == StateActive && g.AccountID != "" {
+		l.refs = append(l.refs, refActive)
+	}
 	if g.State == StateActive && g.Family.Generation > 0 {
 		l.refs = append(l.refs, refRefreshable(g.UserID, g.ClientID))
 	}
@@ -82,6 +85,9 @@ func (g *Grant) layout() layout {
 
 // refLiving begins the reference of grants for a proxy that nobody has ended.
 const refLiving = "living:"
+
+// refActive is the reference of grants of users that nobody has ended.
+const refActive = "active"
 
 // refRefreshable is the reference of grants that a user gave a client, that nobody has ended, and that have refresh tokens. It is
 // a hash because both ids together may be longer than a reference.

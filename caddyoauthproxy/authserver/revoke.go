@@ -87,16 +87,32 @@ func (s *Server) grantOfToken(ctx context.Context, token string) (*tokenstore.Gr
 // endGrant revokes a grant and its account, both or none. It is effective with the next request that reads the
 // grant; the provider is told in the background.
 func (s *Server) endGrant(ctx context.Context, id, reason string) error {
+	grant, tellProvider, err := s.revokeGrant(ctx, id, reason, nil)
+	if err != nil || grant == nil {
+		return err
+	}
+	s.log.Warn("grant ended", grantFields(grant, zap.String("reason", reason))...)
+	s.background(ctx, func(ctx context.Context) {
+		if err := tellProvider(ctx); err != nil {
+			s.log.Warn("provider could not be told that tokens have ended; trying again later",
+				zap.String("grant", grant.ID), zap.NamedError("cause", withoutURL(err)))
+		}
+	})
+	return nil
+}
+
+// revokeGrant revokes a grant and its account, and returns it, and how to tell the provider. A grant that is gone or ended, or that is not as it
+// should be any more, is nil.
+func (s *Server) revokeGrant(ctx context.Context, id, reason string, still func(*tokenstore.Grant) bool) (*tokenstore.Grant, func(context.Context) error, error) {
 	for {
 		grant, err := s.vault.Grant(ctx, id)
-		if errors.Is(err, tokenstore.ErrNotFound) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("end grant: %w", err)
-		}
-		if grant.State == tokenstore.StateRevoked {
-			return nil
+		switch {
+		case errors.Is(err, tokenstore.ErrNotFound):
+			return nil, nil, nil
+		case err != nil:
+			return nil, nil, fmt.Errorf("end grant: %w", err)
+		case grant.State == tokenstore.StateRevoked, still != nil && !still(grant):
+			return nil, nil, nil
 		}
 		grant.State, grant.Reason = tokenstore.StateRevoked, reason
 		grant.DeleteAfter = s.vault.Now().Add(s.life.Retention)
@@ -105,15 +121,36 @@ func (s *Server) endGrant(ctx context.Context, id, reason string) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("end grant: %w", err)
+			return nil, nil, fmt.Errorf("end grant: %w", err)
 		}
-		s.log.Warn("grant ended", grantFields(grant, zap.String("reason", reason))...)
-		s.background(ctx, func(ctx context.Context) {
-			if err := tellProvider(ctx); err != nil {
-				s.log.Warn("provider could not be told that tokens have ended; trying again later",
-					zap.String("grant", grant.ID), zap.NamedError("cause", withoutURL(err)))
+		return grant, tellProvider, nil
+	}
+}
+
+// expiredPage is how many grants are looked at together.
+const expiredPage = 1000
+
+// EndExpired ends the grants that have expired a while ago, so that no upstream token outlives what it was given for, and returns how many. Their providers are
+// told one after the other, by Accounts.RetryRevocations. It is to be called before each clean-up.
+func (s *Server) EndExpired(ctx context.Context) (int, error) {
+	ended, limit := 0, s.vault.Now().Add(-tidyAfter)
+	for after := ""; ; {
+		grants, next, err := s.vault.ExpiredGrants(ctx, limit, after, expiredPage)
+		if err != nil {
+			return ended, fmt.Errorf("expired grants: %w", err)
+		}
+		for _, g := range grants {
+			grant, _, err := s.revokeGrant(ctx, g.ID, "expired", func(g *tokenstore.Grant) bool { return g.Expires.Before(limit) })
+			if err != nil {
+				return ended, err
 			}
-		})
-		return nil
+			if grant != nil {
+				ended++
+				s.log.Info("grant ended", grantFields(grant, zap.String("reason", "expired"))...)
+			}
+		}
+		if after = next; after == "" {
+			return ended, nil
+		}
 	}
 }
