@@ -201,6 +201,9 @@ func (f *Filter) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	return f.forward(w, r, next, &exchange{gateway: f.gateway, proxy: &f.proxy, session: session, gatewayToken: token})
 }
 
+// refusedRest is how long the rest of a response that was refused is read, so that its connection can be used again.
+const refusedRest = time.Second
+
 // forward hands an authenticated request on and guards the response.
 func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, x *exchange) error {
 	ctx, end := context.WithCancel(context.WithValue(r.Context(), exchangeKey{}, x))
@@ -245,7 +248,19 @@ func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.
 			f.watch(ctx, x, after, end)
 		})
 	}
-	if err := next.ServeHTTP(g, r); err != nil {
+	g.refused = func() {
+		watching.Add(1)
+		watch = time.AfterFunc(refusedRest, func() {
+			defer watching.Done()
+			x.cut.Store(true)
+			end()
+		})
+	}
+	err = next.ServeHTTP(g, r)
+	if g.discard {
+		return nil // the client has its answer
+	}
+	if err != nil {
 		protectResponse(w.Header())
 		return err
 	}

@@ -44,6 +44,9 @@ type guard struct {
 	// begun is called when the response begins, and told whether it is an event stream.
 	begun func(stream bool)
 
+	// refused is called when the response is refused, and what is left of it is not wanted.
+	refused func()
+
 	// before is the header as handlers in front of the filter left it.
 	before http.Header
 
@@ -144,6 +147,7 @@ func (g *guard) replace(no *refusal) {
 	maps.Copy(h, g.before)
 	// A client that left is told nothing, and the handler finds that out itself.
 	_ = g.filter.refuse(g.ResponseWriter, no)
+	g.refused()
 }
 
 // withhold takes back the headers that are not the MCP server's to set.
@@ -170,10 +174,10 @@ func (g *guard) restore(h http.Header, name string) {
 func (g *guard) Write(p []byte) (int, error) {
 	g.begin()
 	switch {
+	case g.x.endsHere() || g.discard && g.x.cut.Load():
+		return 0, errEnded
 	case g.discard:
 		return len(p), nil
-	case g.x.endsHere():
-		return 0, errEnded
 	}
 	return g.ResponseWriter.Write(p)
 }
@@ -182,10 +186,15 @@ func (g *guard) Write(p []byte) (int, error) {
 func (g *guard) ReadFrom(r io.Reader) (int64, error) {
 	g.begin()
 	if g.discard {
-		return io.Copy(io.Discard, r)
+		return io.Copy(discarding{g}, r)
 	}
 	return g.ResponseWriterWrapper.ReadFrom(endingReader{r, g.x})
 }
+
+// discarding is the body of a response that was refused, until that is ended.
+type discarding struct{ g *guard }
+
+func (d discarding) Write(p []byte) (int, error) { return d.g.Write(p) }
 
 // FlushError sends what is buffered, the header at least. http.ResponseController looks for it.
 func (g *guard) FlushError() error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -128,23 +129,30 @@ func (v *Vault) LivingGrants(ctx context.Context, proxy string, least int) (bool
 	}
 }
 
-// OwnerHasAccount reports whether the owner of accounts at a provider has one that is not over.
-func (v *Vault) OwnerHasAccount(ctx context.Context, ownerID string) (bool, error) {
+// OwnerHasAccount reports whether the owner of an account has another one that is not over. One of the same user that does not know its owner may
+// be theirs.
+func (v *Vault) OwnerHasAccount(ctx context.Context, a *Account) (bool, error) {
 	const page = 1000
-	for after := ""; ; {
-		rows, err := v.store.List(ctx, KindAccount, Query{Ref: refOwner + ownerID, After: after, Limit: page})
-		if err != nil {
-			return false, err
-		}
-		for _, row := range rows {
-			if after = row.ID; row.State == string(StateActive) || row.State == string(StateRefreshing) {
-				return true, nil
+	for _, ref := range []string{refOwner + a.OwnerID, "user:" + a.UserID} {
+		for after := ""; ; {
+			rows, err := v.store.List(ctx, KindAccount, Query{Ref: ref, After: after, Limit: page})
+			if err != nil {
+				return false, err
+			}
+			for _, row := range rows {
+				after = row.ID
+				living := row.ID != a.ID && (row.State == string(StateActive) || row.State == string(StateRefreshing))
+				owned := slices.ContainsFunc(row.Refs, func(ref string) bool { return strings.HasPrefix(ref, refOwner) })
+				if living && (strings.HasPrefix(ref, refOwner) || !owned && slices.Contains(row.Refs, "provider:"+a.Provider)) {
+					return true, nil
+				}
+			}
+			if len(rows) < page {
+				break
 			}
 		}
-		if len(rows) < page {
-			return false, nil
-		}
 	}
+	return false, nil
 }
 
 // Revoking lists accounts whose tokens are still to be ended at their provider, ordered by id: at most limit, behind the id after. One that

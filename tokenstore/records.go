@@ -107,6 +107,9 @@ type AuthRequest struct {
 	// Asked are the scopes that the user was told the provider will be asked for; nil where they were told of none.
 	Asked []string `json:"asked"`
 
+	// Providers are the identities of the providers that the user was told of.
+	Providers []string `json:"providers,omitempty"`
+
 	// Flow says who asked: a client when empty, else FlowSession or FlowConnect.
 	Flow Flow `json:"flow,omitempty"`
 
@@ -136,8 +139,10 @@ type Login struct {
 	Provider string      `json:"provider"`
 
 	// User is who logged in, once that is known and another provider remains to be asked for tokens; Next is the login that goes on there.
-	User *User  `json:"user,omitempty"`
-	Next string `json:"next,omitempty"`
+	// LoginIdentity tells the provider where they logged in from another one of its name.
+	User          *User  `json:"user,omitempty"`
+	LoginIdentity string `json:"login_identity,omitempty"`
+	Next          string `json:"next,omitempty"`
 
 	// Browser is the keyed hash of the cookie that only the browser which pressed Allow holds.
 	Browser string `json:"browser"`

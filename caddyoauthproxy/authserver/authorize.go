@@ -150,6 +150,7 @@ func (s *Server) authorizeRequest(r *http.Request, q url.Values, client *tokenst
 	return &tokenstore.AuthRequest{
 		TransactionID: rand.Text(),
 		Asked:         asked,
+		Providers:     p.providers(),
 		ClientID:      client.ID,
 		RedirectURI:   redirectURI,
 		State:         q.Get("state"),

@@ -166,7 +166,7 @@ func (s *Server) finishLogin(ctx context.Context, loginID, answer string, q url.
 	case p != nil:
 		provider = p.legProvider(login)
 	}
-	if provider == nil || provider.Name() != login.Provider || provider.Identity() != login.Identity || login.User != nil && !p.loggedIn(login.User) || login.Request.Flow != "" && !s.sessions {
+	if provider == nil || provider.Name() != login.Provider || provider.Identity() != login.Identity || login.User != nil && !p.loggedIn(login) || login.Request.Flow != "" && !s.sessions {
 		return nil, refuse("invalid_request", "This gateway's configuration has changed meanwhile.")
 	}
 	// The claim is durable before the provider's code is used, so that no other node uses it too.
@@ -189,11 +189,7 @@ func (s *Server) finishLogin(ctx context.Context, loginID, answer string, q url.
 		s.dropTokens(ctx, provider, tokens) // they have said who the user is
 		return login, s.openNextLeg(ctx, login, p, user)
 	}
-	providers := []string{provider.Identity(), provider.Identity()}
-	if p != nil {
-		providers = p.providers()
-	}
-	return login, s.storeGrant(ctx, login, providers, tokens, user, q.Get("state"))
+	return login, s.storeGrant(ctx, login, provider, tokens, user, q.Get("state"))
 }
 
 // redeem turns the provider's answer into tokens and a user who may come in, or into an OAuth error code.
@@ -275,9 +271,9 @@ func (s *Server) userID(u tokenstore.User) string {
 }
 
 // storeGrant makes everything that a login leads to durable together with its end.
-func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, providers []string, t upstream.Tokens, u tokenstore.User, state string) error {
+func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, provider *upstream.Provider, t upstream.Tokens, u tokenstore.User, state string) error {
 	now, owner := s.vault.Now(), ""
-	ownerID := s.vault.Derive(purposeOwner, u.Issuer, u.Subject)
+	ownerID := s.vault.Derive(purposeOwner, provider.ClientID(), u.Issuer, u.Subject)
 	if login.User != nil {
 		u, owner = *login.User, u.Label()
 	}
@@ -310,7 +306,10 @@ func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, provid
 			writes = append(writes, write)
 		}
 	}
-	login.GrantID, grant.Providers = grant.ID, providers
+	login.GrantID, grant.Providers = grant.ID, []string{provider.Identity(), provider.Identity()}
+	if p := s.proxies[login.Request.Proxy]; p != nil {
+		grant.Providers = p.providers()
+	}
 	s.accounts.Withhold(account)
 	writes = append(writes, tokenstore.Save(account), tokenstore.Save(grant), tokenstore.Save(login))
 	if err := s.vault.Commit(ctx, writes...); err != nil {

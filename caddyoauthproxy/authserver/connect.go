@@ -28,7 +28,7 @@ func (s *Server) serveConnect(w http.ResponseWriter, r *http.Request) {
 		s.notConnected(w, r, err)
 		return
 	}
-	req := &tokenstore.AuthRequest{TransactionID: rand.Text(), ClientID: sessionClient, Flow: tokenstore.FlowConnect, Proxy: p.ID, Resource: p.Resource, Asked: asked}
+	req := &tokenstore.AuthRequest{TransactionID: rand.Text(), ClientID: sessionClient, Flow: tokenstore.FlowConnect, Proxy: p.ID, Resource: p.Resource, Asked: asked, Providers: p.providers()}
 	sealed, err := s.sealRequest(req)
 	if err != nil {
 		s.problem(w, r, err)

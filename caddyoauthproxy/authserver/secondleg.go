@@ -30,7 +30,7 @@ func (s *Server) openNextLeg(ctx context.Context, login *tokenstore.Login, p *Pr
 		}
 		return nil
 	}
-	login.Next = next.ID
+	next.LoginIdentity, login.Next = login.Identity, next.ID
 	if err := s.vault.Commit(ctx, tokenstore.Save(login), tokenstore.Save(next)); err != nil {
 		return fmt.Errorf("open second login: %w", err)
 	}

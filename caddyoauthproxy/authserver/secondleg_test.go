@@ -311,3 +311,37 @@ func state(t *testing.T, address string) string {
 	}
 	return u.Query().Get("state")
 }
+
+// A configuration that is loaded between the legs may give the login provider's name to another one.
+func TestT28SecondLegIsOfTheLoginProviderOfTheFirst(t *testing.T) {
+	t.Parallel()
+	w, _ := twoLegs(t)
+	b, br := w.register(""), w.browser()
+	half := w.secondLeg(br, w.callbackURL(br.allow(br.authorize(authorizeParams(b)))))
+	w.reload(func(o *authserver.Options) {
+		p := *o.Proxies[0]
+		p.Login = elsewhere(t, "work")
+		o.Proxies = []*authserver.Proxy{&p}
+	})
+	if a := br.get(half); a.status != http.StatusBadRequest || w.provider.tokenRequests() != 0 {
+		t.Errorf("got %d to %s", a.status, a.header.Get("Location"))
+	}
+}
+
+// The user agreed to log in at one provider; a reload makes it another one before Allow is pressed.
+func TestConsentIsForTheProvidersThatThePageNames(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b, br := w.register(""), w.browser()
+	page, connect := br.authorize(authorizeParams(b)), br.get(w.url+"/oauth/authorize/a")
+	w.reload(func(o *authserver.Options) {
+		p := *o.Proxies[0]
+		p.Provider = elsewhere(t, "other")
+		o.Proxies = []*authserver.Proxy{&p}
+	})
+	for _, page := range []answer{page, connect} {
+		if a := br.allow(page); a.status != http.StatusBadRequest || !strings.Contains(a.body, "has changed meanwhile") {
+			t.Errorf("%d to %s", a.status, a.header.Get("Location"))
+		}
+	}
+}

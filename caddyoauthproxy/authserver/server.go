@@ -39,9 +39,9 @@ func (p *Proxy) hasProvidersOf(g *tokenstore.Grant) bool {
 	}
 }
 
-// loggedIn reports whether a user whose account is still to be connected has logged in where users of the proxy do.
-func (p *Proxy) loggedIn(u *tokenstore.User) bool {
-	return p.Login != nil && u.Provider == p.Login.Name()
+// loggedIn reports whether the user of a login whose account is still to be connected has logged in where users of the proxy do.
+func (p *Proxy) loggedIn(login *tokenstore.Login) bool {
+	return p.Login != nil && login.LoginIdentity == p.Login.Identity()
 }
 
 // Server is the authorization server. It is an http.Handler for the routes in the package comment.

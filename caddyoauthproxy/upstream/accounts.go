@@ -60,7 +60,6 @@ type AccountsOptions struct {
 type Accounts struct {
 	vault     *tokenstore.Vault
 	providers map[string]*Provider
-	gates     map[string]*gate
 	before    time.Duration
 	log       *zap.Logger
 	acquire   func() (release func(), err error)
@@ -74,6 +73,7 @@ type Accounts struct {
 
 	mu      sync.Mutex
 	closed  bool
+	gates   map[string]*gate // by provider and authorization server
 	flights map[string]*flight
 	unsaved map[string]*tokenstore.Account
 	pauses  map[string]*backoff
@@ -87,7 +87,7 @@ func NewAccounts(o AccountsOptions) *Accounts {
 	a := &Accounts{
 		vault:     o.Vault,
 		providers: o.Providers,
-		gates:     make(map[string]*gate, len(o.Providers)),
+		gates:     make(map[string]*gate),
 		before:    o.RefreshBefore,
 		log:       o.Logger,
 		acquire:   o.Acquire,
@@ -112,8 +112,7 @@ func NewAccounts(o AccountsOptions) *Accounts {
 	if a.acquire == nil {
 		a.acquire = func() (func(), error) { return func() {}, nil }
 	}
-	for name, p := range o.Providers {
-		a.gates[name] = newGate()
+	for _, p := range o.Providers {
 		p.clients.keepIn(o.Vault)
 	}
 	return a
@@ -214,6 +213,25 @@ func (a *Accounts) provider(acc *tokenstore.Account) *Provider {
 	return p
 }
 
+// maxGates is how many gates there are beside those of providers whose authorization server is always the same.
+const maxGates = 64
+
+// gate is the one of the account's authorization server.
+func (a *Accounts) gate(acc *tokenstore.Account) *gate {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	key := acc.Provider + " " + acc.Binding.Issuer
+	g := a.gates[key]
+	if g == nil {
+		if len(a.gates) >= maxGates+len(a.providers) {
+			clear(a.gates) // those in use go on being used by whoever has them
+		}
+		g = newGate()
+		a.gates[key] = g
+	}
+	return g
+}
+
 // refreshable reports whether the account's token can be renewed.
 func (a *Accounts) refreshable(acc *tokenstore.Account) bool {
 	p := a.providers[acc.Provider]
@@ -268,9 +286,7 @@ func spread(acc *tokenstore.Account, most time.Duration) time.Duration {
 // pause is how long neither the account nor its provider should be tried.
 func (a *Accounts) pause(acc *tokenstore.Account, now time.Time) time.Duration {
 	var wait time.Duration
-	if g := a.gates[acc.Provider]; g != nil {
-		wait = g.wait(now)
-	}
+	wait = a.gate(acc).wait(now)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if b := a.pauses[acc.ID]; b != nil {

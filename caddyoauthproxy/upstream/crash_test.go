@@ -325,3 +325,20 @@ func TestR37ClockThatJumpsAndComesBack(t *testing.T) {
 		t.Errorf("stored %+v", acc)
 	}
 }
+
+// A refresh that an upstream's 401 forced has no outcome either when it is cut: it is tried once more, like any other.
+func TestR15ForcedRefreshThatIsCutIsTriedOnceMore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := bubbleWorld(t)
+		cutOnce(w.idp)
+		w.idp.set(func(p *fakeProvider) { p.grace = 30 * time.Second })
+		w.add("a", time.Minute, time.Hour)
+		if got, err := w.accounts.Rejected(t.Context(), "a", "at.a.0"); err != nil || got == "at.a.0" {
+			t.Errorf("got %s, %v", got, err)
+		}
+		if acc := w.stored("a"); acc.State != tokenstore.StateActive || w.idp.tokenPosts() != 2 {
+			t.Errorf("%d requests, stored %+v", w.idp.tokenPosts(), acc)
+		}
+	})
+}

@@ -61,6 +61,9 @@ type Error struct {
 	// such as the provider's documents, could not be had.
 	Unsent bool
 
+	// Local says that the failure is none of the provider's: it was not asked.
+	Local bool
+
 	// Err is what happened, in words.
 	Err error
 }

@@ -65,9 +65,6 @@ func (p *Provider) locate(ctx context.Context) (*metadata, error) {
 	if len(m.scopes) > maxServerScopes || len(strings.Join(m.scopes, " ")) > maxServerScopeBytes {
 		m.scopes = nil // more than an address can carry: the authorization server chooses
 	}
-	if p.config.RevocationURL != "" {
-		m.RevocationEndpoint = p.config.RevocationURL
-	}
 	return m, nil
 }
 
@@ -213,13 +210,26 @@ func (p *Provider) authorizationServer(ctx context.Context, issuer string) (*met
 		if err != nil {
 			return nil, err
 		}
-		return p.parseServerMetadata(body, issuer)
+		m, err := p.parseServerMetadata(body, issuer)
+		if err != nil {
+			return nil, err
+		}
+		return p.withRevocation(m), nil
 	}
 	if path != "" {
 		return nil, &Error{Class: Misconfigured, Err: fmt.Errorf("%q has none at any of the addresses where it should be", issuer)}
 	}
 	// MCP 2025-03-26, §2.3.3: a server without metadata has its endpoints at these.
-	return &metadata{Issuer: issuer, AuthorizationEndpoint: origin + "/authorize", TokenEndpoint: origin + "/token", RegistrationEndpoint: origin + "/register"}, nil
+	return p.withRevocation(&metadata{Issuer: issuer, AuthorizationEndpoint: origin + "/authorize", TokenEndpoint: origin + "/token", RegistrationEndpoint: origin + "/register"}), nil
+}
+
+// withRevocation puts the operator's revocation endpoint into the metadata of the authorization server that it is for: the one that they have named, if they
+// have.
+func (p *Provider) withRevocation(m *metadata) *metadata {
+	if p.config.RevocationURL != "" && (p.config.Issuer == "" || p.config.Issuer == m.Issuer) {
+		m.RevocationEndpoint = p.config.RevocationURL
+	}
+	return m
 }
 
 // parseServerMetadata reads an authorization server's metadata and checks all that it makes the gateway do.

@@ -483,7 +483,8 @@ func TestConfiguredClientStaysWithItsAuthorizationServer(t *testing.T) {
 			}
 			p := old.provider(t, v, config)
 			begun, _ := begin(t, p)
-			if _, err := exchange(t, p, begun); err != nil {
+			tokens, err := exchange(t, p, begun)
+			if err != nil {
 				t.Fatal(err)
 			}
 			old.set(func() {
@@ -502,7 +503,100 @@ func TestConfiguredClientStaysWithItsAuthorizationServer(t *testing.T) {
 			if _, err := moved.Begin(t.Context(), authRequest()); err != nil {
 				t.Errorf("the operator says that it is right: %v", err)
 			}
+			// What was given before is of the old one, where the secret of now does not belong.
+			posts := len(old.posts)
+			if _, err := moved.Refresh(t.Context(), tokens); err == nil || len(old.posts) != posts {
+				t.Errorf("the secret is sent to the old server: %v", err)
+			}
 		})
+	}
+}
+
+func TestOperatorsRevocationEndpointIsKnownWhereverTheTokensAreOf(t *testing.T) {
+	t.Parallel()
+	s, revocation := newFakeServer(t), serve(t)
+	s.documents["/.well-known/oauth-authorization-server"] = s.metadata(map[string]any{"revocation_endpoint": nil})
+	v := mcpVault(t)
+	config := func(c *Config) { c.RevocationURL = revocation.base + "/revoke" }
+	p := s.provider(t, v, config)
+	begun, _ := begin(t, p)
+	tokens, err := exchange(t, p, begun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []*Provider{p, s.provider(t, v, config)} { // and after a restart
+		before := len(revocation.told())
+		if err := p.Revoke(t.Context(), tokens); err != nil || len(revocation.told()) != before+2 {
+			t.Errorf("told of %v, %v", revocation.told()[before:], err)
+		}
+	}
+}
+
+// An authorization server that is gone is no reason to leave another one alone, where the MCP server has moved.
+func TestServersThatAreGoneDoNotHoldUpTheirSuccessors(t *testing.T) {
+	t.Parallel()
+	s, old := newFakeServer(t), newFakeServer(t)
+	w := realWorld(t)
+	p := s.provider(t, w.vault, func(c *Config) { c.Now = w.clock.now })
+	for id, as := range map[string]*fakeServer{"old": old, "young": s} {
+		s.set(func() {
+			s.documents["/.well-known/oauth-protected-resource/mcp"] = map[string]any{"resource": s.base + "/mcp", "authorization_servers": []string{as.base}}
+		})
+		begun, _ := begin(t, p)
+		tokens, err := exchange(t, p, begun)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.provider = p
+		w.add(id, 2*time.Hour, time.Hour, func(a *tokenstore.Account) { a.RefreshToken, a.Binding = tokens.RefreshToken, tokens.Binding })
+	}
+	w.provider = s.provider(t, w.vault, func(c *Config) { c.Now = w.clock.now })
+	real := w.provider.client.Transport
+	w.provider.client.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+		if "http://"+r.URL.Host == old.base {
+			return nil, errRefused
+		}
+		return real.RoundTrip(r)
+	})
+	w.accounts = w.node()
+	if _, err := w.accounts.Token(t.Context(), "old"); !isUnavailable(err) {
+		t.Errorf("old: %v", err)
+	}
+	w.token("young")
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// A client that others use all the while is not refused for good because one of them was told so twice.
+func TestTwoSlipsWithSuccessesBetweenCostNoLogin(t *testing.T) {
+	t.Parallel()
+	s := newFakeServer(t)
+	clock := new(clock)
+	v := openVault(t, newMemStore(), clock.now)
+	nodes := []*Provider{s.provider(t, v, func(c *Config) { c.Now = clock.now }), s.provider(t, v, func(c *Config) { c.Now = clock.now })}
+	begun, _ := begin(t, nodes[0])
+	tokens, err := exchange(t, nodes[0], begun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		s.set(func() { s.slips = 1 })
+		_, err := nodes[0].Refresh(t.Context(), tokens)
+		var e *Error
+		if !errors.As(err, &e) || e.Class != Misconfigured {
+			t.Errorf("a slip: %v", err)
+		}
+		for range 3 {
+			clock.turn(3 * time.Minute)
+			if _, err := nodes[1].Refresh(t.Context(), tokens); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, q := begin(t, nodes[1]); q.Get("client_id") != "client-1" {
+		t.Errorf("new logins are by %s", q.Get("client_id"))
 	}
 }
 
@@ -527,8 +621,13 @@ func TestRegistrationsWithoutATokenEndSoon(t *testing.T) {
 	if got := ends(); got != unusedFor {
 		t.Errorf("unused, it ends in %s", got)
 	}
+	store.failWrites(errRefused)
 	tokens, err := exchange(t, p, begun)
 	if err != nil {
+		t.Fatal(err)
+	}
+	store.failWrites(nil)
+	if tokens, err = p.Refresh(t.Context(), tokens); err != nil {
 		t.Fatal(err)
 	}
 	if got := ends(); got != usedFor {

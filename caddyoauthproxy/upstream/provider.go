@@ -96,6 +96,9 @@ func (p *Provider) Identity() string {
 	return p.name + " " + cmp.Or(p.config.TokenURL, p.config.Server, p.issuer)
 }
 
+// ClientID is the client identifier that the operator has written, empty where the gateway registers itself.
+func (p *Provider) ClientID() string { return p.config.ClientID }
+
 // AsksForMore reports whether a login can ask for scopes beyond the provider's own: those that an MCP server demands on the way.
 func (p *Provider) AsksForMore() bool { return p.template.mcp }
 

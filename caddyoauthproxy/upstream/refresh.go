@@ -88,7 +88,7 @@ func (a *Accounts) settled(ctx context.Context, acc *tokenstore.Account, rejecte
 			reason = "the token was in the memory of a gateway process that is gone"
 		}
 		return "", true, a.giveUp(ctx, acc, reason)
-	case !leased && valid(acc, now) && acc.AccessToken == rejected && forcedLately(acc, now):
+	case acc.State != tokenstore.StateRefreshing && valid(acc, now) && acc.AccessToken == rejected && forcedLately(acc, now):
 		return "", true, ErrStillRejected
 	}
 	if wait := a.pause(acc, now); wait > 0 {
@@ -99,7 +99,7 @@ func (a *Accounts) settled(ctx context.Context, acc *tokenstore.Account, rejecte
 
 // renew takes the account's lease, spends its refresh token and saves the outcome.
 func (a *Accounts) renew(ctx context.Context, acc *tokenstore.Account, rejected string) (string, *outcome, error) {
-	p, g := a.provider(acc), a.gates[acc.Provider]
+	p, g := a.provider(acc), a.gate(acc)
 	if p == nil {
 		return "", nil, unavailable(pauseLimit, notConfigured(acc.Provider))
 	}
@@ -119,7 +119,11 @@ func (a *Accounts) renew(ctx context.Context, acc *tokenstore.Account, rejected 
 	t, err := p.Refresh(asked, Tokens{RefreshToken: acc.RefreshToken, Scopes: acc.Scopes, Binding: acc.Binding})
 	var failure *Error
 	errors.As(err, &failure)
-	g.leave(a.vault.Now(), acc.ID, failure)
+	if failure != nil && failure.Local {
+		g.giveBack()
+	} else {
+		g.leave(a.vault.Now(), acc.ID, failure)
+	}
 	if failure == nil {
 		a.refreshed(acc.Provider, "")
 	} else {

@@ -235,7 +235,7 @@ func (r *registrations) get(ctx context.Context, m *metadata, id string) (oauthC
 	switch {
 	case err == nil:
 	case !errors.Is(err, tokenstore.ErrNotFound):
-		return oauthClient{}, &Error{Class: Unreachable, Err: fmt.Errorf("registration: %w", err)}
+		return oauthClient{}, &Error{Class: Unreachable, Local: true, Err: fmt.Errorf("registration: %w", err)}
 	case id == "":
 		return r.register(ctx, m, nil)
 	default:
@@ -244,7 +244,7 @@ func (r *registrations) get(ctx context.Context, m *metadata, id string) (oauthC
 	for _, c := range record.Clients {
 		expired := !c.Expires.IsZero() && !r.provider.now().Before(c.Expires)
 		switch {
-		case id == "" && (expired || !c.Refused.IsZero() && r.provider.now().Sub(c.Refused) >= refusedFor):
+		case id == "" && expired:
 			return r.register(ctx, m, record)
 		case id == "" || id == c.ID && !expired:
 			return oauthClient{id: c.ID, secret: c.Secret, method: c.AuthMethod, registered: true}, nil
@@ -257,8 +257,11 @@ func (r *registrations) get(ctx context.Context, m *metadata, id string) (oauthC
 // go to whichever server the MCP server names today.
 func (r *registrations) pin(ctx context.Context, m *metadata) error {
 	c := &r.provider.config
+	if c.Issuer == m.Issuer {
+		return nil
+	}
 	if c.Issuer != "" {
-		return nil // it was compared when it was found
+		return &Error{Class: Misconfigured, Err: fmt.Errorf("these tokens are of %.200q, and the client of issuer %q", m.Issuer, c.Issuer)}
 	}
 	vault, err := r.store()
 	if err != nil {
@@ -274,7 +277,7 @@ func (r *registrations) pin(ctx context.Context, m *metadata) error {
 	}
 	switch {
 	case err != nil:
-		return &Error{Class: Unreachable, Err: fmt.Errorf("registration: %w", err)}
+		return &Error{Class: Unreachable, Local: true, Err: fmt.Errorf("registration: %w", err)}
 	case record.Issuer != m.Issuer:
 		return &Error{Class: Misconfigured, Err: fmt.Errorf("the MCP server is protected by %.200q now, and client_id %q was used at %.200q: if it is registered there, too, write issuer %.200q",
 			m.Issuer, c.ClientID, record.Issuer, m.Issuer)}
@@ -283,7 +286,7 @@ func (r *registrations) pin(ctx context.Context, m *metadata) error {
 }
 
 func errForgotten() error {
-	return &Error{Class: Rejected, Err: errors.New("the authorization server has forgotten the client that the tokens were given to")}
+	return &Error{Class: Rejected, Local: true, Err: errors.New("the authorization server has forgotten the client that the tokens were given to")}
 }
 
 func (r *registrations) id(v *tokenstore.Vault, m *metadata) string {
@@ -333,7 +336,7 @@ func (r *registrations) register(ctx context.Context, m *metadata, record *token
 	case errors.Is(err, tokenstore.ErrConflict):
 		return r.get(ctx, m, "")
 	case err != nil:
-		return oauthClient{}, &Error{Class: Unreachable, Err: fmt.Errorf("registration: %w", err)}
+		return oauthClient{}, &Error{Class: Unreachable, Local: true, Err: fmt.Errorf("registration: %w", err)}
 	}
 	r.prove(c.ID, false)
 	return oauthClient{id: c.ID, secret: c.Secret, method: c.AuthMethod, registered: true}, nil
@@ -364,9 +367,9 @@ func (r *registrations) judged(ctx context.Context, m *metadata, c oauthClient, 
 		since, now := &record.Clients[i].Refused, r.provider.now()
 		switch {
 		case known:
-			r.prove(c.id, answer == nil)
 			lasts := record.DeleteAfter.After(now.Add(usedFor / 2))
 			if since.IsZero() && (lasts || answer != nil) {
+				r.prove(c.id, answer == nil)
 				return answer
 			}
 			*since = time.Time{}
@@ -377,12 +380,24 @@ func (r *registrations) judged(ctx context.Context, m *metadata, c oauthClient, 
 			r.doubt(c.id)
 			*since = now
 		case now.Sub(*since) >= refusedFor:
-			return errForgotten()
+			// Others may have been told otherwise meanwhile, which is not written down each time: so it is asked.
+			if unknown, err := r.provider.isUnknown(ctx, m, c); err != nil {
+				return answer
+			} else if unknown {
+				return errForgotten()
+			}
+			r.prove(c.id, false)
+			*since = time.Time{}
 		default:
 			return answer
 		}
-		if err := vault.Commit(ctx, tokenstore.Save(record)); !errors.Is(err, tokenstore.ErrConflict) {
-			return answer
+		err = vault.Commit(ctx, tokenstore.Save(record))
+		if errors.Is(err, tokenstore.ErrConflict) {
+			continue
 		}
+		if err == nil && !unknown {
+			r.prove(c.id, answer == nil)
+		}
+		return answer
 	}
 }

@@ -144,7 +144,13 @@ func (a *Accounts) tellProvider(ctx context.Context, acc *tokenstore.Account) er
 		return nil
 	}
 	t := Tokens{AccessToken: acc.Revocation.AccessToken, RefreshToken: acc.Revocation.RefreshToken, Binding: acc.Binding}
-	if err := a.endThere(ctx, acc, t); err != nil {
+	err := a.endThere(ctx, acc, t)
+	if errors.Is(err, errAccessTokenGone) {
+		if t, err = a.renewToRevoke(ctx, acc, t); err == nil && t.AccessToken != "" {
+			err = a.endThere(ctx, acc, t)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	acc.Revocation = nil
@@ -161,11 +167,30 @@ func (a *Accounts) saveRevocation(ctx context.Context, acc *tokenstore.Account) 
 	return nil
 }
 
+// renewToRevoke spends the refresh token of an ended account for an access token to revoke, and writes down what came: the refresh token is
+// spent. Nothing comes when it has ended, too.
+func (a *Accounts) renewToRevoke(ctx context.Context, acc *tokenstore.Account, t Tokens) (Tokens, error) {
+	renewed, err := a.provider(acc).Refresh(ctx, t)
+	var e *Error
+	if errors.As(err, &e) && e.Class == Rejected {
+		return Tokens{}, nil
+	}
+	if err != nil {
+		return Tokens{}, err
+	}
+	acc.Revocation.AccessToken, acc.Revocation.RefreshToken = renewed.AccessToken, renewed.RefreshToken
+	if err := a.commit(ctx, acc); err != nil {
+		a.log.Error("renewed token that is to be revoked cannot be saved", append(accountFields(acc), zap.Error(err))...)
+	}
+	renewed.Binding = t.Binding
+	return renewed, nil
+}
+
 // endThere ends an ended account's tokens at the provider, and with the owner's last account all of their authorization, where the operator wants
 // that. Accounts that do not know their owner are never the last.
 func (a *Accounts) endThere(ctx context.Context, acc *tokenstore.Account, t Tokens) error {
 	if p := a.provider(acc); p != nil && p.config.RevokeGrant && acc.OwnerID != "" {
-		another, err := a.vault.OwnerHasAccount(ctx, acc.OwnerID)
+		another, err := a.vault.OwnerHasAccount(ctx, acc)
 		if err != nil {
 			return fmt.Errorf("other accounts of the owner: %w", err)
 		}

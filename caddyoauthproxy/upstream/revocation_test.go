@@ -215,20 +215,27 @@ func TestGrantAndAccountEndTogetherOrNotAtAll(t *testing.T) {
 func TestGitHubsRefreshTokenIsEndedWithANewAccessToken(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
-		refresh http.HandlerFunc
-		want    []string
+		ended bool // the refresh token, too
+		down  bool // when the new access token is to be ended, at first
+		want  []string
 	}{
-		"it lives": {answerWith(200, jsonType, `{"access_token":"new","refresh_token":"new-rt","token_type":"bearer","expires_in":28800}`),
-			[]string{"DELETE old", "POST refresh", "DELETE new"}},
-		"it has ended": {answerWith(200, jsonType, `{"error":"bad_refresh_token"}`), []string{"DELETE old", "POST refresh"}},
+		"it lives":                     {false, false, []string{"DELETE at.a.0", "POST", "DELETE new"}},
+		"it has ended":                 {true, false, []string{"DELETE at.a.0", "POST"}},
+		"it lives, and GitHub is down": {false, true, []string{"DELETE at.a.0", "POST", "DELETE new", "DELETE new"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var asked []string
+			ended, down := tt.ended, tt.down
 			github := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.Method == http.MethodPost {
-					asked = append(asked, "POST refresh")
-					tt.refresh(w, r)
+					asked = append(asked, "POST")
+					if ended {
+						answerWith(200, jsonType, `{"error":"bad_refresh_token"}`)(w, r)
+						return
+					}
+					ended = true // each is used once
+					answerWith(200, jsonType, `{"access_token":"new","refresh_token":"new-rt","token_type":"bearer","expires_in":28800}`)(w, r)
 					return
 				}
 				var body struct {
@@ -236,18 +243,33 @@ func TestGitHubsRefreshTokenIsEndedWithANewAccessToken(t *testing.T) {
 				}
 				_ = json.NewDecoder(r.Body).Decode(&body)
 				asked = append(asked, "DELETE "+body.Token)
-				if body.Token == "old" {
+				switch {
+				case body.Token != "new":
 					w.WriteHeader(http.StatusNotFound)
-					return
+				case down:
+					down = false
+					w.WriteHeader(http.StatusBadGateway)
+				default:
+					w.WriteHeader(http.StatusNoContent)
 				}
-				w.WriteHeader(http.StatusNoContent)
 			})
 			p, err := New("idp", Config{Type: "github", ClientID: clientID, ClientSecret: clientSecret}, &http.Client{Transport: &inMemory{handler: github}})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := p.Revoke(t.Context(), Tokens{AccessToken: "old", RefreshToken: "rt"}); err != nil || !slices.Equal(asked, tt.want) {
-				t.Errorf("%v, %v", asked, err)
+			w := realWorld(t)
+			w.provider = p
+			w.accounts = w.node()
+			w.add("a", time.Minute, time.Hour)
+			if err := w.revoke(t.Context(), "a"); (err != nil) != tt.down {
+				t.Errorf("got %v", err)
+			}
+			w.clock.turn(2 * time.Minute)
+			if err := w.node().RetryRevocations(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if acc := w.stored("a"); !slices.Equal(asked, tt.want) || acc.Revocation != nil || acc.Reason != "revoked, and the provider was told" {
+				t.Errorf("asked %v, %+v", asked, acc)
 			}
 		})
 	}

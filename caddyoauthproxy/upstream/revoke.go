@@ -85,10 +85,13 @@ func (p *Provider) revokeGitHub(ctx context.Context, t Tokens) error {
 	req.Header.Set("Accept", "application/vnd.github+json")
 	req.SetBasicAuth(p.config.ClientID, p.config.ClientSecret)
 	a, err := p.do(ctx, req)
-	if err == nil && a.status == http.StatusNotFound || err == nil && a.status == http.StatusUnprocessableEntity {
-		return p.revokeExpiredGitHub(ctx, t)
+	gone := err == nil && (a.status == http.StatusNotFound || a.status == http.StatusUnprocessableEntity)
+	if gone && t.RefreshToken == "" {
+		return nil
 	}
-	if err == nil {
+	if gone {
+		err = &Error{Class: Malformed, Status: a.status, Err: errAccessTokenGone}
+	} else if err == nil {
 		err = a.refusal()
 	}
 	if err != nil {
@@ -97,20 +100,6 @@ func (p *Provider) revokeGitHub(ctx context.Context, t Tokens) error {
 	return nil
 }
 
-// revokeExpiredGitHub is revokeGitHub for an access token that has ended already. The refresh token of a GitHub App may live on, and GitHub ends it only with
-// an access token that is good: so it is used for one.
-func (p *Provider) revokeExpiredGitHub(ctx context.Context, t Tokens) error {
-	if t.RefreshToken == "" {
-		return nil
-	}
-	renewed, err := p.Refresh(ctx, t)
-	var e *Error
-	if errors.As(err, &e) && e.Class == Rejected {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	renewed.last, renewed.RefreshToken = t.last, ""
-	return p.revokeGitHub(ctx, renewed)
-}
+// errAccessTokenGone says that the access token has ended already, and the refresh token of a GitHub App may live on: GitHub ends it only with an access
+// token that is good.
+var errAccessTokenGone = errors.New("the access token has ended before")

@@ -87,11 +87,25 @@ func (a *Accounts) load(ctx context.Context, id string) (*tokenstore.Account, er
 	if errors.Is(err, tokenstore.ErrNotFound) {
 		held.drop(id)
 	}
-	if err == nil && acc.Unstored && !over(acc) {
+	if err != nil || over(acc) {
+		return acc, err
+	}
+	if p := a.providers[acc.Provider]; !acc.Unstored && p != nil && p.config.Unstored {
+		a.withdraw(ctx, acc)
+	} else if acc.Unstored {
 		t := held.get(id)
 		acc.AccessToken, acc.RefreshToken, acc.IDToken = t.AccessToken, t.RefreshToken, t.IDToken
 	}
-	return acc, err
+	return acc, nil
+}
+
+// withdraw takes the tokens of an account that is older than the operator's wish out of the vault. When that fails, it is tried with the next use.
+func (a *Accounts) withdraw(ctx context.Context, acc *tokenstore.Account) {
+	moved := *acc
+	moved.Unstored = true
+	if a.commit(ctx, &moved) == nil {
+		*acc = moved
+	}
 }
 
 // commit stores an account and what is written with it, but not the tokens of one that is not to have them stored.

@@ -89,6 +89,24 @@ func TestTokensThatAreNotStoredAreRevoked(t *testing.T) {
 	}
 }
 
+func TestStoredTokensLeaveTheVaultWhenTheOperatorWantsIt(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	w.add("unstored-6", time.Minute, time.Hour)
+	t.Cleanup(func() { held.drop("unstored-6") })
+	w.provider = w.idp.provider(t, func(c *Config) { c.Unstored = true })
+	w.accounts = w.node()
+	if got := w.token("unstored-6"); got != "at.unstored-6.0" {
+		t.Errorf("got %s", got)
+	}
+	w.neverStored("unstored-6")
+	w.clock.turn(2 * time.Hour)
+	if got := w.token("unstored-6"); got != "at.unstored-6.1" {
+		t.Errorf("got %s", got)
+	}
+	w.neverStored("unstored-6")
+}
+
 func TestTokensInMemoryAreForgottenWithTheirAccount(t *testing.T) {
 	t.Parallel()
 	w := unstoredWorld(t)
@@ -173,12 +191,13 @@ func TestWithoutRefreshNoRefreshTokenIsAskedFor(t *testing.T) {
 func TestGitHubsAuthorizationEndsWithTheLastAccount(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
-		whole, unstored bool
-		want            []string
+		whole, unstored, older bool
+		want                   []string
 	}{
-		"one token each":   {false, false, []string{"/applications/gateway/token", "/applications/gateway/token"}},
-		"whole":            {true, false, []string{"/applications/gateway/token", "/applications/gateway/grant"}},
-		"whole, in memory": {true, true, []string{"/applications/gateway/token", "/applications/gateway/grant"}},
+		"whole, but for one of the same user that may be of the same owner": {true, false, true, []string{"/applications/gateway/token", "/applications/gateway/token"}},
+		"one token each":   {false, false, false, []string{"/applications/gateway/token", "/applications/gateway/token"}},
+		"whole":            {true, false, false, []string{"/applications/gateway/token", "/applications/gateway/grant"}},
+		"whole, in memory": {true, true, false, []string{"/applications/gateway/token", "/applications/gateway/grant"}},
 	} {
 		w := realWorld(t)
 		var asked []string
@@ -196,6 +215,9 @@ func TestGitHubsAuthorizationEndsWithTheLastAccount(t *testing.T) {
 			w.add(id, time.Minute, time.Hour, func(a *tokenstore.Account) { // users of the gateway of their own, and one owner
 				a.ID, a.UserID, a.OwnerID = "github-"+id, id, strings.Trim(id, "ab")+"owner"
 			}, w.accounts.Withhold)
+		}
+		if tt.older { // than owners are kept
+			w.add("older", time.Minute, time.Hour, func(a *tokenstore.Account) { a.UserID = "b" })
 		}
 		for _, id := range []string{"github-a", "github-b"} {
 			if err := w.revoke(t.Context(), id); err != nil {

@@ -24,8 +24,9 @@ import (
 //	<kind>/refs        reference \x00 id → nothing
 //	<kind>/expiry      time (8 bytes, ms) id → nothing
 const (
-	formatVersion  = "2"
-	formatVersion1 = "1" // without consents, assertions and registrations
+	formatVersion  = "3"
+	formatVersion1 = "1" // without consents and assertions
+	formatVersion2 = "2" // without registrations
 	metaBucket     = "meta"
 	formatKey      = "format"
 	refsSuffix     = "/refs"
@@ -107,7 +108,7 @@ func (s *Store) prepare() error {
 		switch v := string(meta.Get([]byte(formatKey))); v {
 		case formatVersion:
 			complete = true
-		case formatVersion1:
+		case formatVersion1, formatVersion2:
 		default:
 			return fmt.Errorf("format %q is not known to this release, which reads %q; use the release that wrote it, or a newer one", v, formatVersion)
 		}

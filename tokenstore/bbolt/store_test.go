@@ -117,7 +117,7 @@ func TestOpenSaysWhatToDo(t *testing.T) {
 			}, "vault.db",
 		},
 		"file is another program's":   {bucketed("acme", "key", "value"), "another program's"},
-		"format is of another time":   {bucketed(metaBucket, formatKey, "3"), `format "3" is not known`},
+		"format is of another time":   {bucketed(metaBucket, formatKey, "4"), `format "4" is not known`},
 		"format is missing from meta": {bucketed(metaBucket, "other", "1"), `format "" is not known`},
 	}
 	for name, tt := range tests {
@@ -254,18 +254,28 @@ func BenchmarkApply(b *testing.B) {
 
 func TestFileOfAnOlderFormatIsCompleted(t *testing.T) {
 	t.Parallel()
+	for _, format := range []string{formatVersion1, formatVersion2} {
+		t.Run(format, func(t *testing.T) {
+			t.Parallel()
+			completeOlder(t, format)
+		})
+	}
+}
+
+func completeOlder(t *testing.T, format string) {
+	t.Helper()
 	path := newPath(t)
 	s := openStore(t, path)
 	mustApply(t, s, insert("a", []byte("kept")))
 	if err := s.update(func(tx *bolt.Tx) error {
-		for _, kind := range []tokenstore.Kind{tokenstore.KindConsent, tokenstore.KindAssertion} {
+		for _, kind := range []tokenstore.Kind{tokenstore.KindConsent, tokenstore.KindAssertion, tokenstore.KindRegistration} {
 			for _, suffix := range []string{"", refsSuffix, expirySuffix} {
 				if err := tx.DeleteBucket([]byte(string(kind) + suffix)); err != nil {
 					return err
 				}
 			}
 		}
-		return tx.Bucket([]byte(metaBucket)).Put([]byte(formatKey), []byte(formatVersion1))
+		return tx.Bucket([]byte(metaBucket)).Put([]byte(formatKey), []byte(format))
 	}); err != nil {
 		t.Fatal(err)
 	}
