@@ -91,7 +91,7 @@ func (a *App) resolve() (*resolved, error) {
 			fail(fmt.Errorf("proxy %q: resource %s is proxy %q's already; every proxy needs its own", id, p.Resource, other))
 		}
 		resources[canonical] = id
-		if err := cmp.Or(checkAnonymous(p), checkLogins(p)); err != nil {
+		if err := a.Proxies[id].checkUsers(p, r.providers); err != nil {
 			fail(fmt.Errorf("proxy %q: %w", id, err))
 		}
 		p.Machines = r.sources[id].forMachines()
