@@ -130,16 +130,15 @@ func (p *Provider) resolve(name string, issuer *url.URL) (*upstream.Provider, er
 
 // check finds what is wrong with a provider apart from the values behind its placeholders, which
 // need not exist where a Caddyfile is only adapted.
-func (p *Provider) check(name string) error {
+func (p *Provider) check(name string) (*upstream.Provider, error) {
 	kind, err := p.kind(name)
 	if err != nil {
-		return fmt.Errorf("provider %q: %w", name, err)
+		return nil, fmt.Errorf("provider %q: %w", name, err)
 	}
 	if err := p.checkWords(); err != nil {
-		return fmt.Errorf("provider %q: %w", name, err)
+		return nil, fmt.Errorf("provider %q: %w", name, err)
 	}
-	_, err = upstream.New(name, p.config(kind, p.ClientID, p.ClientSecret), nil)
-	return err
+	return upstream.New(name, p.config(kind, p.ClientID, p.ClientSecret), nil)
 }
 
 func (p *Provider) config(kind, clientID, secret string) upstream.Config {
