@@ -33,8 +33,8 @@ type Provider struct {
 	// Leaves the `resource` parameter (RFC 8707) out of requests to that authorization server. For `mcp`.
 	NoResource bool `json:"no_resource,omitempty"`
 
-	// Lets the authorization server, and all that the MCP server and it name, lie in a private network. For `mcp`. An MCP server that is written as an
-	// address in one needs it not.
+	// Lets the MCP server, its authorization server, and all that these name, lie in a private network. For `mcp`. Not needed where the MCP server is
+	// written as an address in one, or as localhost.
 	PrivateNetwork bool `json:"private_network,omitempty"`
 
 	// The issuer URL. For `oidc` and `keycloak`, and for `mcp` to hold the MCP server to one authorization server.
