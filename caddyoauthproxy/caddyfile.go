@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
 )
 
@@ -72,8 +73,7 @@ func parseGlobal(d *caddyfile.Dispenser, prev any) (any, error) {
 	if d.NextArg() {
 		return nil, d.ArgErr()
 	}
-	p := &parser{app: new(App)}
-	p.once = newOnce()
+	p := &parser{app: new(App), providers: make(map[string]*upstream.Provider), once: newOnce()}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		if err := p.option(d); err != nil {
 			return nil, err
@@ -91,9 +91,10 @@ func parseGlobal(d *caddyfile.Dispenser, prev any) (any, error) {
 // parser reads the global option. What depends on several lines is checked at the
 // end, and still reported at its own line.
 type parser struct {
-	app   *App
-	once  once
-	later []func() error
+	app       *App
+	providers map[string]*upstream.Provider // made for checks alone
+	once      once
+	later     []func() error
 }
 
 func (p *parser) option(d *caddyfile.Dispenser) error {
@@ -163,7 +164,7 @@ func (p *parser) option(d *caddyfile.Dispenser) error {
 			return nil
 		})
 	case "max_grants_per_client":
-		return number(d, &a.MaxGrantsPerClient)
+		return number(d, &a.MaxGrantsPerClient, maxGrantsPerClient)
 	case "rate_limit":
 		return p.rateLimit(d)
 	case "metadata_documents":

@@ -112,7 +112,7 @@ func param(d *caddyfile.Dispenser, dst *map[string]string) error {
 	option := d.Val()
 	var name, value string
 	if !d.AllArgs(&name, &value) {
-		return d.Errf("%s takes a name and a value", option)
+		return d.Errf("%s takes a name and a value; put a value with spaces in quotes", option)
 	}
 	if *dst == nil {
 		*dst = make(map[string]string)

@@ -117,9 +117,9 @@ func registration(d *caddyfile.Dispenser, v *Registration) error {
 		case "unused_client_ttl":
 			err = duration(d, &v.UnusedClientTTL, false)
 		case "max_unused":
-			err = number(d, &v.MaxUnused)
+			err = number(d, &v.MaxUnused, maxMaxUnused)
 		case "max_unused_per_address":
-			err = number(d, &v.MaxUnusedPerAddress)
+			err = number(d, &v.MaxUnusedPerAddress, maxMaxUnused)
 		default:
 			err = unknown(d, "client_ttl", "max_unused", "max_unused_per_address", "unused_client_ttl")
 		}
@@ -192,16 +192,16 @@ func (p *parser) rateLimit(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// number reads one positive number.
-func number(d *caddyfile.Dispenser, dst *int) error {
+// number reads one number from 1 to most.
+func number(d *caddyfile.Dispenser, dst *int, most int) error {
 	name := d.Val()
 	var text string
 	if !d.AllArgs(&text) {
 		return d.Errf("%s takes one number", name)
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || n <= 0 {
-		return d.Errf("%s takes a number above zero, not %q", name, text)
+	if err != nil || n < 1 || n > most {
+		return d.Errf("%s takes a number from 1 to %d, not %q", name, most, text)
 	}
 	*dst = n
 	return nil

@@ -56,7 +56,12 @@ func (p *parser) provider(d *caddyfile.Dispenser) error {
 		p.app.Providers = make(map[string]*Provider)
 	}
 	p.app.Providers[name] = v
-	return at(v.check(name))
+	made, err := v.check(name)
+	if err != nil {
+		return at(err)
+	}
+	p.providers[name] = made
+	return nil
 }
 
 func providerOption(d *caddyfile.Dispenser, v *Provider, seen once) error {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -50,18 +49,29 @@ func (p *parser) proxy(d *caddyfile.Dispenser) error {
 	if v.Resource == "" {
 		return at(fmt.Errorf("proxy %q: %w", id, checkResource("")))
 	}
-	if v.Provider == "" {
-		p.later = append(p.later, func() error {
-			if len(p.app.Providers) > 1 {
-				return at(fmt.Errorf("proxy %q: provider is missing, and there are several: %s", id, listed(p.app.Providers)))
-			}
-			return nil
-		})
-	}
+	p.later = append(p.later, func() error { return at(p.checkProxy(id, v)) })
 	if p.app.Proxies == nil {
 		p.app.Proxies = make(map[string]*Proxy)
 	}
 	p.app.Proxies[id] = v
+	return nil
+}
+
+// checkProxy finds what only shows when all providers are known. It has the code that judges JSON look, so that a mistake has its line here, too.
+func (p *parser) checkProxy(id string, v *Proxy) error {
+	if len(p.providers) == 0 {
+		return nil // which is reported by itself
+	}
+	made, err := v.resolve(id, p.providers)
+	if err == nil {
+		if made.Consent, err = p.app.consentMode(v); err != nil {
+			return nil //nolint:nilerr // reported where consent is written
+		}
+		err = v.checkUsers(made, p.providers)
+	}
+	if err != nil {
+		return fmt.Errorf("proxy %q: %w", id, err)
+	}
 	return nil
 }
 
@@ -118,16 +128,7 @@ func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen o
 	case "upstream_token":
 		return p.upstreamToken(d, id, &v.UpstreamToken)
 	case "max_grants":
-		var text string
-		if !d.AllArgs(&text) {
-			return d.ArgErr()
-		}
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 || n > maxMaxGrants {
-			return d.Errf("max_grants takes a number from 1 to %d, not %q", maxMaxGrants, text)
-		}
-		v.MaxGrants = n
-		return nil
+		return number(d, &v.MaxGrants, maxMaxGrants)
 	case "machine_token":
 		return oneArg(d, &v.MachineToken, checkSecret)
 	case "allowed_redirects":
@@ -156,34 +157,39 @@ func (p *parser) providerName(d *caddyfile.Dispenser, id string, name *string) e
 
 func allow(d *caddyfile.Dispenser, policy *authserver.Policy) error {
 	if !d.NextArg() {
-		return d.ArgErr()
+		return d.Err("allow takes email_domain, email, user, login, group or org, and one or more values")
 	}
+	var err error
 	switch kind := d.Val(); kind {
 	case "email_domain":
-		return args(d, &policy.EmailDomains, func(v string) error {
+		err = args(d, &policy.EmailDomains, func(v string) error {
 			if strings.ContainsAny(v, "@*") || !strings.Contains(v, ".") {
 				return errors.New("is not a domain such as example.com")
 			}
 			return nil
 		})
 	case "email":
-		return args(d, &policy.Emails, func(v string) error {
+		err = args(d, &policy.Emails, func(v string) error {
 			if strings.Count(v, "@") != 1 {
 				return errors.New("is not an e-mail address")
 			}
 			return nil
 		})
 	case "user":
-		return args(d, &policy.Users, nil)
+		err = args(d, &policy.Users, nil)
 	case "login":
-		return args(d, &policy.Logins, nil)
+		err = args(d, &policy.Logins, nil)
 	case "group":
-		return args(d, &policy.Groups, nil)
+		err = args(d, &policy.Groups, nil)
 	case "org":
-		return args(d, &policy.Orgs, nil)
+		err = args(d, &policy.Orgs, nil)
 	default:
 		return d.Errf("allow knows email, email_domain, group, login, org and user, not %q", kind)
 	}
+	if err != nil {
+		return fmt.Errorf("allow %w", err)
+	}
+	return nil
 }
 
 // upstreamToken reads:

@@ -130,7 +130,7 @@ func (c *Client) resolve(id string, proxies map[string]*Proxy, now time.Time) (*
 			text = c.JWKS
 		}
 		if err := authserver.ValidKeySet([]byte(text)); err != nil {
-			return fail(fmt.Errorf("jwks: %w", err))
+			return fail(err) // which names the option
 		}
 		out.JWKS, out.AuthMethod = json.RawMessage(text), "private_key_jwt"
 	case c.JWKSURI != "":

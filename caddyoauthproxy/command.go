@@ -17,8 +17,8 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "oauth-proxy",
-		Short: "Operates the OAuth gateway of a running Caddy",
-		Long:  "Operates the OAuth gateway of a running Caddy, by its admin endpoint.",
+		Short: "Checks the OAuth gateway's configuration, and operates that of a running Caddy",
+		Long:  "Checks the OAuth gateway's configuration (doctor), or operates the gateway of a running Caddy, by its admin endpoint.",
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.PersistentFlags().String("address", "", "the admin endpoint's address, where it is not the usual one")
 			cmd.PersistentFlags().StringP("config", "c", "", "the config file: which to check, or where the admin endpoint's address stands")

@@ -92,9 +92,11 @@ func (a *App) examine(ctx context.Context) []examination {
 	reports := make([]examination, 0, 1+len(a.config.providers)+len(a.config.proxies))
 	reports = append(reports, examination{"gateway " + a.Issuer, a.examineGateway(ctx, client)})
 	for _, name := range slices.Sorted(maps.Keys(a.config.providers)) {
-		where := upstream.Finding{Level: upstream.Note, What: "redirect URI to register there: " + redirectURI}
 		found := a.config.providers[name].Examine(ctx, redirectURI)
-		reports = append(reports, examination{"provider " + name, slices.Insert(found, 0, where)})
+		if a.config.providers[name].HasClient() {
+			found = slices.Insert(found, 0, upstream.Finding{Level: upstream.Note, What: "redirect URI to register there: " + redirectURI})
+		}
+		reports = append(reports, examination{"provider " + name, found})
 	}
 	for _, p := range a.config.proxies {
 		reports = append(reports, examination{"proxy " + p.ID, examineProxy(ctx, client, p)})

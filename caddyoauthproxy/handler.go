@@ -1,7 +1,7 @@
 package caddyoauthproxy
 
 import (
-	"fmt"
+	"errors"
 	"net/http"
 	"time"
 
@@ -36,8 +36,11 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.log = ctx.Logger()
 	app, err := ctx.AppIfConfigured(mcpfilter.AppName)
+	if errors.Is(err, caddy.ErrNotConfigured) {
+		return errors.New("oauth_proxy: no oauth_proxy app is configured: add the global option oauth_proxy { … }")
+	}
 	if err != nil {
-		return fmt.Errorf("oauth_proxy: the app is not configured: add the global option oauth_proxy { … } (%w)", err)
+		return err // which names the app
 	}
 	h.app = app.(*App)
 	return nil

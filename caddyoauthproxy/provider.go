@@ -33,8 +33,8 @@ type Provider struct {
 	// Leaves the `resource` parameter (RFC 8707) out of requests to that authorization server. For `mcp`.
 	NoResource bool `json:"no_resource,omitempty"`
 
-	// Lets the authorization server, and all that the MCP server and it name, lie in a private network. For `mcp`. An MCP server that is written as an
-	// address in one needs it not.
+	// Lets the MCP server, its authorization server, and all that these name, lie in a private network. For `mcp`. Not needed where the MCP server is
+	// written as an address in one, or as localhost.
 	PrivateNetwork bool `json:"private_network,omitempty"`
 
 	// The issuer URL. For `oidc` and `keycloak`, and for `mcp` to hold the MCP server to one authorization server.
@@ -130,16 +130,15 @@ func (p *Provider) resolve(name string, issuer *url.URL) (*upstream.Provider, er
 
 // check finds what is wrong with a provider apart from the values behind its placeholders, which
 // need not exist where a Caddyfile is only adapted.
-func (p *Provider) check(name string) error {
+func (p *Provider) check(name string) (*upstream.Provider, error) {
 	kind, err := p.kind(name)
 	if err != nil {
-		return fmt.Errorf("provider %q: %w", name, err)
+		return nil, fmt.Errorf("provider %q: %w", name, err)
 	}
 	if err := p.checkWords(); err != nil {
-		return fmt.Errorf("provider %q: %w", name, err)
+		return nil, fmt.Errorf("provider %q: %w", name, err)
 	}
-	_, err = upstream.New(name, p.config(kind, p.ClientID, p.ClientSecret), nil)
-	return err
+	return upstream.New(name, p.config(kind, p.ClientID, p.ClientSecret), nil)
 }
 
 func (p *Provider) config(kind, clientID, secret string) upstream.Config {

@@ -1,6 +1,7 @@
 package caddyoauthproxy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
@@ -110,6 +111,14 @@ func (p *Proxy) machineToken() (string, error) {
 		return "", fmt.Errorf("machine_token: %w", err)
 	}
 	return token, nil
+}
+
+// checkUsers refuses what needs to know more about users than the provider tells. It has nothing to say about a provider that could not be made.
+func (p *Proxy) checkUsers(made *authserver.Proxy, providers map[string]*upstream.Provider) error {
+	if made.Provider == nil || p.Login != "" && providers[p.Login] == nil {
+		return nil
+	}
+	return cmp.Or(checkAnonymous(made), checkLogins(made))
 }
 
 // checkAnonymous refuses what needs to know a user where nobody says who they are.

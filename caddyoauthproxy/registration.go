@@ -33,6 +33,9 @@ type Registration struct {
 	MaxUnusedPerAddress int `json:"max_unused_per_address,omitempty"`
 }
 
+// maxMaxUnused bounds max_unused and max_unused_per_address.
+const maxMaxUnused = 1_000_000
+
 func (r Registration) check() error {
 	if r.Off && len(r.Tokens) > 0 {
 		return errors.New("registration is off and has tokens; choose one")
@@ -44,8 +47,8 @@ func (r Registration) check() error {
 	}
 	var errs []error
 	for name, n := range map[string]int{"max_unused": r.MaxUnused, "max_unused_per_address": r.MaxUnusedPerAddress} {
-		if n < 0 || n > 1_000_000 {
-			errs = append(errs, fmt.Errorf("%s %d is out of range: 1 to 1000000", name, n))
+		if n < 0 || n > maxMaxUnused {
+			errs = append(errs, fmt.Errorf("%s %d is out of range: 1 to %d", name, n, maxMaxUnused))
 		}
 	}
 	const day = 24 * time.Hour

@@ -17,6 +17,9 @@ import (
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
+// maxGrantsPerClient bounds max_grants_per_client.
+const maxGrantsPerClient = 1000
+
 // resolved is the configuration, checked and with its placeholders replaced. It stays in memory: the exported fields
 // keep the placeholders, so that no dump of the config shows a secret.
 type resolved struct {
@@ -91,7 +94,7 @@ func (a *App) resolve() (*resolved, error) {
 			fail(fmt.Errorf("proxy %q: resource %s is proxy %q's already; every proxy needs its own", id, p.Resource, other))
 		}
 		resources[canonical] = id
-		if err := cmp.Or(checkAnonymous(p), checkLogins(p)); err != nil {
+		if err := a.Proxies[id].checkUsers(p, r.providers); err != nil {
 			fail(fmt.Errorf("proxy %q: %w", id, err))
 		}
 		p.Machines = r.sources[id].forMachines()
@@ -112,8 +115,8 @@ func (a *App) resolve() (*resolved, error) {
 	for _, method := range a.CodeChallengeMethods {
 		fail(checkChallengeMethod(method))
 	}
-	if n := a.MaxGrantsPerClient; n < 0 || n > 1000 {
-		fail(fmt.Errorf("max_grants_per_client %d is out of range: 1 to 1000", n))
+	if n := a.MaxGrantsPerClient; n < 0 || n > maxGrantsPerClient {
+		fail(fmt.Errorf("max_grants_per_client %d is out of range: 1 to %d", n, maxGrantsPerClient))
 	}
 	fail(a.checkDurations())
 	if len(errs) > 0 {

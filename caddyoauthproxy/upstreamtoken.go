@@ -104,12 +104,18 @@ func (u *UpstreamToken) resolve(own *upstream.Provider, providers map[string]*up
 	case sourceMachine:
 		p := own
 		if u.Provider != "" {
-			if p = providers[u.Provider]; p == nil {
+			var declared bool
+			if p, declared = providers[u.Provider]; !declared {
 				return nil, fmt.Errorf("upstream_token: provider %q is not declared; declared are: %s", u.Provider, listed(providers))
 			}
 		}
-		s.made = p.MachineTokens(request, !u.Fresh, log)
+		if p != nil { // otherwise it is reported already
+			s.made = p.MachineTokens(request, !u.Fresh, log)
+		}
 	case sourceExchange:
+		if own == nil {
+			break
+		}
 		if own.Anonymous() { // whoever protects the MCP server today is not to be sent a token that another one gave
 			return nil, fmt.Errorf("upstream_token: exchange is not for provider %q of type mcp, whose tokens are the MCP server's already", own.Name())
 		}

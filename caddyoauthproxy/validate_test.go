@@ -137,6 +137,55 @@ func TestConfigurationMistakesAreNamed(t *testing.T) {
 	}
 }
 
+func TestProviderThatCannotBeMadeIsReportedAlone(t *testing.T) {
+	for name, change := range map[string]func(map[string]any){
+		"the gateway's own token": set("proxies/jira/upstream_token", map[string]any{"source": "client_credentials"}),
+		"that of a named one":     set("proxies/jira/upstream_token", map[string]any{"source": "client_credentials", "provider": "idp"}),
+		"exchanged token":         set("proxies/jira/upstream_token", map[string]any{"source": "exchange"}),
+		"login there": func(m map[string]any) {
+			set("providers/mcp", map[string]any{"type": "mcp", "server": "https://mcp.test/mcp"})(m)
+			set("proxies/jira", map[string]any{"resource": "https://gw.test/jira", "provider": "mcp", "login": "idp", "allow": map[string]any{"users": []string{"alice"}}})(m)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			app := base(t.TempDir())
+			set("providers/idp/client_secret", "{env.OAUTH_PROXY_TEST_UNSET}")(app)
+			change(app)
+			if err := validate(t, app); err == nil || !strings.Contains(err.Error(), "is not set or cannot be read") || strings.Contains(err.Error(), `proxy "`) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+func TestSiteSaysWhetherTheAppIsMissingOrWrong(t *testing.T) {
+	broken := base(t.TempDir())
+	set("providers/idp/client_secret", "{env.OAUTH_PROXY_TEST_UNSET}")(broken)
+	for name, c := range map[string]struct {
+		app  map[string]any
+		want string
+		not  string
+	}{
+		"missing": {nil, "add the global option oauth_proxy", "is not set"},
+		"wrong":   {broken, "is not set or cannot be read", "add the global option"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			apps := caddy.ModuleMap{"http": json.RawMessage(`{"servers": {"s": {"listen": [":0"], "routes": [{"handle": [{"handler": "oauth_proxy"}]}]}}}`)}
+			if c.app != nil {
+				raw, err := json.Marshal(c.app)
+				if err != nil {
+					t.Fatal(err)
+				}
+				apps["oauth_proxy"] = raw
+			}
+			err := caddy.Validate(&caddy.Config{Admin: &caddy.AdminConfig{Disabled: true}, AppsRaw: apps})
+			if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), c.not) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
 func TestT29LoginNamesAreForProvidersWhereTheyAreUnique(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "secret"), []byte("s3cret-of-the-gateway\n"), 0o600); err != nil {

@@ -77,7 +77,7 @@ func (f *Filter) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				return err
 			}
 		default:
-			return d.Errf("unrecognized subdirective %q of mcp_filter", option)
+			return d.Errf("unknown option %q of mcp_filter; known are credential, resource_only, stream_past_expiry, stream_recheck, upstream_path", option)
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package outbound
 
 import (
+	"errors"
 	"net"
 	"net/http"
 	"net/url"
@@ -25,6 +26,9 @@ func NewLike(server string, private bool, timeout time.Duration, parallel int) *
 	client.Transport = &egress{proxied: plain, direct: direct}
 	return client
 }
+
+// IsClosed reports whether err says that a request was not sent because of the network that its address lies in.
+func IsClosed(err error) bool { return errors.Is(err, ssrf.ErrProhibitedIP) }
 
 // egress sends requests that have a proxy through it, and all others itself.
 type egress struct {

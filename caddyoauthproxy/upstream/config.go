@@ -40,7 +40,7 @@ type Config struct {
 	// Server is the URL of the MCP server whose authorization server is the provider.
 	Server string
 
-	// PrivateNetwork lets the addresses that the MCP server names lie in private networks.
+	// PrivateNetwork lets the MCP server, and the addresses that it names, lie in private networks.
 	PrivateNetwork bool
 
 	// NoResource leaves the resource parameter (RFC 8707) out of requests to that authorization server.

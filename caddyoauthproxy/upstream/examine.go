@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/oauth2"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/outbound"
 )
 
 // Level says how much a finding matters.
@@ -81,6 +83,9 @@ func adviceFor(err error) string {
 	case Throttled:
 		return "wait, and try again"
 	case Unreachable:
+		if outbound.IsClosed(err) {
+			return "this address lies in a private network: if it should, write private_network"
+		}
 		if e.Status != 0 {
 			return "the address answers, but not as a provider does: check issuer, domain or tenant"
 		}

@@ -3,9 +3,12 @@ package upstream
 import (
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/outbound"
 )
 
 // levels joins what was found, for comparing.
@@ -116,5 +119,19 @@ func TestExaminationOfAnMCPServer(t *testing.T) {
 				t.Errorf("found\n%s\nwant %s", found, tt.want)
 			}
 		})
+	}
+}
+
+func TestExaminationTellsAPrivateNetworkFromAFault(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(server.Close)
+	guarded := outbound.NewLike("https://mcp.example/mcp", false, time.Second, 1)
+	p, err := New("mcp", Config{Type: "mcp", Server: server.URL + "/mcp"}, guarded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := levels(p.Examine(t.Context(), "")); !strings.HasPrefix(got, "problem: ") || !strings.Contains(got, "→ this address lies in a private network: if it should, write private_network") {
+		t.Error(got)
 	}
 }

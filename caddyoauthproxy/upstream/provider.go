@@ -105,6 +105,9 @@ func (p *Provider) AsksForMore() bool { return p.template.mcp }
 // Anonymous reports whether the provider does not say who a user is.
 func (p *Provider) Anonymous() bool { return p.template.mcp }
 
+// HasClient reports whether the operator wrote which client the gateway is there. Otherwise it registers itself.
+func (p *Provider) HasClient() bool { return p.config.ClientID != "" }
+
 // HasUniqueLogins reports whether a login name is one user's at a time, so that an allow list may go by it.
 func (p *Provider) HasUniqueLogins() bool { return p.template.uniqueLogins }
 

@@ -122,10 +122,7 @@ func (b *browserLogin) callback(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	if code := q.Get("error"); code != "" {
 		fmt.Fprintln(w, "The login was refused. You can close this window.")
-		select {
-		case b.refused <- fmt.Errorf("login refused: %s: %s", code, q.Get("error_description")):
-		default:
-		}
+		b.refuse(fmt.Errorf("login refused: %s: %s", code, q.Get("error_description")))
 		return
 	}
 	fmt.Fprintln(w, "Done. You can close this window and go back to the chatbot.")
@@ -135,8 +132,15 @@ func (b *browserLogin) callback(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// fetch is called by the SDK when the user has to log in.
+// fetch is called by the SDK when the user has to log in. It is called again when the SDK tries another way to connect: who has said no is
+// not asked a second time.
 func (b *browserLogin) fetch(ctx context.Context, args *auth.AuthorizationArgs) (*auth.AuthorizationResult, error) {
+	select {
+	case err := <-b.refused:
+		b.refuse(err)
+		return nil, err
+	default:
+	}
 	fmt.Printf("Open this address in your browser and log in:\n\n  %s\n", args.URL)
 	if b.openBrowser {
 		openInBrowser(ctx, args.URL)
@@ -145,9 +149,18 @@ func (b *browserLogin) fetch(ctx context.Context, args *auth.AuthorizationArgs) 
 	case result := <-b.returned:
 		return result, nil
 	case err := <-b.refused:
+		b.refuse(err)
 		return nil, err
 	case <-ctx.Done():
 		return nil, errors.New("nobody came back from the browser")
+	}
+}
+
+// refuse keeps the refusal for the next call of fetch.
+func (b *browserLogin) refuse(err error) {
+	select {
+	case b.refused <- err:
+	default:
 	}
 }
 

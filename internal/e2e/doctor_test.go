@@ -56,6 +56,10 @@ func TestDoctorFindsWhatIsWrongBeforeTheFirstLogin(t *testing.T) {
 	if out, _ := doctor(other); !strings.Contains(out, "warning  "+w.URL+"/.well-known/oauth-protected-resource/demo/other cannot be read: 404") {
 		t.Errorf("proxy that is not served:\n%s", out)
 	}
+	write(t, other, strings.Replace(w.CaddyfileWith("provider mcp {\n server "+w.URL+"/demo/mcp\n}"), "proxy demo {", "proxy demo {\n provider demo", 1))
+	if out, healthy := doctor(other); !healthy || !strings.Contains(out, "provider mcp\n  ok       MCP server: protected by "+w.URL) {
+		t.Errorf("provider where nothing is to be registered: healthy %v\n%s", healthy, out)
+	}
 	write(t, other, strings.Replace(w.CaddyfileWith(""), "oauth_proxy {", "oauth_proxy {\n isuer x", 1))
 	if out, healthy := doctor(other); healthy || !strings.Contains(out, "unknown option") {
 		t.Errorf("bad config: healthy %v\n%s", healthy, out)
