@@ -88,10 +88,13 @@ func loadApp(file, adapter string) (app *App, release func(), err error) {
 // examine checks everything that can be checked before the first login.
 func (a *App) examine(ctx context.Context) []examination {
 	client := outbound.New(doctorTimeout, 1)
-	redirectURI := authserver.RedirectURI(a.config.issuer)
 	reports := make([]examination, 0, 1+len(a.config.providers)+len(a.config.proxies))
 	reports = append(reports, examination{"gateway " + a.Issuer, a.examineGateway(ctx, client)})
 	for _, name := range slices.Sorted(maps.Keys(a.config.providers)) {
+		redirectURI := authserver.RedirectURI(a.config.issuer)
+		if a.config.providers[name].AsksForMore() {
+			redirectURI = authserver.OwnRedirectURI(a.config.issuer, name)
+		}
 		found := a.config.providers[name].Examine(ctx, redirectURI)
 		if a.config.providers[name].HasClient() {
 			found = slices.Insert(found, 0, upstream.Finding{Level: upstream.Note, What: "redirect URI to register there: " + redirectURI})

@@ -123,7 +123,7 @@ func (p *Provider) resolve(name string, issuer *url.URL) (*upstream.Provider, er
 	}
 	c := p.config(kind, clientID, secret)
 	if issuer != nil {
-		c.RedirectURI, c.ClientName, c.ClientMetadataURL = authserver.RedirectURI(issuer), authserver.ClientName(issuer), authserver.ClientMetadataURL(issuer)
+		c.RedirectURI, c.ClientName, c.ClientMetadataURL = authserver.OwnRedirectURI(issuer, name), authserver.ClientName(issuer), authserver.ClientMetadataURL(issuer, name)
 	}
 	return upstream.New(name, c, nil) // names the provider in its errors
 }

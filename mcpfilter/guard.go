@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"golang.org/x/net/http/httpguts"
@@ -47,6 +48,9 @@ type guard struct {
 	// refused is called when the response is refused, and what is left of it is not wanted.
 	refused func()
 
+	// began is when the request went to the handler.
+	began time.Time
+
 	// before is the header as handlers in front of the filter left it.
 	before http.Header
 
@@ -59,6 +63,7 @@ func newGuard(w http.ResponseWriter, r *http.Request, f *Filter, x *exchange) *g
 	return &guard{
 		ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
 		filter:                f, r: r, x: x,
+		began:  time.Now(),
 		before: w.Header().Clone(),
 	}
 }
@@ -95,7 +100,10 @@ func (g *guard) WriteHeader(status int) {
 
 // judge returns what to answer instead of the MCP server's response, if anything.
 func (g *guard) judge(status int, h http.Header) *refusal {
+	recheck := time.Duration(g.filter.StreamRecheck)
 	switch {
+	case recheck > 0 && time.Since(g.began) > recheck && g.filter.revoked(g.r.Context(), g.x): // while the server thought
+		return gatewayRefusal(ErrInvalidToken)
 	case status == http.StatusSwitchingProtocols:
 		return badUpstream("the MCP server switches to another protocol", nil)
 	case status == http.StatusUnauthorized:

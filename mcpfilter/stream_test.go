@@ -341,3 +341,22 @@ func TestT58OutageDoesNotEndStreams(t *testing.T) {
 		})
 	}
 }
+
+// An answer that the server thought about for long is not handed out when the grant was revoked meanwhile.
+func TestT58LateAnswerIsWithheldWhenItsGrantIsRevoked(t *testing.T) {
+	t.Parallel()
+	lastingWays(t, func(t *testing.T, site string) {
+		g := newGateway(t)
+		up := &recorder{answer: func(w http.ResponseWriter, _ *http.Request) {
+			g.set(func() { g.authErr = mcpfilter.ErrInvalidToken })
+			time.Sleep(200 * time.Millisecond) // many times as long as between two checks
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, `{"of":"the user"}`)
+		}}
+		s := startCaddy(t, g, resource, site, up)
+		res := s.post(t, "/jira/mcp", nil)
+		if body := bodyOf(t, res); res.StatusCode != http.StatusUnauthorized || strings.Contains(body, "the user") {
+			t.Errorf("%d %s", res.StatusCode, body)
+		}
+	})
+}

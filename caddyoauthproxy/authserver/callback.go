@@ -52,7 +52,7 @@ func (s *Server) serveCallback(w http.ResponseWriter, r *http.Request) {
 	outcome, err, _ := s.callbacks.Do(login.ID+" "+answer, func() (any, error) {
 		ctx, cancel := context.WithTimeout(work, callbackTimeout)
 		defer cancel()
-		return s.finishLogin(ctx, login.ID, answer, q)
+		return s.finishLogin(ctx, login.ID, answer, r.PathValue("provider"), q)
 	})
 	if err != nil {
 		s.callbackProblem(w, r, err)
@@ -144,7 +144,7 @@ func (s *Server) burnLogin(ctx context.Context, login *tokenstore.Login) error {
 }
 
 // finishLogin takes the login to its end, once, and returns it finished.
-func (s *Server) finishLogin(ctx context.Context, loginID, answer string, q url.Values) (*tokenstore.Login, error) {
+func (s *Server) finishLogin(ctx context.Context, loginID, answer, callback string, q url.Values) (*tokenstore.Login, error) {
 	login, err := s.vault.Login(ctx, loginID)
 	if err != nil {
 		return nil, fmt.Errorf("login: %w", err)
@@ -168,6 +168,9 @@ func (s *Server) finishLogin(ctx context.Context, loginID, answer string, q url.
 	}
 	if provider == nil || provider.Name() != login.Provider || provider.Identity() != login.Identity || login.User != nil && !p.loggedIn(login) || login.Request.Flow != "" && !s.sessions {
 		return nil, refuse("invalid_request", "This gateway's configuration has changed meanwhile.")
+	}
+	if callback != callbackOf(provider) {
+		return nil, refuse("invalid_request", "This answer came from another login service than the one that was asked.")
 	}
 	// The claim is durable before the provider's code is used, so that no other node uses it too.
 	login.Claimed, login.Answer = s.vault.Now(), answer
@@ -212,7 +215,7 @@ func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login 
 		return fail("access_denied", errors.New("no code from the provider"), zap.String("provider_error", errorCode(q.Get("error"))))
 	}
 	tokens, user, err := provider.Exchange(ctx, upstream.CodeResponse{
-		Code: q.Get("code"), Issuer: q.Get("iss"), Nonce: login.Nonce, Verifier: login.Verifier, RedirectURI: s.RedirectURI(),
+		Code: q.Get("code"), Issuer: q.Get("iss"), Nonce: login.Nonce, Verifier: login.Verifier, RedirectURI: s.redirectURI(provider),
 		Binding: login.Binding, Scopes: scopesToAsk(&login.Request, p != nil && p.Login != nil && login.User == nil),
 	})
 	if err != nil {

@@ -325,7 +325,7 @@ func (s *Server) loginState(req *tokenstore.AuthRequest, leg string) string {
 // is is asked for.
 func (s *Server) beginLogin(ctx context.Context, p *upstream.Provider, login *tokenstore.Login, state string, identify bool) (string, error) {
 	begun, err := p.Begin(ctx, upstream.AuthRequest{
-		State: state, Nonce: login.Nonce, Verifier: login.Verifier, RedirectURI: s.RedirectURI(), Identify: identify,
+		State: state, Nonce: login.Nonce, Verifier: login.Verifier, RedirectURI: s.redirectURI(p), Identify: identify,
 		Scopes: scopesToAsk(&login.Request, identify), Binding: login.Binding,
 	})
 	if err != nil {

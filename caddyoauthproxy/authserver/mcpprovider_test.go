@@ -85,7 +85,7 @@ func mcpWorld(t *testing.T, options ...option) (*world, *mcpServer) {
 	t.Cleanup(srv.Close)
 	s.base = srv.URL
 	return newWorld(t, append([]option{func(o *authserver.Options) {
-		p, err := upstream.New("remote", upstream.Config{Type: "mcp", Server: s.base + "/mcp", RedirectURI: authserver.RedirectURI(o.Issuer), ClientName: "x", Retries: -1}, nil)
+		p, err := upstream.New("remote", upstream.Config{Type: "mcp", Server: s.base + "/mcp", RedirectURI: authserver.OwnRedirectURI(o.Issuer, "remote"), ClientName: "x", Retries: -1}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -255,5 +255,54 @@ func TestMCPServerThatIsDownIsNoReasonForAPage(t *testing.T) {
 	}
 	if a := br.get(w.url + "/oauth/authorize/a"); a.status != http.StatusServiceUnavailable || !strings.Contains(a.body, "Not connected") {
 		t.Errorf("connect page: %d", a.status)
+	}
+}
+
+// A hostile authorization server can send the user's browser on to another one's login, with that one's client id and its own state. What comes back
+// from there comes to the other's callback, if at all.
+func TestT28CodesComeToTheCallbackOfTheirProvider(t *testing.T) {
+	t.Parallel()
+	w, s := mcpWorld(t)
+	b, br := w.register(""), w.browser()
+	toProvider := br.allow(br.authorize(authorizeParams(b)))
+	own := w.callbackURL(toProvider)
+	if !strings.HasPrefix(own, w.url+"/api/v1/oauth/callback/remote?") {
+		t.Fatalf("callback %s", own)
+	}
+	for _, other := range []string{strings.Replace(own, "/callback/remote", "/callback", 1), strings.Replace(own, "/callback/remote", "/callback/other", 1),
+		strings.Replace(own, "/api/v1/oauth/callback/remote", "/oauth/callback", 1)} {
+		if a := br.get(other); a.status != http.StatusBadRequest || len(s.codes) != 0 {
+			t.Errorf("%s: %d, and the server was sent %v", other, a.status, s.codes)
+		}
+	}
+	if code := location(t, br.get(own)).Query().Get("code"); code == "" {
+		t.Error("its own callback leads nowhere")
+	}
+	// And those of others do not come there.
+	plain := w.proxyB(b, br)
+	if a := br.get(strings.Replace(plain, "/callback?", "/callback/idp?", 1)); a.status != http.StatusBadRequest || w.provider.tokenRequests() != 0 {
+		t.Errorf("a provider without a callback of its own: %d", a.status)
+	}
+}
+
+// proxyB takes the browser to the provider of proxy b, and returns the callback.
+func (w *world) proxyB(b bot, br *browser) string {
+	w.t.Helper()
+	q := authorizeParams(b)
+	q.Set("resource", w.url+"/mcp/b")
+	return w.callbackURL(br.allow(br.get(w.url + endpoints + "/authorize?" + q.Encode())))
+}
+
+func TestGatewayDescribesItselfToEachProviderApart(t *testing.T) {
+	t.Parallel()
+	w, _ := mcpWorld(t)
+	m := w.get("/oauth/client-metadata/remote.json").json(t)
+	if m["client_id"] != w.url+"/oauth/client-metadata/remote.json" || fmt.Sprint(m["redirect_uris"]) != "["+w.url+"/api/v1/oauth/callback/remote]" || m["token_endpoint_auth_method"] != "none" {
+		t.Errorf("got %v", m)
+	}
+	for _, path := range []string{"/oauth/client-metadata/idp.json", "/oauth/client-metadata/remote", "/oauth/client-metadata/.json"} {
+		if a := w.get(path); a.status != http.StatusNotFound {
+			t.Errorf("%s: %d", path, a.status)
+		}
 	}
 }

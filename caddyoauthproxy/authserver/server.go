@@ -141,7 +141,7 @@ const (
 	callbackPath      = "/api/v1/oauth/callback"
 	callbackAliasPath = "/oauth/callback"
 	homePath          = "/oauth/"
-	ownMetadataPath   = "/oauth/client-metadata.json"
+	ownMetadataPath   = "/oauth/client-metadata"
 	connectPath       = "/oauth/authorize"
 	clientPath        = "/api/v1/oauth/clients"
 	sessionPath       = "/api/v1/oauth"
@@ -171,6 +171,7 @@ func (s *Server) routes() {
 	both("authorize", private(s.serveAuthorize, http.MethodGet))
 	s.mux.Handle(s.base+endpointPath+"/consent", private(s.serveConsent, http.MethodPost))
 	s.mux.Handle(s.base+callbackPath, private(s.serveCallback, http.MethodGet))
+	s.mux.Handle(s.base+callbackPath+"/{provider}", private(s.serveCallback, http.MethodGet))
 	s.mux.Handle(s.base+callbackAliasPath, private(s.serveCallback, http.MethodGet))
 	s.mux.Handle(s.base+clientPath+"/{client}", public(s.serveClientConfiguration, http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete))
 	if s.sessions {
@@ -180,7 +181,7 @@ func (s *Server) routes() {
 		s.mux.Handle(s.base+sessionPath+"/refresh", private(s.serveSessionRefresh, http.MethodPost))
 		s.mux.Handle(s.base+sessionPath+"/logout", private(s.serveSessionLogout, http.MethodPost))
 	}
-	s.mux.Handle(s.base+ownMetadataPath, public(s.serveOwnMetadata, http.MethodGet, http.MethodHead))
+	s.mux.Handle(s.base+ownMetadataPath+"/{provider}", public(s.serveOwnMetadata, http.MethodGet, http.MethodHead))
 	s.mux.Handle(s.base+homePath+"{$}", private(s.serveHome, http.MethodGet, http.MethodHead))
 }
 
@@ -209,13 +210,32 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mux.ServeHTTP(w, r)
 }
 
-// RedirectURI is the callback that every provider must know for the gateway of this issuer.
+// RedirectURI is the callback that providers must know for the gateway of this issuer.
 func RedirectURI(issuer *url.URL) string {
 	return strings.TrimSuffix(issuer.String(), "/") + callbackPath
 }
 
-// RedirectURI is the callback that every provider must know for this gateway.
-func (s *Server) RedirectURI() string { return s.issuer + callbackPath }
+// OwnRedirectURI is the callback of one provider alone: of one whose authorization server a stranger names. A code that is brought there is of no other
+// (RFC 9700 §4.4.2).
+func OwnRedirectURI(issuer *url.URL, provider string) string {
+	return RedirectURI(issuer) + "/" + url.PathEscape(provider)
+}
+
+// callbackOf is where a provider sends users back to, as a path below the callback's: empty but for one with a callback of its own.
+func callbackOf(p *upstream.Provider) string {
+	if p.AsksForMore() {
+		return p.Name()
+	}
+	return ""
+}
+
+// redirectURI is where a provider sends users back to.
+func (s *Server) redirectURI(p *upstream.Provider) string {
+	if own := callbackOf(p); own != "" {
+		return s.issuer + callbackPath + "/" + url.PathEscape(own)
+	}
+	return s.issuer + callbackPath
+}
 
 // Close waits until work that outlived its request is done, or ctx ends.
 func (s *Server) Close(ctx context.Context) error {

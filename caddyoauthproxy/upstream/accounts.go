@@ -336,10 +336,11 @@ func valid(acc *tokenstore.Account, now time.Time) bool {
 	return acc.AccessToken != "" && (acc.Expires.IsZero() || now.Before(acc.Expires))
 }
 
-// forcedLately reports whether an upstream's refusal had the account refreshed a moment ago.
+// forcedLately reports whether an upstream's refusal had the account refreshed a moment ago. One that failed does not count: the token that is
+// refused is not a renewed one.
 func forcedLately(acc *tokenstore.Account, now time.Time) bool {
 	since := now.Sub(acc.Forced)
-	return since >= 0 && since < forcedEvery
+	return since >= 0 && since < forcedEvery && !acc.Obtained.Before(acc.Forced)
 }
 
 // end wipes an account's tokens.

@@ -60,6 +60,10 @@ func (p *Provider) Examine(ctx context.Context, redirectURI string) []Finding {
 		if p.config.ClientID == "" {
 			return found
 		}
+		if p.config.Issuer == "" { // the secret is not for whichever server is named today
+			add(Note, "token endpoint: not asked whether it knows the client", "write issuer "+m.Issuer+" if that is where the client is registered")
+			return found
+		}
 	}
 	if p.template.oidc {
 		add(Fine, "discovery: issuer "+m.Issuer, "")

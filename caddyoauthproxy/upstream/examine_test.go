@@ -104,7 +104,9 @@ func TestExaminationOfAnMCPServer(t *testing.T) {
 		"cannot register": {func(s *fakeServer) { s.documents[asm] = s.metadata(map[string]any{"registration_endpoint": nil}) },
 			func(*Config) {}, "problem: registration: the authorization server offers none → register the gateway there by hand"},
 		"scopes": {func(s *fakeServer) { s.challenge += `, scope="a b"` }, func(*Config) {}, "note: scopes: a b"},
-		"registered by hand, and unknown there": {func(*fakeServer) {}, func(c *Config) { c.ClientID, c.ClientSecret = "mine", "s" },
+		"registered by hand, somewhere": {func(*fakeServer) {}, func(c *Config) { c.ClientID, c.ClientSecret = "mine", "s" },
+			"note: token endpoint: not asked whether it knows the client → write issuer http://127.0.0.1"},
+		"registered by hand, and unknown there": {func(*fakeServer) {}, func(c *Config) { c.ClientID, c.ClientSecret, c.Issuer = "mine", "s", "{base}" },
 			"problem: token endpoint: refuses the gateway as a client: invalid_client"},
 		"without PKCE": {func(s *fakeServer) {
 			s.documents[asm] = s.metadata(map[string]any{"code_challenge_methods_supported": nil})
@@ -114,7 +116,7 @@ func TestExaminationOfAnMCPServer(t *testing.T) {
 			t.Parallel()
 			s := newFakeServer(t)
 			tt.change(s)
-			found := levels(s.provider(t, nil, tt.config).Examine(t.Context(), "https://gw.example/cb"))
+			found := levels(s.provider(t, nil, tt.config, func(c *Config) { c.Issuer = strings.ReplaceAll(c.Issuer, "{base}", s.base) }).Examine(t.Context(), "https://gw.example/cb"))
 			if !strings.Contains(found, tt.want) || len(s.registered) != 0 {
 				t.Errorf("found\n%s\nwant %s", found, tt.want)
 			}

@@ -51,7 +51,7 @@ func (p *Provider) locate(ctx context.Context) (*metadata, error) {
 	if err != nil {
 		return nil, in("metadata of the authorization server", err)
 	}
-	if p.config.Issuer != "" && m.Issuer != p.config.Issuer {
+	if p.config.Issuer != "" && !sameIssuer(m.Issuer, p.config.Issuer) {
 		return nil, &Error{Class: Misconfigured, Err: fmt.Errorf("the MCP server is protected by %.200q, not by issuer %q", m.Issuer, p.config.Issuer)}
 	}
 	if !p.config.NoResource {
@@ -226,7 +226,7 @@ func (p *Provider) authorizationServer(ctx context.Context, issuer string) (*met
 // withRevocation puts the operator's revocation endpoint into the metadata of the authorization server that it is for: the one that they have named, if they
 // have.
 func (p *Provider) withRevocation(m *metadata) *metadata {
-	if p.config.RevocationURL != "" && (p.config.Issuer == "" || p.config.Issuer == m.Issuer) {
+	if p.config.RevocationURL != "" && (p.config.Issuer == "" || sameIssuer(p.config.Issuer, m.Issuer)) {
 		m.RevocationEndpoint = p.config.RevocationURL
 	}
 	return m
@@ -238,7 +238,7 @@ func (p *Provider) parseServerMetadata(body []byte, issuer string) (*metadata, e
 	if err := json.Unmarshal(body, m); err != nil {
 		return nil, &Error{Class: Malformed, Err: errors.New("document is not JSON")}
 	}
-	if m.Issuer != issuer && m.Issuer+"/" != issuer && m.Issuer != issuer+"/" { // RFC 8414 §3.3; the slash is a common slip
+	if !sameIssuer(m.Issuer, issuer) || m.Issuer == "" { // RFC 8414 §3.3; the slash is a common slip
 		return nil, &Error{Class: Misconfigured, Err: fmt.Errorf("document is that of issuer %.200q, not %.200q", m.Issuer, issuer)}
 	}
 	if !slices.Contains(m.ChallengeMethods, "S256") {

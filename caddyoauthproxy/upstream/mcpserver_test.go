@@ -875,6 +875,37 @@ func TestOlderRegistrationsServeTheirTokens(t *testing.T) {
 	}
 }
 
+// Authorization servers come to write a slash at the end of their issuer, or to leave it out, with their next release.
+func TestSlashAtTheEndOfAnIssuerCostsNoLogin(t *testing.T) {
+	t.Parallel()
+	for name, config := range map[string]func(*Config){"registered": func(*Config) {}, "by hand": func(c *Config) { c.ClientID, c.ClientSecret = "mine", "s" }} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newFakeServer(t)
+			s.clients["mine"] = "s"
+			v := mcpVault(t)
+			p := s.provider(t, v, config)
+			begun, _ := begin(t, p)
+			tokens, err := exchange(t, p, begun)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.set(func() {
+				s.documents["/.well-known/oauth-protected-resource/mcp"] = map[string]any{"resource": s.base + "/mcp", "authorization_servers": []string{s.base + "/"}}
+				s.documents["/.well-known/oauth-authorization-server"] = s.metadata(map[string]any{"issuer": s.base + "/"})
+			})
+			for _, p := range []*Provider{p, s.provider(t, v, config)} {
+				if tokens, err = p.Refresh(t.Context(), tokens); err != nil {
+					t.Fatal(err)
+				}
+				if _, q := begin(t, p); q.Get("client_id") != tokens.Binding.ClientID {
+					t.Errorf("registered again, as %s", q.Get("client_id"))
+				}
+			}
+		})
+	}
+}
+
 func TestNodesThatRegisterTogetherEndWithOneClient(t *testing.T) {
 	t.Parallel()
 	s := newFakeServer(t)

@@ -345,3 +345,32 @@ func TestR25PausesOfManyAccountsAreForgotten(t *testing.T) {
 		t.Errorf("%d are remembered", n)
 	}
 }
+
+// A refresh that the upstream's 401 forced, and that failed for want of the provider, has renewed nothing: the user is not told to log in again.
+func TestR07ForcedRefreshOfAProviderThatIsDownIsNoRejection(t *testing.T) {
+	t.Parallel()
+	for name, life := range map[string]time.Duration{"known end": time.Hour, "unknown end": 0} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := bubbleWorld(t)
+				w.add("a", time.Minute, life)
+				w.idp.set(func(p *fakeProvider) { p.answer = answerWith(503, jsonType, `{}`) })
+				for range 3 {
+					if _, err := w.accounts.Rejected(t.Context(), "a", "at.a.0"); !isUnavailable(err) {
+						t.Errorf("got %v", err)
+					}
+					time.Sleep(2 * time.Second)
+				}
+				w.idp.set(func(p *fakeProvider) { p.answer = nil })
+				time.Sleep(10 * time.Second)
+				if got, err := w.accounts.Rejected(t.Context(), "a", "at.a.0"); err != nil || got != "at.a.1" {
+					t.Errorf("got %s, %v", got, err)
+				}
+				if _, err := w.accounts.Rejected(t.Context(), "a", "at.a.1"); !errors.Is(err, ErrStillRejected) {
+					t.Errorf("a renewed one that is refused: %v", err)
+				}
+			})
+		})
+	}
+}

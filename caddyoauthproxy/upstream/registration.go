@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -74,6 +75,9 @@ func (p *Provider) bound(ctx context.Context, b tokenstore.Binding) (*metadata, 
 	return m, c, err
 }
 
+// sameIssuer reports whether two issuers are one: authorization servers come to write a slash at the end, or to leave it out.
+func sameIssuer(a, b string) bool { return strings.TrimSuffix(a, "/") == strings.TrimSuffix(b, "/") }
+
 // maxServers is how many authorization servers are remembered of which tokens are.
 const maxServers = 32
 
@@ -84,7 +88,7 @@ func (p *Provider) serverOf(ctx context.Context, b tokenstore.Binding) (*metadat
 		return p.metadata.get(ctx)
 	}
 	m, have := p.metadata.peek()
-	if !have || m.Issuer != b.Issuer {
+	if !have || !sameIssuer(m.Issuer, b.Issuer) {
 		var err error
 		if m, err = p.server(b.Issuer).get(ctx); err != nil {
 			return nil, err
@@ -257,7 +261,7 @@ func (r *registrations) get(ctx context.Context, m *metadata, id string) (oauthC
 // go to whichever server the MCP server names today.
 func (r *registrations) pin(ctx context.Context, m *metadata) error {
 	c := &r.provider.config
-	if c.Issuer == m.Issuer {
+	if sameIssuer(c.Issuer, m.Issuer) {
 		return nil
 	}
 	if c.Issuer != "" {
@@ -278,7 +282,7 @@ func (r *registrations) pin(ctx context.Context, m *metadata) error {
 	switch {
 	case err != nil:
 		return &Error{Class: Unreachable, Local: true, Err: fmt.Errorf("registration: %w", err)}
-	case record.Issuer != m.Issuer:
+	case !sameIssuer(record.Issuer, m.Issuer):
 		return &Error{Class: Misconfigured, Err: fmt.Errorf("the MCP server is protected by %.200q now, and client_id %q was used at %.200q: if it is registered there, too, write issuer %.200q",
 			m.Issuer, c.ClientID, record.Issuer, m.Issuer)}
 	}
@@ -290,7 +294,7 @@ func errForgotten() error {
 }
 
 func (r *registrations) id(v *tokenstore.Vault, m *metadata) string {
-	return v.Derive(purposeRegistration, m.Issuer, r.provider.config.RedirectURI)
+	return v.Derive(purposeRegistration, strings.TrimSuffix(m.Issuer, "/"), r.provider.config.RedirectURI)
 }
 
 // replace registers anew, unless another process has done so.

@@ -19,6 +19,9 @@ const maxHeld = 100_000
 var held = newMemory()
 
 type memory struct {
+	// rows keeps the rows and the tokens beside them together: held while both are changed, and while both are read.
+	rows sync.RWMutex
+
 	mu      sync.Mutex
 	entries map[string]*list.Element // by account
 	order   *list.List               // of heldTokens, the latest used in front
@@ -83,7 +86,13 @@ func takeTokens(acc *tokenstore.Account) Tokens {
 
 // load reads an account from the vault, with its tokens wherever they are.
 func (a *Accounts) load(ctx context.Context, id string) (*tokenstore.Account, error) {
+	held.rows.RLock()
 	acc, err := a.vault.Account(ctx, id)
+	var t Tokens
+	if err == nil && acc.Unstored {
+		t = held.get(id)
+	}
+	held.rows.RUnlock()
 	if errors.Is(err, tokenstore.ErrNotFound) {
 		held.drop(id)
 	}
@@ -93,7 +102,6 @@ func (a *Accounts) load(ctx context.Context, id string) (*tokenstore.Account, er
 	if p := a.providers[acc.Provider]; !acc.Unstored && p != nil && p.config.Unstored {
 		a.withdraw(ctx, acc)
 	} else if acc.Unstored {
-		t := held.get(id)
 		acc.AccessToken, acc.RefreshToken, acc.IDToken = t.AccessToken, t.RefreshToken, t.IDToken
 	}
 	return acc, nil
@@ -115,6 +123,8 @@ func (a *Accounts) commit(ctx context.Context, acc *tokenstore.Account, with ...
 	}
 	bare := *acc
 	t := takeTokens(&bare)
+	held.rows.Lock()
+	defer held.rows.Unlock()
 	if err := a.vault.Commit(ctx, append(with, tokenstore.Save(&bare))...); err != nil {
 		return err
 	}

@@ -147,7 +147,7 @@ func checkScenario(t *testing.T, results, printed string) {
 		switch {
 		case c.Status == "SUCCESS":
 			successes++
-		case c.ID == "cimd-client-id-used" && strings.HasSuffix(c.Details.ActualClientID, "/oauth/client-metadata.json"):
+		case c.ID == "cimd-client-id-used" && strings.HasSuffix(c.Details.ActualClientID, "/oauth/client-metadata/mcp.json"):
 			successes++ // the suite knows no other document than one of its own
 		case c.Status == "INFO":
 		default:
