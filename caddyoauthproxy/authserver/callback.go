@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -78,7 +79,8 @@ func (s *Server) serveCallback(w http.ResponseWriter, r *http.Request) {
 	}
 	params := url.Values{"code": {s.vault.Derive(purposeCode, q.Get("state"))}}
 	if done.Error != "" {
-		params = url.Values{"error": {done.Error}, "error_description": {loginErrors[done.Error]}}
+		code, text := loginError(done)
+		params = url.Values{"error": {code}, "error_description": {text}}
 	}
 	s.redirectClient(w, r, done.Request.RedirectURI, done.Request.State, params)
 }
@@ -92,8 +94,18 @@ func (s *Server) callbackProblem(w http.ResponseWriter, r *http.Request, err err
 	s.problem(w, r, err)
 }
 
-// loginErrors are the error codes with which a login can end, and what the client is told.
+// errFull is how a login ends for which there is no place.
+const errFull = "access_denied full"
+
+// loginError is the error code with which a login ended, and what the client is told.
+func loginError(login *tokenstore.Login) (code, text string) {
+	code, _, _ = strings.Cut(login.Error, " ")
+	return code, loginErrors[login.Error]
+}
+
+// loginErrors are the error codes with which a login can end, some with a word more, and what the client is told.
 var loginErrors = map[string]string{
+	errFull:                   "this MCP server has as many connections as its operator allows; ask them to end some, or to allow more",
 	"access_denied":           "the user, the login service or this gateway's policy refused the login",
 	"temporarily_unavailable": "the login service cannot be reached at the moment; try again",
 	"server_error":            "the login service gave an answer that this gateway does not accept",
@@ -234,7 +246,7 @@ func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login 
 			return fail("server_error", fmt.Errorf("count grants: %w", err))
 		}
 		if full {
-			return fail("access_denied", fmt.Errorf("the proxy has its %d grants (max_grants)", p.MaxGrants), zap.String("user", user.Label()))
+			return fail(errFull, fmt.Errorf("the proxy has its %d grants (max_grants)", p.MaxGrants), zap.String("user", user.Label()))
 		}
 	}
 	if login.User != nil {

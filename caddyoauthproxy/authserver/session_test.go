@@ -429,7 +429,7 @@ func TestProxyTakesSoManyGrantsAndNoMore(t *testing.T) {
 	w.session()
 	b, br := w.register(""), w.browser()
 	back := location(t, br.get(w.callbackURL(br.allow(br.authorize(authorizeParams(b))))))
-	if back.Query().Get("error") != "access_denied" {
+	if back.Query().Get("error") != "access_denied" || !strings.Contains(back.Query().Get("error_description"), "as many connections as its operator allows") {
 		t.Errorf("a third: %s", back)
 	}
 	if !w.works(first.access) {

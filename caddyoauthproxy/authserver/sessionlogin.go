@@ -81,7 +81,8 @@ func (s *Server) answerSession(w http.ResponseWriter, r *http.Request, login *to
 // finishedSession is the token of a finished login, or why there is none.
 func (s *Server) finishedSession(ctx context.Context, login *tokenstore.Login) (*sessionData, error) {
 	if login.Error != "" {
-		return nil, refuse(login.Error, loginErrors[login.Error])
+		code, text := loginError(login)
+		return nil, refuse(code, text)
 	}
 	g, err := s.vault.Grant(ctx, login.GrantID)
 	if err != nil {
