@@ -76,6 +76,12 @@ func (p *Provider) Examine(ctx context.Context, redirectURI string) []Finding {
 	if p.template.note != "" {
 		add(Note, p.template.note, "")
 	}
+	if p.template.tokens != "" {
+		add(Note, "access tokens there, unless set otherwise: "+p.template.tokens, "")
+	}
+	if len(p.template.recommended) > 0 && len(p.config.Scopes) == 0 {
+		add(Note, "scopes: none are set, so the token may open little", "write those that the MCP server needs, for example: scopes "+strings.Join(p.template.recommended, " "))
+	}
 	return found
 }
 

@@ -88,6 +88,28 @@ func TestExaminationOfAProviderThatIsNotThere(t *testing.T) {
 	}
 }
 
+func TestExaminationTellsTheHabitsOfTheProvider(t *testing.T) {
+	t.Parallel()
+	handler := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = io.WriteString(w, `{"error":"invalid_grant"}`)
+	})
+	for scope, advised := range map[string]bool{"": true, "write:jira-work": false} {
+		p, err := New("x", Config{Type: "atlassian", ClientID: clientID, ClientSecret: clientSecret, Scopes: strings.Fields(scope)}, &http.Client{Transport: &inMemory{handler: handler}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := levels(p.Examine(t.Context(), "https://gw.example/cb"))
+		if !strings.Contains(found, "note: access tokens there, unless set otherwise: 1 hour; refresh tokens work once") {
+			t.Errorf("scope %q: %s", scope, found)
+		}
+		if strings.Contains(found, "for example: scopes read:jira-work") != advised {
+			t.Errorf("scope %q: %s", scope, found)
+		}
+	}
+}
+
 func TestExaminationOfAnMCPServer(t *testing.T) {
 	t.Parallel()
 	const asm = "/.well-known/oauth-authorization-server"

@@ -73,6 +73,13 @@ type template struct {
 	// note is what operators should know before the first login.
 	note string
 
+	// tokens is, for operators, how long access tokens live there and what becomes of a refresh token that is used, unless the provider's
+	// settings say otherwise. What the provider's answers say is what the gateway goes by.
+	tokens string
+
+	// recommended are the scopes to begin with where the MCP server does not say which it needs: the least with which most can be read.
+	recommended []string
+
 	// githubToken and githubGrant are the URLs of GitHub's own ways to revoke one token, and the user's whole authorization, with {client_id}.
 	githubToken string
 	githubGrant string
@@ -104,11 +111,14 @@ var templates = []template{
 		githubToken:      "https://api.github.com/applications/{client_id}/token",
 		githubGrant:      "https://api.github.com/applications/{client_id}/grant",
 		note:             "GitHub keeps ten tokens per user and OAuth App, and does not say whether an e-mail address is verified: use allow user or allow login",
+		tokens:           "OAuth Apps: do not end, no refresh token; GitHub Apps: 8 hours, refresh tokens work once and for 6 months",
+		recommended:      []string{"read:user", "repo"},
 	},
-	{
+	{ //nolint:gosec // addresses and words, no credentials
 		// https://developers.google.com/identity/openid-connect/openid-connect
 		// https://developers.google.com/identity/protocols/oauth2/web-server#offline
 		// Google knows no offline_access, and gives a refresh token with every login only when it asks the user.
+		// https://developers.google.com/identity/protocols/oauth2#expiration (tokens)
 		name:          "google",
 		issuer:        "https://accounts.google.com",
 		oidc:          true,
@@ -117,23 +127,27 @@ var templates = []template{
 		authMethod:    AuthPost,
 		org:           "hd",
 		note:          "while the consent screen is in Testing, Google ends refresh tokens after seven days",
+		tokens:        "1 hour; the refresh token stays the same, and ends after 6 months without use",
 	},
 	{
 		// https://learn.microsoft.com/en-us/entra/identity-platform/v2-protocols-oidc
 		// https://learn.microsoft.com/en-us/entra/identity-platform/id-token-claims-reference
 		// https://learn.microsoft.com/en-us/entra/identity-platform/optional-claims-reference (xms_edov)
-		name:       "microsoft",
-		alias:      "azure_ad",
-		needs:      []string{"tenant"},
-		issuer:     "https://login.microsoftonline.com/{tenant}/v2.0",
-		oidc:       true,
-		scopes:     offlineScopes,
-		authMethod: AuthPost,
-		subject:    "oid",
-		org:        "tid",
-		entra:      true,
+		// https://learn.microsoft.com/en-us/entra/identity-platform/refresh-tokens
+		name:        "microsoft",
+		alias:       "azure_ad",
+		needs:       []string{"tenant"},
+		issuer:      "https://login.microsoftonline.com/{tenant}/v2.0",
+		oidc:        true,
+		scopes:      offlineScopes,
+		authMethod:  AuthPost,
+		subject:     "oid",
+		org:         "tid",
+		entra:       true,
+		tokens:      "60 to 90 minutes; refresh tokens are replaced at each use, and live for 90 days",
+		recommended: []string{"https://graph.microsoft.com/User.Read"},
 	},
-	{
+	{ //nolint:gosec // addresses and words, no credentials
 		// https://developer.okta.com/docs/concepts/auth-servers/
 		// https://developer.okta.com/docs/guides/refresh-tokens/main/
 		name:       "okta",
@@ -144,6 +158,7 @@ var templates = []template{
 		scopes:     offlineScopes,
 		authMethod: AuthBasic,
 		note:       "access tokens of the organisation's own server are for Okta's APIs only; for others set authorization_server",
+		tokens:     "1 hour; the refresh token stays the same, or works once, as the application is set",
 	},
 	{
 		// https://docs.gitlab.com/api/oauth2/ (tokens live two hours, and every refresh token is used once)
@@ -158,11 +173,14 @@ var templates = []template{
 		authMethod:   AuthPost,
 		groups:       "groups_direct",
 		uniqueLogins: true,
+		tokens:       "2 hours; refresh tokens work once",
+		recommended:  []string{"read_api"},
 	},
-	{
+	{ //nolint:gosec // addresses and words, no credentials
 		// https://auth0.com/docs/get-started/applications/configure-applications-with-oidc-discovery (the issuer ends in a slash)
 		// https://auth0.com/docs/secure/tokens/refresh-tokens/get-refresh-tokens
 		// https://auth0.com/docs/secure/tokens/access-tokens/get-access-tokens (audience)
+		// https://auth0.com/docs/secure/tokens/refresh-tokens/refresh-token-rotation
 		name:       "auth0",
 		needs:      []string{"domain"},
 		takes:      []string{"audience"},
@@ -171,15 +189,18 @@ var templates = []template{
 		scopes:     offlineScopes,
 		authMethod: AuthPost,
 		org:        "org_id",
+		tokens:     "24 hours; the refresh token stays the same, or works once, as the application is set",
 	},
 	{
 		// https://www.keycloak.org/securing-apps/oidc-layers
 		// https://www.keycloak.org/docs/latest/server_admin/#_offline-access
+		// https://www.keycloak.org/docs/latest/server_admin/#_timeouts
 		name:   "keycloak",
 		needs:  []string{"issuer"},
 		issuer: "{issuer}",
 		oidc:   true,
 		scopes: offlineScopes,
+		tokens: "5 minutes; the refresh token stays usable, or works once, as the realm is set",
 	},
 	{ //nolint:gosec // addresses, no credentials
 		// https://developer.atlassian.com/cloud/jira/platform/oauth-2-3lo-apps/
@@ -194,6 +215,8 @@ var templates = []template{
 		params:           map[string]string{"audience": "api.atlassian.com", "prompt": "consent"},
 		authMethod:       AuthPost,
 		subject:          "account_id",
+		tokens:           "1 hour; refresh tokens work once, and end after 90 days without use",
+		recommended:      []string{"read:jira-work"},
 	},
 	{ //nolint:gosec // addresses, no credentials
 		// https://docs.slack.dev/authentication/installing-with-oauth
@@ -210,6 +233,8 @@ var templates = []template{
 		login:            "user",
 		org:              "team_id",
 		note:             "without token rotation, switched on in the app's settings, Slack gives no refresh token",
+		tokens:           "without token rotation: do not end, no refresh token; with it: 12 hours, refresh tokens work once",
+		recommended:      []string{"users:read", "channels:read", "channels:history"},
 	},
 	{ //nolint:gosec // addresses, no credentials
 		// https://linear.app/developers/oauth-2-0-authentication (comma separated scopes; tokens of a day, refresh tokens that rotate)
@@ -228,11 +253,13 @@ var templates = []template{
 		subject:          "id",
 		login:            "displayName",
 		org:              "organization.urlKey",
+		tokens:           "24 hours; refresh tokens are replaced at each use",
 	},
 	{ //nolint:gosec // addresses, no credentials
 		// https://developers.notion.com/docs/authorization
 		// https://developers.notion.com/reference/create-a-token (JSON; the user is in the answer)
 		// https://developers.notion.com/reference/revoke-token
+		// https://developers.notion.com/reference/refresh-a-token
 		name:             "notion",
 		issuer:           "https://api.notion.com",
 		authorizationURL: "https://api.notion.com/v1/oauth/authorize",
@@ -244,6 +271,7 @@ var templates = []template{
 		authMethod:       AuthBasic,
 		subject:          "id",
 		email:            "person.email",
+		tokens:           "refresh tokens are replaced at each use",
 	},
 	{
 		// https://openid.net/specs/openid-connect-discovery-1_0.html

@@ -3,6 +3,7 @@ package upstream
 import (
 	"io"
 	"net/http"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -132,5 +133,30 @@ func TestTokenParamsGoWithEveryTokenRequest(t *testing.T) {
 	}
 	if len(idp.posts) != 2 {
 		t.Errorf("%d requests", len(idp.posts))
+	}
+}
+
+func TestDocumentationTellsTheHabitsOfEveryTemplate(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/providers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	habits := 0
+	for _, tmpl := range templates {
+		if tmpl.tokens == "" {
+			continue
+		}
+		habits++
+		scopes := ""
+		if len(tmpl.recommended) > 0 {
+			scopes = "`" + strings.Join(tmpl.recommended, " ") + "` "
+		}
+		if row := "| `" + tmpl.name + "` | " + tmpl.tokens + " | " + scopes + "|\n"; !strings.Contains(string(page), row) {
+			t.Errorf("docs/providers.md has no line %s", row)
+		}
+	}
+	if want := len(templates) - len([]string{"oidc", "oauth2", "mcp"}); habits != want {
+		t.Errorf("%d templates tell of their tokens, want %d", habits, want)
 	}
 }
