@@ -1,6 +1,7 @@
 package caddyoauthproxy
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -185,6 +186,9 @@ func (p *Provider) checkWords() error {
 
 // kind is the type that is written, or that the name implies.
 func (p *Provider) kind(name string) (string, error) {
+	if name == "" || name == "." || name == ".." {
+		return "", errors.New("the name becomes a part of URLs: choose one of letters")
+	}
 	kind := p.Type
 	if kind == "" {
 		kind = name

@@ -183,7 +183,7 @@ func (a *App) checkDurations() error {
 	check("code_ttl", a.CodeTTL, 5*time.Second, 10*time.Minute)
 	check("login_ttl", a.LoginTTL, 30*time.Second, time.Hour)
 	check("refresh_before", a.RefreshBefore, time.Second, day)
-	check("retention", a.Retention, time.Hour, 4000*day)
+	check("retention", a.Retention, 2*time.Hour, 4000*day)
 	if a.RefreshGrace > 0 {
 		check("refresh_grace", a.RefreshGrace, time.Second, time.Hour)
 	}

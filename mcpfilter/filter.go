@@ -85,7 +85,7 @@ type Filter struct {
 	StreamRecheck caddy.Duration `json:"stream_recheck,omitempty"`
 
 	// How long such a response may outlive the gateway token that began it. Within this time it ends with its
-	// grant, by itself, or with the process. Default: 15m. Negative sets no limit.
+	// grant, by itself, or with the process. Default: 15m. Negative sets no limit but the grant's end.
 	StreamPastExpiry caddy.Duration `json:"stream_past_expiry,omitempty"`
 
 	gateway Gateway
@@ -256,8 +256,7 @@ func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.
 			end()
 		})
 	}
-	err = next.ServeHTTP(g, r)
-	if g.discard {
+	if err = g.run(next, r); g.discard {
 		return nil // the client has its answer
 	}
 	if err != nil {

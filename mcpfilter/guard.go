@@ -98,6 +98,17 @@ func (g *guard) WriteHeader(status int) {
 	g.ResponseWriter.WriteHeader(status)
 }
 
+// run hands the request on. reverse_proxy aborts the response that it copies when the MCP server's breaks off; the client's is our own and whole
+// where that one was refused.
+func (g *guard) run(next caddyhttp.Handler, r *http.Request) error {
+	defer func() {
+		if p := recover(); p != nil && (p != http.ErrAbortHandler || !g.discard) { //nolint:errorlint // as net/http compares it
+			panic(p)
+		}
+	}()
+	return next.ServeHTTP(g, r)
+}
+
 // judge returns what to answer instead of the MCP server's response, if anything.
 func (g *guard) judge(status int, h http.Header) *refusal {
 	recheck := time.Duration(g.filter.StreamRecheck)
@@ -155,6 +166,7 @@ func (g *guard) replace(no *refusal) {
 	maps.Copy(h, g.before)
 	// A client that left is told nothing, and the handler finds that out itself.
 	_ = g.filter.refuse(g.ResponseWriter, no)
+	_ = http.NewResponseController(g.ResponseWriter).Flush() // not after the rest of the MCP server's
 	g.refused()
 }
 

@@ -208,23 +208,23 @@ func (s *Server) finishLogin(ctx context.Context, loginID, answer, callback stri
 }
 
 // redeem turns the provider's answer into tokens and a user who may come in, or into an OAuth error code.
-func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login *tokenstore.Login, q url.Values) (upstream.Tokens, tokenstore.User, string) {
-	fail := func(code string, err error, fields ...zap.Field) (upstream.Tokens, tokenstore.User, string) {
+func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login *tokenstore.Login, q url.Values) (tokens upstream.Tokens, user tokenstore.User, refused string) {
+	fail := func(code string, err error, fields ...zap.Field) string {
 		s.logDecision("login failed", &login.Request, append(fields, zap.String("provider", login.Provider),
 			zap.String("error", code), zap.NamedError("cause", withoutURL(err)))...)
-		return upstream.Tokens{}, tokenstore.User{}, code
+		return code
 	}
 	p := s.proxies[login.Request.Proxy]
 	if login.Request.Flow == "" {
 		client, err := s.findClient(ctx, login.Request.ClientID, staleForToken)
 		if err != nil || !registeredRedirect(client.RedirectURIs, p, login.Request.RedirectURI) {
-			return fail("access_denied", errors.New("client or redirect URI no longer registered"))
+			return tokens, user, fail("access_denied", errors.New("client or redirect URI no longer registered"))
 		}
 	}
 	if q.Get("code") == "" {
 		// RFC 9207 §2.4: an error of another issuer is not acted on either; what the provider
 		// says about it is its own text and goes nowhere.
-		return fail("access_denied", errors.New("no code from the provider"), zap.String("provider_error", errorCode(q.Get("error"))))
+		return tokens, user, fail("access_denied", errors.New("no code from the provider"), zap.String("provider_error", errorCode(q.Get("error"))))
 	}
 	tokens, user, err := provider.Exchange(ctx, upstream.CodeResponse{
 		Code: q.Get("code"), Issuer: q.Get("iss"), Nonce: login.Nonce, Verifier: login.Verifier, RedirectURI: s.redirectURI(provider),
@@ -233,32 +233,29 @@ func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login 
 	if err != nil {
 		var ue *upstream.Error
 		if errors.As(err, &ue) && (ue.Class == upstream.Unreachable || ue.Class == upstream.Throttled) {
-			return fail("temporarily_unavailable", err)
+			return tokens, user, fail("temporarily_unavailable", err)
 		}
-		return fail("server_error", err)
+		return tokens, user, fail("server_error", err)
 	}
-	if p != nil && p.MaxGrants > 0 {
+	drop := func(code string, err error) string {
+		s.dropTokens(ctx, provider, tokens)
+		return fail(code, err, zap.String("user", user.Label()))
+	}
+	deciding := login.User == nil // else who may come in was decided before
+	switch {
+	case deciding && (p != nil && !p.Allow.Permits(user) || p == nil && !s.permitsSession(provider.Name(), user)):
+		return tokens, user, drop("access_denied", errors.New("the proxy's allow list does not name the user"))
+	case deciding && login.UserID != "" && login.UserID != s.userID(user):
+		return tokens, user, drop("access_denied", errors.New("the remembered consent was another user's"))
+	}
+	if p != nil && p.MaxGrants > 0 { // strangers are not told
 		full, err := s.vault.LivingGrants(ctx, p.ID, p.MaxGrants)
-		if err != nil || full {
-			s.dropTokens(ctx, provider, tokens)
-		}
 		if err != nil {
-			return fail("server_error", fmt.Errorf("count grants: %w", err))
+			return tokens, user, drop("server_error", fmt.Errorf("count grants: %w", err))
 		}
 		if full {
-			return fail(errFull, fmt.Errorf("the proxy has its %d grants (max_grants)", p.MaxGrants), zap.String("user", user.Label()))
+			return tokens, user, drop(errFull, fmt.Errorf("the proxy has its %d grants (max_grants)", p.MaxGrants))
 		}
-	}
-	if login.User != nil {
-		return tokens, user, "" // who may come in was decided before
-	}
-	if p != nil && !p.Allow.Permits(user) || p == nil && !s.permitsSession(provider.Name(), user) {
-		s.dropTokens(ctx, provider, tokens)
-		return fail("access_denied", errors.New("the proxy's allow list does not name the user"), zap.String("user", user.Label()))
-	}
-	if login.UserID != "" && login.UserID != s.userID(user) {
-		s.dropTokens(ctx, provider, tokens)
-		return fail("access_denied", errors.New("the remembered consent was another user's"), zap.String("user", user.Label()))
 	}
 	return tokens, user, ""
 }
@@ -341,7 +338,7 @@ func (s *Server) newGrant(login *tokenstore.Login, client *tokenstore.Client, u 
 	codeEnd := now.Add(s.life.Code)
 	req := &login.Request
 	grant := &tokenstore.Grant{
-		Meta:  tokenstore.Meta{ID: rand.Text(), DeleteAfter: codeEnd.Add(tidyAfter)},
+		Meta:  tokenstore.Meta{ID: rand.Text(), DeleteAfter: codeEnd.Add(2 * tidyAfter)}, // EndExpired comes before
 		State: tokenstore.StateActive, ClientID: client.ID, Client: client.Name,
 		Proxy: req.Proxy, Resource: req.Resource, Scopes: req.Scopes,
 		UserID: userID, User: u, AccountID: accountID, RedirectURI: req.RedirectURI, ClientHash: req.ClientHash,

@@ -435,6 +435,12 @@ func TestProxyTakesSoManyGrantsAndNoMore(t *testing.T) {
 	if !w.works(first.access) {
 		t.Error("the first gave way")
 	}
+	w.reload(func(o *authserver.Options) { o.Proxies[0].Allow = authserver.Policy{Users: []string{"somebody-else"}} })
+	back = location(t, br.get(w.callbackURL(br.allow(br.authorize(authorizeParams(b))))))
+	if back.Query().Get("error") != "access_denied" || strings.Contains(back.Query().Get("error_description"), "connections") {
+		t.Errorf("a stranger learns that it is full: %s", back)
+	}
+	w.reload(func(o *authserver.Options) { o.Proxies[0].Allow = authserver.Policy{} })
 	w.turn(31 * 24 * time.Hour) // the first two have been silent for too long
 	if _, third := w.session(); !w.works(third.access) {
 		t.Error("expired grants count")

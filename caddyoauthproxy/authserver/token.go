@@ -243,11 +243,11 @@ func (s *Server) checkGrant(g *tokenstore.Grant, c *tokenstore.Client, pinned *P
 	return nil
 }
 
-// answer makes the response for a grant whose family was just advanced, or is being repeated.
+// answer makes the response for a grant whose family was just advanced, or is being repeated. No access token outlives its grant.
 func (s *Server) answer(g *tokenstore.Grant, scopes []string, refresh string) (*tokenResponse, error) {
 	expires := g.Family.Rotated.Add(s.life.AccessToken)
-	if expires.After(g.Ends) {
-		expires = g.Ends
+	if expires.After(g.Expires) {
+		expires = g.Expires
 	}
 	access, err := s.keys.sign(Claims{
 		Issuer: s.issuer, Audience: g.Resource, Subject: g.UserID, ClientID: g.ClientID,

@@ -43,6 +43,7 @@ type world struct {
 	options  authserver.Options
 	serving  atomic.Pointer[authserver.Server]
 	provider *fakeProvider
+	config   upstream.Config // of the gateway's provider
 	offset   atomic.Int64
 }
 
@@ -107,11 +108,12 @@ func newWorld(t testing.TB, options ...option) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	provider, err := upstream.New("idp", upstream.Config{
+	w.config = upstream.Config{
 		Type: "oauth2", ClientID: "gateway", ClientSecret: "gateway-secret",
 		AuthorizationURL: idp.URL + "/authorize", TokenURL: idp.URL + "/token", UserinfoURL: idp.URL + "/userinfo", RevocationURL: idp.URL + "/revoke",
 		Scopes: []string{"read:jira"}, Retries: -1,
-	}, nil)
+	}
+	provider, err := upstream.New("idp", w.config, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

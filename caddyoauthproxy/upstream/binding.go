@@ -112,12 +112,14 @@ func (p *Provider) forLogin(ctx context.Context, b tokenstore.Binding) (*metadat
 	}
 	// A server that has forgotten the client tells the user, not the gateway; so it is asked before, and when it slips, once more.
 	for range 2 {
-		unknown, err := p.isUnknown(ctx, m, c)
+		answer, err := p.askWhetherKnown(ctx, m, c)
 		if err != nil {
 			return nil, oauthClient{}, err
 		}
-		if !unknown {
-			p.clients.prove(c.id, false)
+		if !unknownClient(answer) {
+			if isRejected(answer) { // the code: other answers, as those of an outage, tell nothing
+				p.clients.prove(c.id, false)
+			}
 			return m, c, nil
 		}
 		sleep(ctx, examineAgain)
@@ -126,20 +128,26 @@ func (p *Provider) forLogin(ctx context.Context, b tokenstore.Binding) (*metadat
 	return m, c, err
 }
 
-// isUnknown asks for tokens with a code that cannot be.
-func (p *Provider) isUnknown(ctx context.Context, m *metadata, c oauthClient) (bool, error) {
+// askWhetherKnown asks for tokens with a code that cannot be, and returns how that was refused.
+func (p *Provider) askWhetherKnown(ctx context.Context, m *metadata, c oauthClient) (answer, err error) {
 	a, err := p.postForm(ctx, m, c, m.TokenEndpoint, url.Values{
 		"grant_type": {"authorization_code"}, "code": {"examination-" + oauth2.GenerateVerifier()}, "redirect_uri": {p.config.RedirectURI}, "code_verifier": {oauth2.GenerateVerifier()},
 	})
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	_, err = parseTokens(a, p.now())
-	return unknownClient(err), nil
+	_, answer = parseTokens(a, p.now())
+	return answer, nil
 }
 
 // unknownClient reports whether an authorization server does not know the client.
 func unknownClient(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Code == "invalid_client"
+}
+
+// isRejected reports whether an authorization server refused what it was to exchange for tokens, and not who asked.
+func isRejected(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Class == Rejected
 }

@@ -33,6 +33,7 @@ type fakeServer struct {
 	fetched       []string          // paths of GETs
 	refreshes     int
 	expires       time.Time // of secrets
+	down          bool      // the token endpoint
 	slips         int       // requests to the token endpoint that are refused by mistake
 }
 
@@ -107,6 +108,10 @@ func (s *fakeServer) serveToken(w http.ResponseWriter, r *http.Request) {
 	id := r.PostForm.Get("client_id")
 	if user, _, ok := r.BasicAuth(); ok {
 		id = user
+	}
+	if s.down {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
 	}
 	if s.slips > 0 {
 		s.slips--
@@ -796,6 +801,24 @@ func TestForgottenGatewayRegistersAgainBeforeTheNextLogin(t *testing.T) {
 	}
 	if _, q := begin(t, p); q.Get("client_id") != "client-2" || len(s.registered) != 2 {
 		t.Errorf("then client %s, registered %d times", q.Get("client_id"), len(s.registered))
+	}
+}
+
+// An authorization server that is down does not say whether it knows the gateway.
+func TestOutageDoesNotProveThatTheGatewayIsKnown(t *testing.T) {
+	t.Parallel()
+	s := newFakeServer(t)
+	clock := new(clock)
+	p := s.provider(t, openVault(t, newMemStore(), clock.now), func(c *Config) { c.Now = clock.now })
+	begin(t, p)
+	clock.turn(2 * provedFor)
+	s.set(func() { clear(s.clients); s.down = true })
+	if _, q := begin(t, p); q.Get("client_id") != "client-1" {
+		t.Errorf("while it is down: client %s", q.Get("client_id"))
+	}
+	s.set(func() { s.down = false })
+	if _, q := begin(t, p); q.Get("client_id") != "client-2" {
+		t.Errorf("then client %s", q.Get("client_id"))
 	}
 }
 

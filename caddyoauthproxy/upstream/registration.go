@@ -213,9 +213,7 @@ func (r *registrations) register(ctx context.Context, m *metadata, record *token
 // judged notes what the answer to a token request says of the client, and turns a refusal of the client that lasts into one of the tokens: only a
 // new login helps then. A single refusal may be a slip of the server's.
 func (r *registrations) judged(ctx context.Context, m *metadata, c oauthClient, answer error) error {
-	var e *Error
-	errors.As(answer, &e)
-	unknown, known := unknownClient(answer), answer == nil || e != nil && e.Class == Rejected
+	unknown, known := unknownClient(answer), answer == nil || isRejected(answer)
 	if !c.registered || !unknown && !known || known && r.proved(c.id, answer == nil) {
 		return answer
 	}
@@ -249,10 +247,14 @@ func (r *registrations) judged(ctx context.Context, m *metadata, c oauthClient, 
 			*since = now
 		case now.Sub(*since) >= refusedFor:
 			// Others may have been told otherwise meanwhile, which is not written down each time: so it is asked.
-			if unknown, err := r.provider.isUnknown(ctx, m, c); err != nil {
+			told, err := r.provider.askWhetherKnown(ctx, m, c)
+			switch {
+			case err != nil:
 				return answer
-			} else if unknown {
+			case unknownClient(told):
 				return errForgotten()
+			case !isRejected(told):
+				return answer
 			}
 			r.prove(c.id, false)
 			*since = time.Time{}

@@ -29,10 +29,8 @@ const (
 // tokenstore.ErrConflict, and nothing is done.
 func (a *Accounts) End(ctx context.Context, accountID string, with ...tokenstore.Write) (tell func(context.Context) error, err error) {
 	acc, err := a.load(ctx, accountID)
-	var unstored Tokens
 	switch {
 	case err == nil && acc.State != tokenstore.StateRevoked:
-		unstored = takeUnstored(acc)
 		a.revoke(acc)
 	case err == nil, errors.Is(err, tokenstore.ErrNotFound), errors.Is(err, tokenstore.ErrTampered):
 		acc = nil
@@ -55,20 +53,7 @@ func (a *Accounts) End(ctx context.Context, accountID string, with ...tokenstore
 	delete(a.pauses, accountID)
 	delete(a.inconclusive, accountID)
 	a.mu.Unlock()
-	if acc.Unstored { // then or never
-		return func(ctx context.Context) error { return a.endThere(ctx, acc, unstored) }, nil
-	}
 	return func(ctx context.Context) error { return a.tellProvider(ctx, acc) }, nil
-}
-
-// takeUnstored takes the tokens out of an account that is not to have them stored, for revocation either.
-func takeUnstored(acc *tokenstore.Account) Tokens {
-	if !acc.Unstored {
-		return Tokens{}
-	}
-	t := takeTokens(acc)
-	t.Binding = acc.Binding
-	return t
 }
 
 // revoke marks an account as revoked, and its tokens as to be ended at the provider.
@@ -117,7 +102,7 @@ func (a *Accounts) retryRevocation(ctx context.Context, acc *tokenstore.Account)
 		acc.Reason = "revoked; the provider could not be told, so its tokens may still be valid there"
 		a.log.Error("provider could not be told that tokens have ended: revoke them there", append(accountFields(acc), zap.Int("attempts", r.Attempts))...)
 		return true, a.saveRevocation(ctx, acc)
-	case now.Before(r.Next):
+	case now.Before(r.Next) || !giveBack(acc):
 		return true, nil
 	}
 	r.Next = now.Add(min(revokeFirst<<min(r.Attempts, 16), revokeLast))

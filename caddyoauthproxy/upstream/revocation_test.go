@@ -2,11 +2,13 @@ package upstream
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -215,16 +217,20 @@ func TestGrantAndAccountEndTogetherOrNotAtAll(t *testing.T) {
 func TestGitHubsRefreshTokenIsEndedWithANewAccessToken(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
-		ended bool // the refresh token, too
-		down  bool // when the new access token is to be ended, at first
-		want  []string
+		ended    bool // the refresh token, too
+		down     bool // when the new access token is to be ended, at first
+		unstored bool
+		want     []string
 	}{
-		"it lives":                     {false, false, []string{"DELETE at.a.0", "POST", "DELETE new"}},
-		"it has ended":                 {true, false, []string{"DELETE at.a.0", "POST"}},
-		"it lives, and GitHub is down": {false, true, []string{"DELETE at.a.0", "POST", "DELETE new", "DELETE new"}},
+		"it lives":                               {false, false, false, []string{"DELETE at.app.0", "POST", "DELETE new"}},
+		"it has ended":                           {true, false, false, []string{"DELETE at.app.0", "POST"}},
+		"it lives, and GitHub is down":           {false, true, false, []string{"DELETE at.app.0", "POST", "DELETE new", "DELETE new"}},
+		"it lives in memory":                     {false, false, true, []string{"DELETE at.app.0", "POST", "DELETE new"}},
+		"it lives in memory, and GitHub is down": {false, true, true, []string{"DELETE at.app.0", "POST", "DELETE new", "DELETE new"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			id := rand.Text() // what is in memory is so for all tests
 			var asked []string
 			ended, down := tt.ended, tt.down
 			github := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -242,7 +248,7 @@ func TestGitHubsRefreshTokenIsEndedWithANewAccessToken(t *testing.T) {
 					Token string `json:"access_token"`
 				}
 				_ = json.NewDecoder(r.Body).Decode(&body)
-				asked = append(asked, "DELETE "+body.Token)
+				asked = append(asked, "DELETE "+strings.Replace(body.Token, id, "app", 1))
 				switch {
 				case body.Token != "new":
 					w.WriteHeader(http.StatusNotFound)
@@ -253,22 +259,22 @@ func TestGitHubsRefreshTokenIsEndedWithANewAccessToken(t *testing.T) {
 					w.WriteHeader(http.StatusNoContent)
 				}
 			})
-			p, err := New("idp", Config{Type: "github", ClientID: clientID, ClientSecret: clientSecret}, &http.Client{Transport: &inMemory{handler: github}})
+			p, err := New("idp", Config{Type: "github", ClientID: clientID, ClientSecret: clientSecret, Unstored: tt.unstored}, &http.Client{Transport: &inMemory{handler: github}})
 			if err != nil {
 				t.Fatal(err)
 			}
 			w := realWorld(t)
 			w.provider = p
 			w.accounts = w.node()
-			w.add("a", time.Minute, time.Hour)
-			if err := w.revoke(t.Context(), "a"); (err != nil) != tt.down {
+			w.addUnstored(id, time.Minute, time.Hour)
+			if err := w.revoke(t.Context(), id); (err != nil) != tt.down {
 				t.Errorf("got %v", err)
 			}
 			w.clock.turn(2 * time.Minute)
 			if err := w.node().RetryRevocations(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if acc := w.stored("a"); !slices.Equal(asked, tt.want) || acc.Revocation != nil || acc.Reason != "revoked, and the provider was told" {
+			if acc := w.stored(id); !slices.Equal(asked, tt.want) || acc.Revocation != nil || acc.Reason != "revoked, and the provider was told" {
 				t.Errorf("asked %v, %+v", asked, acc)
 			}
 		})

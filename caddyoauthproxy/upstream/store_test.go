@@ -18,6 +18,9 @@ type memStore struct {
 	mu   sync.Mutex
 	rows map[string]tokenstore.Row
 
+	// onApply, where set, is called before every Apply, which waits for it alone.
+	onApply func(changes []tokenstore.Change)
+
 	// failApply, where set, judges every Apply first.
 	failApply func(changes []tokenstore.Change) error
 
@@ -45,6 +48,12 @@ func (s *memStore) Get(ctx context.Context, kind tokenstore.Kind, id string) (to
 func (s *memStore) Apply(ctx context.Context, changes ...tokenstore.Change) error {
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	s.mu.Lock()
+	onApply := s.onApply
+	s.mu.Unlock()
+	if onApply != nil {
+		onApply(changes)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

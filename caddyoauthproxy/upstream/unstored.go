@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"context"
 	"errors"
+	"hash/maphash"
 	"sync"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
@@ -19,8 +20,10 @@ const maxHeld = 100_000
 var held = newMemory()
 
 type memory struct {
-	// rows keeps the rows and the tokens beside them together: held while both are changed, and while both are read.
-	rows sync.RWMutex
+	// rows keep the row of an account and the tokens beside it together: held while both are changed, and while both are read. Each is for
+	// some of the accounts, so that a slow write does not hold up all.
+	rows [256]sync.RWMutex
+	seed maphash.Seed
 
 	mu      sync.Mutex
 	entries map[string]*list.Element // by account
@@ -32,7 +35,13 @@ type heldTokens struct {
 	Tokens
 }
 
-func newMemory() *memory { return &memory{entries: make(map[string]*list.Element), order: list.New()} }
+func newMemory() *memory {
+	return &memory{entries: make(map[string]*list.Element), order: list.New(), seed: maphash.MakeSeed()}
+}
+
+func (m *memory) row(id string) *sync.RWMutex {
+	return &m.rows[maphash.String(m.seed, id)%uint64(len(m.rows))]
+}
 
 func (m *memory) put(id string, t Tokens) {
 	m.mu.Lock()
@@ -77,8 +86,15 @@ func (a *Accounts) Withhold(acc *tokenstore.Account) {
 	held.put(acc.ID, takeTokens(acc))
 }
 
-// takeTokens takes the tokens out of an account.
+// takeTokens takes the tokens out of an account, or out of its revocation: an ended account has no others.
 func takeTokens(acc *tokenstore.Account) Tokens {
+	if acc.Revocation != nil {
+		r := *acc.Revocation
+		t := Tokens{AccessToken: r.AccessToken, RefreshToken: r.RefreshToken}
+		r.AccessToken, r.RefreshToken = "", ""
+		acc.Revocation = &r
+		return t
+	}
 	t := Tokens{AccessToken: acc.AccessToken, RefreshToken: acc.RefreshToken, IDToken: acc.IDToken}
 	acc.AccessToken, acc.RefreshToken, acc.IDToken = "", "", ""
 	return t
@@ -86,13 +102,16 @@ func takeTokens(acc *tokenstore.Account) Tokens {
 
 // load reads an account from the vault, with its tokens wherever they are.
 func (a *Accounts) load(ctx context.Context, id string) (*tokenstore.Account, error) {
-	held.rows.RLock()
 	acc, err := a.vault.Account(ctx, id)
 	var t Tokens
 	if err == nil && acc.Unstored {
-		t = held.get(id)
+		row := held.row(id)
+		row.RLock()
+		if acc, err = a.vault.Account(ctx, id); err == nil {
+			t = held.get(id)
+		}
+		row.RUnlock()
 	}
-	held.rows.RUnlock()
 	if errors.Is(err, tokenstore.ErrNotFound) {
 		held.drop(id)
 	}
@@ -105,6 +124,17 @@ func (a *Accounts) load(ctx context.Context, id string) (*tokenstore.Account, er
 		acc.AccessToken, acc.RefreshToken, acc.IDToken = t.AccessToken, t.RefreshToken, t.IDToken
 	}
 	return acc, nil
+}
+
+// giveBack puts the tokens that are still to be revoked back into an account that was read from the vault. It reports false where they are
+// in the memory of another process, or of none any more.
+func giveBack(acc *tokenstore.Account) bool {
+	if !acc.Unstored {
+		return true
+	}
+	t := held.get(acc.ID)
+	acc.Revocation.AccessToken, acc.Revocation.RefreshToken = t.AccessToken, t.RefreshToken
+	return t.AccessToken != "" || t.RefreshToken != ""
 }
 
 // withdraw takes the tokens of an account that is older than the operator's wish out of the vault. When that fails, it is tried with the next use.
@@ -123,13 +153,14 @@ func (a *Accounts) commit(ctx context.Context, acc *tokenstore.Account, with ...
 	}
 	bare := *acc
 	t := takeTokens(&bare)
-	held.rows.Lock()
-	defer held.rows.Unlock()
+	row := held.row(acc.ID)
+	row.Lock()
+	defer row.Unlock()
 	if err := a.vault.Commit(ctx, append(with, tokenstore.Save(&bare))...); err != nil {
 		return err
 	}
 	acc.Meta = bare.Meta
-	if over(acc) {
+	if over(acc) && acc.Revocation == nil {
 		held.drop(acc.ID)
 	} else {
 		held.put(acc.ID, t)

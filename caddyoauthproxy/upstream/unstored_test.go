@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -21,16 +22,17 @@ func unstoredWorld(t *testing.T) *world {
 	return w
 }
 
-func (w *world) addUnstored(id string, age, life time.Duration) {
+func (w *world) addUnstored(id string, age, life time.Duration, changes ...func(*tokenstore.Account)) {
 	w.t.Helper()
 	w.t.Cleanup(func() { held.drop(id) })
-	w.add(id, age, life, w.accounts.Withhold)
+	w.add(id, age, life, append(changes, w.accounts.Withhold)...)
 }
 
 // neverStored fails the test when a token of the account is in the vault.
 func (w *world) neverStored(id string) {
 	w.t.Helper()
-	if acc := w.stored(id); acc.AccessToken+acc.RefreshToken+acc.IDToken != "" || acc.Revocation != nil {
+	acc := w.stored(id)
+	if r := acc.Revocation; acc.AccessToken+acc.RefreshToken+acc.IDToken != "" || r != nil && r.AccessToken+r.RefreshToken != "" {
 		w.t.Errorf("stored %+v", acc)
 	}
 }
@@ -89,6 +91,47 @@ func TestTokensThatAreNotStoredAreRevoked(t *testing.T) {
 	}
 }
 
+// The vault knows that the provider is to be told, the memory of what.
+func TestTokensThatAreNotStoredAreRevokedInTheEnd(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		gone bool // the process that had the tokens
+		told []string
+		want string
+	}{
+		"by the process that has them": {false, []string{"rt.unstored-7.0", "at.unstored-7.0"}, "revoked, and the provider was told"},
+		"after a restart":              {true, nil, "revoked; the provider could not be told, so its tokens may still be valid there"},
+	} {
+		w := unstoredWorld(t)
+		w.addUnstored("unstored-7", time.Minute, time.Hour)
+		w.idp.failRevocations(http.StatusServiceUnavailable)
+		if err := w.revoke(t.Context(), "unstored-7"); err == nil {
+			t.Errorf("%s: the failure is not reported", name)
+		}
+		w.neverStored("unstored-7")
+		w.idp.failRevocations(0)
+		if tt.gone {
+			held.drop("unstored-7")
+		}
+		for range 2 {
+			w.clock.turn(2 * time.Minute)
+			if err := w.node().RetryRevocations(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if told := w.idp.told(); !slices.Equal(told, tt.told) {
+			t.Errorf("%s: told of %v", name, told)
+		}
+		w.clock.turn(revokeFor)
+		if err := w.node().RetryRevocations(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if acc := w.stored("unstored-7"); acc.Revocation != nil || acc.Reason != tt.want || held.get("unstored-7").AccessToken != "" {
+			t.Errorf("%s: in the end %+v", name, acc)
+		}
+	}
+}
+
 func TestStoredTokensLeaveTheVaultWhenTheOperatorWantsIt(t *testing.T) {
 	t.Parallel()
 	w := realWorld(t)
@@ -116,6 +159,42 @@ func TestTokensInMemoryAreForgottenWithTheirAccount(t *testing.T) {
 	}
 	if _, err := w.accounts.Token(t.Context(), "unstored-4"); !errors.Is(err, ErrNeedsReauth) || held.get("unstored-4").RefreshToken != "" {
 		t.Errorf("got %v, in memory %+v", err, held.get("unstored-4"))
+	}
+}
+
+func TestSlowWriteOfOneAccountHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	unstored := w.idp.provider(t, func(c *Config) { c.Unstored = true })
+	w.accounts = w.node(func(o *AccountsOptions) { o.Providers["memory"] = unstored })
+	w.add("other", time.Minute, time.Hour)
+	w.addUnstored("unstored-8", 2*time.Hour, time.Hour, func(a *tokenstore.Account) { a.Provider = "memory" })
+	writing, release := make(chan struct{}), make(chan struct{})
+	w.store.mu.Lock()
+	w.store.onApply = func(changes []tokenstore.Change) {
+		if changes[0].Row.ID == "unstored-8" {
+			writing <- struct{}{}
+			<-release
+		}
+	}
+	w.store.mu.Unlock()
+	refreshed := make(chan error, 1)
+	go func() {
+		_, err := w.accounts.Token(context.Background(), "unstored-8")
+		refreshed <- err
+	}()
+	<-writing
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if got, err := w.accounts.Token(ctx, "other"); err != nil || got != "at.other.0" {
+		t.Errorf("got %s, %v", got, err)
+	}
+	w.store.mu.Lock()
+	w.store.onApply = nil
+	w.store.mu.Unlock()
+	close(release)
+	if err := <-refreshed; err != nil {
+		t.Error(err)
 	}
 }
 
