@@ -76,7 +76,7 @@ type App struct {
 	// How long a session token lives. Default: 1h; negative for no session tokens.
 	SessionTokenTTL caddy.Duration `json:"session_token_ttl,omitempty"`
 
-	// How long an access token lives. Default: 1h.
+	// How long an access token lives, no longer than its grant. Default: 1h.
 	AccessTokenTTL caddy.Duration `json:"access_token_ttl,omitempty"`
 
 	// How long a grant lives without being refreshed. Default: 30d.
@@ -102,7 +102,7 @@ type App struct {
 	// How often grants that have expired are ended, with their tokens at the provider, and records past their time are deleted. Default: 1h; negative for never.
 	CleanupInterval caddy.Duration `json:"cleanup_interval,omitempty"`
 
-	// How long ended grants are kept. Default: 90d.
+	// How long ended grants are kept, at least 2h. Default: 90d.
 	Retention caddy.Duration `json:"retention,omitempty"`
 
 	ctx    caddy.Context
