@@ -241,7 +241,7 @@ func (s *eventScanner) scan() (stretch, error) {
 		line, end, rest := cutLine(s.buf[s.pos:])
 		line = s.buf[s.line : s.pos+len(line)]
 		if s.length(s.line+len(line)) > s.max {
-			return stretch{}, s.tooLong()
+			return stretch{}, fmt.Errorf("%w: it has more than %d bytes", errEventTooLong, s.max)
 		}
 		s.pos = len(s.buf) - len(rest)
 		if len(end) == 0 {
@@ -257,8 +257,6 @@ func (s *eventScanner) scan() (stretch, error) {
 		}
 	}
 	switch {
-	case s.length(len(s.buf)) > s.max:
-		return stretch{}, s.tooLong()
 	case !s.hasData && s.line > s.start:
 		return s.take(s.line), nil
 	case s.end != nil && s.start < len(s.buf):
@@ -285,10 +283,6 @@ func (s *eventScanner) length(end int) int {
 		return end - s.data
 	}
 	return end - s.line
-}
-
-func (s *eventScanner) tooLong() error {
-	return fmt.Errorf("%w: it has more than %d bytes", errEventTooLong, s.max)
 }
 
 // cutLine cuts off the first line. Its end is a carriage return, a line feed, both, or nothing when the line is not complete.

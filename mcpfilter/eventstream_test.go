@@ -240,7 +240,7 @@ func TestEventsAreReadOneAfterTheOther(t *testing.T) {
 		end    error
 		want   []string
 	}{
-		{"\xef\xbb\xbf: hello\n\nevent: a\ndata: 1\ndata:2\n\nid: 7\n\ndata\r\rdata: 4\r\n\r\n", nil, []string{"1\n2", "", "4"}},
+		{"\xef\xbb\xbf: hello\n\nevent: a\ndata: 1\r\ndata:2\r\n\r\nid: 7\n\ndata\r\rdata: 4\r\n\r\n", nil, []string{"1\n2", "", "4"}},
 		{"data: 1\n\ndata: 2", nil, []string{"1", "2"}},
 		{"data: 1\n\ndata: 2", broken, []string{"1"}},
 		{"data: 1\n\n: 2", nil, []string{"1"}},
