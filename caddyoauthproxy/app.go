@@ -275,7 +275,7 @@ func (a *App) Gateway(proxy string) (mcpfilter.Gateway, error) {
 	if p == nil {
 		return nil, fmt.Errorf("oauth_proxy: no proxy %q; declared are: %s", proxy, listed(a.Proxies))
 	}
-	return &proxyGateway{app: a, proxy: p, source: a.config.sources[proxy]}, nil
+	return &proxyGateway{app: a, proxy: p, source: a.config.sources[proxy], policy: a.config.policies[proxy]}, nil
 }
 
 // Interface guards

@@ -26,6 +26,10 @@ import (
 //		upstream_token    user|client_credentials [<provider>]|exchange|static <placeholder> [<header>] { … }
 //		max_grants        <n>
 //		allow             email_domain|email|user|login|group|org <value>…
+//		policy            { … }
+//		scope_includes    <scope> <scope>…
+//		audit_arguments   <name>…
+//		origins           <origin>…|*
 //	}
 func (p *parser) proxy(d *caddyfile.Dispenser) error {
 	id, err := blockName(d, "proxy")
@@ -78,7 +82,7 @@ func (p *parser) checkProxy(id string, v *Proxy) error {
 func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen once) error {
 	name := d.Val()
 	switch name {
-	case "scopes", "scope_text", "allowed_redirects", "allow":
+	case "scopes", "scope_text", "scope_includes", "allowed_redirects", "allow", "policy", "origins", "audit_arguments":
 	default:
 		if err := seen.check(d); err != nil {
 			return err
@@ -135,8 +139,17 @@ func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen o
 		return args(d, &v.AllowedRedirects, authserver.ValidAllowedRedirect)
 	case "allow":
 		return allow(d, &v.Allow)
+	case "policy":
+		return p.policy(d, id, v)
+	case "scope_includes":
+		return p.scopeIncludes(d, id, v)
+	case "audit_arguments":
+		return args(d, &v.AuditArguments, nil)
+	case "origins":
+		return args(d, &v.Origins, checkOrigin)
 	default:
-		return unknown(d, "allow", "allowed_redirects", "consent", "login", "machine_token", "max_grants", "name", "provider", "resource", "scope_text", "scopes", "upstream_token")
+		return unknown(d, "allow", "allowed_redirects", "audit_arguments", "consent", "login", "machine_token", "max_grants", "name", "origins", "policy", "provider", "resource", "scope_includes", "scope_text", "scopes",
+			"upstream_token")
 	}
 }
 
@@ -159,8 +172,20 @@ func allow(d *caddyfile.Dispenser, policy *authserver.Policy) error {
 	if !d.NextArg() {
 		return d.Err("allow takes email_domain, email, user, login, group or org, and one or more values")
 	}
-	var err error
 	switch kind := d.Val(); kind {
+	case "email_domain", "email", "user", "login", "group", "org":
+	default:
+		return d.Errf("allow knows email, email_domain, group, login, org and user, not %q", kind)
+	}
+	if err := people(d, policy); err != nil {
+		return fmt.Errorf("allow %w", err)
+	}
+	return nil
+}
+
+// people reads the values of one kind of entry that names users.
+func people(d *caddyfile.Dispenser, policy *authserver.Policy) (err error) {
+	switch d.Val() {
 	case "email_domain":
 		err = args(d, &policy.EmailDomains, func(v string) error {
 			if strings.ContainsAny(v, "@*") || !strings.Contains(v, ".") {
@@ -183,13 +208,8 @@ func allow(d *caddyfile.Dispenser, policy *authserver.Policy) error {
 		err = args(d, &policy.Groups, nil)
 	case "org":
 		err = args(d, &policy.Orgs, nil)
-	default:
-		return d.Errf("allow knows email, email_domain, group, login, org and user, not %q", kind)
 	}
-	if err != nil {
-		return fmt.Errorf("allow %w", err)
-	}
-	return nil
+	return err
 }
 
 // upstreamToken reads:

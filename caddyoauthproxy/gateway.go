@@ -156,6 +156,7 @@ type proxyGateway struct {
 	app    *App
 	proxy  *authserver.Proxy
 	source *tokenSource
+	policy mcpfilter.Policy
 }
 
 // Proxy implements mcpfilter.Gateway.
@@ -178,7 +179,23 @@ func (p *proxyGateway) Proxy() mcpfilter.Proxy {
 		CredentialHeader: p.source.header,
 		SharedCredential: p.source.shared(),
 		UpstreamScope:    upstreamScope,
+
+		Policy:         p.policy,
+		AuditArguments: p.app.Proxies[p.proxy.ID].AuditArguments,
+		Origins:        append([]string{p.app.config.issuer.String()}, p.app.Proxies[p.proxy.ID].Origins...),
 	}
+}
+
+// purposeSession is that of tags that bind session ids of MCP servers.
+const purposeSession tokenstore.Purpose = "mcp_session"
+
+// SessionTag implements mcpfilter.Gateway.
+func (p *proxyGateway) SessionTag(s *mcpfilter.Session, id string) (string, error) {
+	g, err := p.app.open()
+	if err != nil {
+		return "", &mcpfilter.UnavailableError{Err: err}
+	}
+	return g.vault.Derive(purposeSession, s.Grant.UserID, s.Grant.ClientID, p.proxy.ID, id), nil
 }
 
 // Enter implements mcpfilter.Gateway.

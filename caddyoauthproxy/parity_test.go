@@ -53,15 +53,18 @@ func TestCaddyfileCanSetEveryFieldOfTheJSON(t *testing.T) {
 	for _, p := range app.Providers {
 		providers = append(providers, reflect.ValueOf(p).Elem())
 	}
-	var tokens, policies []reflect.Value
+	var tokens, policies, rules []reflect.Value
 	for _, p := range app.Proxies {
 		proxies = append(proxies, reflect.ValueOf(p).Elem())
 		tokens = append(tokens, reflect.ValueOf(p.UpstreamToken))
 		policies = append(policies, reflect.ValueOf(p.Allow))
+		for _, rule := range p.Policy {
+			rules = append(rules, reflect.ValueOf(rule))
+		}
 	}
 	for what, names := range map[string][]string{
 		"oauth_proxy": unset(reflect.ValueOf(app).Elem()), "provider": unset(providers...), "proxy": unset(proxies...),
-		"upstream_token": unset(tokens...), "allow": unset(policies...), "client": unset(clients...), "registration": unset(reflect.ValueOf(registration)), "metadata_documents": unset(reflect.ValueOf(documents)),
+		"upstream_token": unset(tokens...), "allow": unset(policies...), "policy": unset(rules...), "client": unset(clients...), "registration": unset(reflect.ValueOf(registration)), "metadata_documents": unset(reflect.ValueOf(documents)),
 	} {
 		if len(names) > 0 {
 			t.Errorf("%s: no Caddyfile option sets %v", what, names)
@@ -77,7 +80,7 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 	}
 	for _, kind := range []reflect.Type{
 		reflect.TypeFor[caddyoauthproxy.App](), reflect.TypeFor[caddyoauthproxy.Provider](), reflect.TypeFor[caddyoauthproxy.Proxy](), reflect.TypeFor[mcpfilter.Filter](),
-		reflect.TypeFor[caddyoauthproxy.Client](), reflect.TypeFor[caddyoauthproxy.Registration](), reflect.TypeFor[caddyoauthproxy.MetadataDocuments](), reflect.TypeFor[caddyoauthproxy.UpstreamToken](), reflect.TypeFor[authserver.Policy](),
+		reflect.TypeFor[caddyoauthproxy.Client](), reflect.TypeFor[caddyoauthproxy.Registration](), reflect.TypeFor[caddyoauthproxy.MetadataDocuments](), reflect.TypeFor[caddyoauthproxy.UpstreamToken](), reflect.TypeFor[authserver.Policy](), reflect.TypeFor[caddyoauthproxy.PolicyRule](), reflect.TypeFor[mcpfilter.Matcher](),
 	} {
 		for field := range kind.Fields() {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")

@@ -54,6 +54,20 @@ type Proxy struct {
 
 	// Who may use the server. Default: every user of the provider.
 	Allow authserver.Policy `json:"allow,omitzero"`
+
+	// Which tools, resources and prompts of the server may be used, by whom. What no rule names may not be used where a rule for its target allows
+	// something, and may be where none does. Default: everything.
+	Policy []PolicyRule `json:"policy,omitempty"`
+
+	// The scopes that a scope stands for as well, so that a client that holds it needs no other for them.
+	ScopeIncludes map[string][]string `json:"scope_includes,omitempty"`
+
+	// The arguments of tool calls that the audit trail tells, by name, the first 256 bytes of each as JSON. Default: none.
+	AuditArguments []string `json:"audit_arguments,omitempty"`
+
+	// The web origins whose scripts may use the server, beside the resource's own, the gateway's, and those of the user's own machine. `*` stands for
+	// all. Requests of others are refused (403). Programs that are no browsers send no origin, and are not concerned.
+	Origins []string `json:"origins,omitempty"`
 }
 
 // resolve makes the proxy, of providers that are made already.
@@ -76,6 +90,11 @@ func (p *Proxy) resolve(id string, providers map[string]*upstream.Provider) (*au
 			return nil, fmt.Errorf("allowed_redirects: %q %w", uri, err)
 		}
 	}
+	for _, origin := range p.Origins {
+		if err := checkOrigin(origin); err != nil {
+			return nil, fmt.Errorf("origins: %q %w", origin, err)
+		}
+	}
 	if p.MaxGrants < 0 || p.MaxGrants > maxMaxGrants {
 		return nil, fmt.Errorf("max_grants %d is out of range: 1 to %d", p.MaxGrants, maxMaxGrants)
 	}
@@ -90,15 +109,20 @@ func (p *Proxy) resolve(id string, providers map[string]*upstream.Provider) (*au
 	}
 	out := &authserver.Proxy{
 		ID: id, Name: p.Name, Resource: p.Resource, ResourceURL: u,
-		Scopes: p.Scopes, ScopeTexts: p.ScopeTexts, Provider: provider, Login: login, AllowedRedirects: p.AllowedRedirects, Allow: p.Allow, MaxGrants: p.MaxGrants,
+		Scopes: p.scopes(), ScopeTexts: p.ScopeTexts, Provider: provider, Login: login, AllowedRedirects: p.AllowedRedirects, Allow: p.Allow, MaxGrants: p.MaxGrants,
 	}
 	if out.Name == "" {
 		out.Name = id
 	}
-	if len(out.Scopes) == 0 {
-		out.Scopes = []string{"mcp"}
-	}
 	return out, nil
+}
+
+// scopes are the gateway's own for this server.
+func (p *Proxy) scopes() []string {
+	if len(p.Scopes) == 0 {
+		return []string{"mcp"}
+	}
+	return p.Scopes
 }
 
 // machineToken resolves a proxy's token for clients that act for themselves.

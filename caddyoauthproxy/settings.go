@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
@@ -28,7 +29,8 @@ type resolved struct {
 	providers map[string]*upstream.Provider
 	proxies   []*authserver.Proxy
 	clients   []*authserver.ConfiguredClient
-	sources   map[string]*tokenSource // by proxy
+	sources   map[string]*tokenSource     // by proxy
+	policies  map[string]mcpfilter.Policy // by proxy
 
 	registration authserver.Registration
 	limits       authserver.Limits
@@ -45,7 +47,8 @@ func (r *resolved) proxy(id string) *authserver.Proxy {
 
 // resolve checks the whole configuration and reports everything that is wrong with it.
 func (a *App) resolve() (*resolved, error) {
-	r := &resolved{providers: make(map[string]*upstream.Provider, len(a.Providers)), sources: make(map[string]*tokenSource, len(a.Proxies))}
+	r := &resolved{providers: make(map[string]*upstream.Provider, len(a.Providers)), sources: make(map[string]*tokenSource, len(a.Proxies)),
+		policies: make(map[string]mcpfilter.Policy, len(a.Proxies))}
 	var errs []error
 	fail := func(err error) {
 		if err != nil {
@@ -84,6 +87,9 @@ func (a *App) resolve() (*resolved, error) {
 		}
 		if err == nil {
 			r.sources[id].machine, err = a.Proxies[id].machineToken()
+		}
+		if err == nil {
+			r.policies[id], err = a.Proxies[id].policy(p)
 		}
 		if err != nil {
 			fail(fmt.Errorf("proxy %q: %w", id, err))

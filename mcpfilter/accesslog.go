@@ -1,19 +1,13 @@
 package mcpfilter
 
 import (
-	"cmp"
-	"errors"
 	"net/http"
-	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.uber.org/zap"
 )
 
 // Caddy's logs redact the headers that it knows to hold credentials. X-Session-Token is not one of them, and what the logs show of a
-// request is set before any handler sees it. So requests that carry the header are left out of those logs, and get a line of
-// the filter's own.
+// request is set before any handler sees it. So requests that carry the header are left out of those logs; the audit trail has them.
 
 // carriesSessionToken reports whether a request has a header that Caddy's logs would show.
 func carriesSessionToken(r *http.Request) bool {
@@ -34,35 +28,11 @@ func redacted(header string) bool {
 }
 
 // serveUnlogged serves a request that Caddy must not log. It returns no error, because the error log would show the request,
-// too; error routes are not asked.
-func (f *Filter) serveUnlogged(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+// too; error routes are not asked. The audit trail tells of it all the same.
+func (f *Filter) serveUnlogged(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) {
 	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
-	start := time.Now()
-	method, path := r.Method, r.URL.Path
-	rec := caddyhttp.NewResponseRecorder(w, nil, nil)
-	err := f.serve(rec, r, next)
-	if err != nil {
-		status := http.StatusInternalServerError
-		if he, ok := errors.AsType[caddyhttp.HandlerError](err); ok && he.StatusCode != 0 {
-			status = he.StatusCode
-		}
-		if rec.Size() == 0 && rec.Status() == 0 {
-			rec.WriteHeader(status)
-		}
+	a := newAudited(w)
+	if err := f.serve(a, r, next); err != nil && a.status == 0 {
+		a.WriteHeader(a.answered(err))
 	}
-	repl, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	known := func(placeholder string) string {
-		if repl == nil {
-			return ""
-		}
-		value, _ := repl.GetString(placeholder)
-		return value
-	}
-	user := cmp.Or(known("http.auth.user.email"), known("http.auth.user.login"))
-	clientIP, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
-	f.log.Info("handled request", zap.String("method", method), zap.String("path", path), zap.Int("status", rec.Status()), zap.Int("size", rec.Size()),
-		zap.Duration("duration", time.Since(start)), zap.String("client_ip", clientIP), zap.String("proxy", f.proxy.ID), zap.String("user", user),
-		zap.String("user_id", known("http.auth.user.id")), zap.String("client_id", known("mcp.client_id")), zap.String("grant", known("mcp.grant")),
-		zap.String("mcp_method", known("mcp.method")), zap.Error(err))
-	return nil
 }

@@ -3,6 +3,7 @@ package mcpfilter_test
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 )
+
+var update = flag.Bool("update", false, "write what the files of testdata/adapt adapt to")
 
 // Each file of testdata/adapt is a Caddyfile, a line of dashes, and what it adapts to: JSON, or
 // the error. The global oauth_proxy block of these files is the test app's: one line per proxy.
@@ -31,6 +34,12 @@ func TestAdapt(t *testing.T) {
 				t.Fatal("no line of dashes")
 			}
 			got := adapt(text)
+			if *update {
+				if err := os.WriteFile(file, []byte(text+"----------\n"+strings.TrimSpace(got)+"\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
 			if strings.TrimSpace(got) != strings.TrimSpace(want) {
 				t.Errorf("adapts to\n%s", got)
 			}

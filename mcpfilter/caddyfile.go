@@ -13,11 +13,12 @@ func init() {
 	httpcaddyfile.RegisterHandlerDirective("mcp_filter", parseFilter)
 	httpcaddyfile.RegisterDirective("mcp_proxy", parseProxy)
 
-	// Behind rate limits, forward_auth and encode, in front of routing and everything that
-	// responds. "Before push" is where "After encode" ends, so that the order among our
-	// directives does not hang on which package is initialized first.
+	// The filter stands behind rate limits, forward_auth and encode, in front of routing and everything that
+	// responds, so that these can ask who is calling. "Before push" is where "After encode" ends, so that the order among our
+	// directives does not hang on which package is initialized first. mcp_proxy stands where reverse_proxy would: what respond, error and
+	// abort keep out, must not get to the server before they are asked.
 	httpcaddyfile.RegisterDirectiveOrder("mcp_filter", httpcaddyfile.Before, "push")
-	httpcaddyfile.RegisterDirectiveOrder("mcp_proxy", httpcaddyfile.Before, "push")
+	httpcaddyfile.RegisterDirectiveOrder("mcp_proxy", httpcaddyfile.Before, "reverse_proxy")
 }
 
 func parseFilter(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {

@@ -3,17 +3,10 @@ package mcpfilter
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"net/http"
 	"sync/atomic"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
-
-// maxBody is how much of a request body is kept in memory: to find the JSON-RPC
-// method, and to repeat the request after the upstream's 401.
-const maxBody = 1 << 20
 
 // exchangeKey is the context key of a request's exchange.
 type exchangeKey struct{}
@@ -29,9 +22,13 @@ type exchange struct {
 	// token is the upstream token to send.
 	token string
 
-	// body is the request's body when all of it is known; then the request can be repeated.
-	body     []byte
-	complete bool
+	// body is the request's, and method, target and name what it asks for.
+	body         *body
+	method, name string
+	target       Target
+
+	// upstreamStatus is that of the MCP server's answer; zero without one.
+	upstreamStatus int
 
 	// upstreamHost is the host that the transport sent the request to, if it was ours.
 	upstreamHost string
@@ -47,33 +44,6 @@ type exchange struct {
 // endsHere says whether the response is to be ended between handler and client: not every handler looks at its request's context. The
 // transport does, and ends an event stream cleanly.
 func (x *exchange) endsHere() bool { return x.upstreamHost == "" && x.cut.Load() }
-
-// captureBody reads a JSON body of at most maxBody bytes into memory, and leaves r a body of the same bytes.
-// A body that cannot be read could not be sent on either: its error is for the client.
-func (x *exchange) captureBody(r *http.Request) error {
-	if r.Body == nil || r.ContentLength == 0 {
-		x.complete = true
-		return nil
-	}
-	if r.Method != http.MethodPost || !isJSON(r.Header) {
-		return nil
-	}
-	var head bytes.Buffer
-	if r.ContentLength > 0 {
-		head.Grow(int(min(r.ContentLength, maxBody)) + bytes.MinRead)
-	}
-	if _, err := head.ReadFrom(io.LimitReader(r.Body, maxBody+1)); err != nil {
-		return caddyhttp.Error(http.StatusBadRequest, fmt.Errorf("read request body: %w", err))
-	}
-	x.body = head.Bytes()
-	x.complete = len(x.body) <= maxBody
-	if x.complete {
-		r.Body = io.NopCloser(bytes.NewReader(x.body)) // the server closes its own
-	} else {
-		r.Body = readCloser{io.MultiReader(bytes.NewReader(x.body), r.Body), r.Body}
-	}
-	return nil
-}
 
 // report tells the gateway, once, that the upstream answered 401, and takes the token it gives instead.
 func (x *exchange) report(ctx context.Context) error {
@@ -94,10 +64,13 @@ func (x *exchange) report(ctx context.Context) error {
 func (x *exchange) authorized(req *http.Request) *http.Request {
 	out := req.Clone(req.Context())
 	x.proxy.inject(out.Header, x.token)
+	if x.prunes(req.Method) {
+		out.Header.Set("Accept-Encoding", "identity")
+	}
 	if x.repeatable(req) && hasBody(req) {
 		// With GetBody the HTTP transport itself recovers from a stale idle connection.
-		out.ContentLength = int64(len(x.body))
-		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(x.body)), nil }
+		out.ContentLength = int64(len(x.body.bytes))
+		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(x.body.bytes)), nil }
 		out.Body, _ = out.GetBody()
 	}
 	return out
@@ -108,15 +81,5 @@ func (x *exchange) repeatable(req *http.Request) bool {
 	if !hasBody(req) {
 		return true
 	}
-	return x.complete && (req.ContentLength == -1 || req.ContentLength == int64(len(x.body)))
-}
-
-func hasBody(req *http.Request) bool {
-	return req.Body != nil && req.Body != http.NoBody && req.ContentLength != 0
-}
-
-// readCloser reads from one thing and closes another.
-type readCloser struct {
-	io.Reader
-	io.Closer
+	return x.body.complete && (req.ContentLength == -1 || req.ContentLength == int64(len(x.body.bytes)))
 }

@@ -21,8 +21,8 @@ func init() {
 // Filter stands in front of an MCP server: gateway token in, upstream token out.
 //
 // It answers the gateway's well-known documents and CORS preflights itself, refuses
-// paths that two readers could understand differently, authenticates every other
-// request, and hands it on with the user's upstream token. What comes back is
+// paths that two readers could understand differently and scripts of foreign origins, authenticates every other
+// request, judges it by the proxy's policy, and hands it on with the user's upstream token. An Mcp-Session-Id is good for nobody but who opened the session. What comes back is
 // cleaned of everything that would speak for the gateway's origin, and an upstream's 401
 // becomes the gateway's own challenge.
 //
@@ -54,12 +54,14 @@ func init() {
 // `{mcp.client_name}` | The client's name as it registered
 // `{mcp.grant}` | The grant's id
 // `{mcp.method}` | The JSON-RPC method of a POST, `batch`, `response`, or `unknown`; empty for other HTTP methods
+// `{mcp.target}` | What the message is about: `tool`, `resource`, `prompt`, or nothing
+// `{mcp.name}` | The name of the tool or prompt, or the URI of the resource, that the message is about
 // `{mcp.protocol_version}` | The MCP-Protocol-Version header
 // `{mcp.session}` | The Mcp-Session-Id header
 //
-// The access log gets the fields `user`, `client_id`, `grant`, `jti`, `proxy` and `mcp_method`. Caddy redacts
-// Authorization there, but not X-Session-Token: requests that carry it are left out of Caddy's logs, and the logger
-// `http.handlers.mcp_filter` writes a line for each instead.
+// The access log gets the fields `user`, `client_id`, `grant`, `jti`, `proxy`, `mcp_method`, `mcp_target` and `mcp_name`. Caddy redacts
+// Authorization there, but not X-Session-Token: requests that carry it are left out of Caddy's logs. The logger
+// `http.handlers.mcp_filter.audit` writes a line for each request.
 type Filter struct {
 	// The id of the proxy, as the `oauth_proxy` app knows it. Required.
 	Proxy string `json:"proxy,omitempty"`
@@ -91,7 +93,9 @@ type Filter struct {
 	gateway Gateway
 	proxy   Proxy
 	paths   pathMap
+	origins []string
 	log     *zap.Logger
+	audit   *zap.Logger
 }
 
 // The values of Filter.Credential.
@@ -111,6 +115,7 @@ func (Filter) CaddyModule() caddy.ModuleInfo {
 // Provision sets defaults and finds the filter's gateway.
 func (f *Filter) Provision(ctx caddy.Context) error {
 	f.log = ctx.Logger()
+	f.audit = f.log.Named(auditLogger)
 	if f.Credential == "" {
 		f.Credential = credentialHeader
 	}
@@ -139,6 +144,10 @@ func (f *Filter) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("mcp_filter %q: %w", f.Proxy, err)
 	}
 	f.proxy = f.gateway.Proxy()
+	f.origins = ownOrigins(&f.proxy)
+	if len(f.proxy.Policy.Rules) > 0 && f.Credential == credentialHeader {
+		return fmt.Errorf("mcp_filter %q: this proxy has a policy, for which the lists that the MCP server answers pass through transport mcp: use mcp_proxy, or credential transport here and transport mcp in the reverse_proxy behind", f.Proxy)
+	}
 	if f.Credential == credentialHeader && !redacted(f.proxy.CredentialHeader) {
 		return fmt.Errorf("mcp_filter %q: this proxy's upstream_token travels as %s, which Caddy's debug log would show: use mcp_proxy, or credential transport here and transport mcp in the reverse_proxy behind",
 			f.Proxy, f.proxy.CredentialHeader)
@@ -160,18 +169,32 @@ func (f *Filter) Validate() error {
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (f *Filter) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if carriesSessionToken(r) {
-		return f.serveUnlogged(w, r, next)
-	}
-	return f.serve(w, r, next)
-}
-
-func (f *Filter) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	if f.gateway.ServeMetadata(w, r) {
 		return nil
 	}
+	if carriesSessionToken(r) {
+		f.serveUnlogged(w, r, next)
+		return nil
+	}
+	return f.serve(newAudited(w), r, next)
+}
+
+// serve serves a request, and tells the audit trail of it.
+func (f *Filter) serve(a *audited, r *http.Request, next caddyhttp.Handler) error {
+	method, path := r.Method, r.URL.Path
+	err := f.pass(a, r, next)
+	if !isPreflight(r) {
+		f.record(a, r, method, path, err)
+	}
+	return err
+}
+
+func (f *Filter) pass(w *audited, r *http.Request, next caddyhttp.Handler) error {
 	if no := f.paths.apply(r); no != nil {
 		return f.refuse(w, no)
+	}
+	if f.foreignOrigin(r) {
+		return f.refuse(w, foreign())
 	}
 	if isPreflight(r) {
 		answerPreflight(w, r)
@@ -198,7 +221,8 @@ func (f *Filter) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	if err != nil {
 		return f.refuse(w, gatewayRefusal(err))
 	}
-	return f.forward(w, r, next, &exchange{gateway: f.gateway, proxy: &f.proxy, session: session, gatewayToken: token})
+	w.x = &exchange{gateway: f.gateway, proxy: &f.proxy, session: session, gatewayToken: token}
+	return f.forward(w, r, next, w.x)
 }
 
 // refusedRest is how long the rest of a response that was refused is read, so that its connection can be used again.
@@ -218,12 +242,22 @@ func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	}()
 	r = r.WithContext(ctx)
 
-	err := x.captureBody(r)
+	var err error
+	if x.body, err = captureBody(r); err != nil {
+		x.body = new(body)
+	}
+	no := f.untag(r.Header, x.session)
 	f.identify(r, x)
 	cleanRequest(r, f.proxy.CredentialHeader)
 	if err != nil {
 		protectResponse(w.Header())
 		return err
+	}
+	if no == nil {
+		no = f.judgeRequest(r, x)
+	}
+	if no != nil {
+		return f.refuse(w, no)
 	}
 	if x.token, err = f.gateway.UpstreamToken(ctx, x.session); err != nil {
 		return f.refuse(w, gatewayRefusal(err))

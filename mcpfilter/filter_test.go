@@ -31,7 +31,7 @@ func TestRequestGoesUpstreamWithTheUsersToken(t *testing.T) {
 			g, up := newGateway(t), new(recorder)
 			s := startCaddy(t, g, resource, site, up)
 			res := s.post(t, "/jira/mcp", map[string]string{
-				"Mcp-Session-Id": "s-1", "Mcp-Name": "x", "MCP-Protocol-Version": "2025-11-25",
+				"Mcp-Session-Id": g.tagged("s-1"), "Mcp-Name": "x", "MCP-Protocol-Version": "2025-11-25",
 				"Accept": "application/json, text/event-stream", "Last-Event-ID": "7", "Traceparent": "00-1-2-01",
 			})
 			wantStatus(t, res, http.StatusOK)
@@ -215,7 +215,7 @@ func TestPreflightIsAnsweredBeforeAuthentication(t *testing.T) {
 	g, up := newGateway(t), new(recorder)
 	s := startCaddy(t, g, resource, viaProxy, up)
 	res := s.request(t, http.MethodOptions, "/jira/mcp", map[string]string{
-		"Authorization": "", "Origin": "https://app.test", "Access-Control-Request-Method": "POST",
+		"Authorization": "", "Origin": "https://gw.test", "Access-Control-Request-Method": "POST",
 		"Access-Control-Request-Headers": "authorization, mcp-param-tenant, x-evil, mcp-session-id",
 	}, "")
 	wantStatus(t, res, http.StatusNoContent)
@@ -251,7 +251,7 @@ func TestIdentityReachesPlaceholdersAndAccessLog(t *testing.T) {
 	mcp_proxy PROXY UPSTREAM {
 		header_up X-Seen "{http.auth.user.id} {http.auth.user.email} {http.auth.user.login} {http.auth.user.name} {http.auth.user.provider} {mcp.proxy} {mcp.client_id} {mcp.client_name} {mcp.grant} {mcp.method} {mcp.protocol_version} {mcp.session}"
 	}`, up)
-	wantStatus(t, s.post(t, "/jira/mcp", map[string]string{"MCP-Protocol-Version": "{env.HOME}", "Mcp-Session-Id": "s-9"}), http.StatusOK)
+	wantStatus(t, s.post(t, "/jira/mcp", map[string]string{"MCP-Protocol-Version": "{env.HOME}", "Mcp-Session-Id": g.tagged("s-9")}), http.StatusOK)
 	want := "user-1 ada@example.com ada Ada L okta " + g.id + " gateway_0f Chatbot grant-1 tools/list {env.HOME} s-9"
 	if got := up.last(t).Header.Get("X-Seen"); got != want {
 		t.Errorf("placeholders\n got %q\nwant %q", got, want)
@@ -290,8 +290,10 @@ func TestT29UnverifiedEmailIsToldNobody(t *testing.T) {
 		t.Errorf("the MCP server is told %q", got)
 	}
 	wantStatus(t, s.post(t, "/jira/mcp", map[string]string{"Authorization": "", "X-Session-Token": "good-token"}), http.StatusOK)
-	eventually(t, "both requests in the log", func() bool { return strings.Count(s.log.String(), "handled request") == 2 })
-	if log := s.log.String(); strings.Contains(log, "ada@example.com") || strings.Count(log, `"user":"ada"`) != 2 {
+	eventually(t, "both requests in the log", func() bool {
+		return strings.Count(s.log.String(), "mcp request") == 2 && strings.Contains(s.log.String(), "handled request")
+	})
+	if log := s.log.String(); strings.Contains(log, "ada@example.com") || strings.Count(log, `"user":"ada"`) != 3 {
 		t.Errorf("log:\n%s", log)
 	}
 }
@@ -302,7 +304,9 @@ func TestNoTokenIsLogged(t *testing.T) {
 	s := startCaddy(t, g, resource, viaProxy, up)
 	wantStatus(t, s.post(t, "/jira/mcp", nil), http.StatusOK)
 	wantStatus(t, s.post(t, "/jira/mcp", map[string]string{"Authorization": "Bearer bad-token"}), http.StatusUnauthorized)
-	eventually(t, "both requests in the log", func() bool { return strings.Count(s.log.String(), "handled request") == 2 })
+	eventually(t, "both requests in the log", func() bool {
+		return strings.Count(s.log.String(), "mcp request") == 2 && strings.Contains(s.log.String(), "handled request")
+	})
 	for _, secret := range []string{"good-token", "bad-token", "upstream-1"} {
 		if strings.Contains(s.log.String(), secret) {
 			t.Errorf("the log has %s:\n%s", secret, s.log.String())

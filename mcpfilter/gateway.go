@@ -41,6 +41,10 @@ type Gateway interface {
 	// alive, and still lets the user in. Its errors are those of Authenticate.
 	CheckGrant(ctx context.Context, s *Session) error
 
+	// SessionTag binds an Mcp-Session-Id to who opened it: it is always the same for one user, client, proxy and id, and nobody
+	// else can make it. Printable ASCII without spaces and dots.
+	SessionTag(s *Session, id string) (string, error)
+
 	// UpstreamToken returns the bearer token to send upstream, refreshed if need be.
 	// The error is ErrNeedsReauth when the user must log in again, and anything
 	// else (usually *UnavailableError) when the token cannot be had at the moment.
@@ -85,6 +89,16 @@ type Proxy struct {
 	// SharedCredential says that the upstream token is not the user's, so that no new login would help when the upstream
 	// refuses it: that is answered 503.
 	SharedCredential bool
+
+	// Policy says who may use what of the server.
+	Policy Policy
+
+	// AuditArguments are the arguments of tool calls that the audit trail may tell.
+	AuditArguments []string
+
+	// Origins are the web origins whose scripts may use the server, beside those of the resource itself and of the user's own machine: each an origin, or a
+	// URL of one. One that is * stands for all.
+	Origins []string
 
 	// UpstreamScope is what stands before a scope of the upstream's authorization server among those of the gateway, where a login can
 	// ask for more of them. Clients are then told which ones the upstream demands. Empty: it cannot.

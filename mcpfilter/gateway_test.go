@@ -2,6 +2,8 @@ package mcpfilter_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -87,6 +89,14 @@ type testGateway struct {
 	// credentialHeader is where the upstream token travels; empty for Authorization.
 	credentialHeader string
 
+	// policy, origins and auditArguments are the proxy's.
+	policy         mcpfilter.Policy
+	origins        []string
+	auditArguments []string
+
+	// sessions are further users, by their gateway tokens.
+	sessions map[string]*mcpfilter.Session
+
 	// upstreamScope stands before scopes of the upstream's.
 	upstreamScope string
 
@@ -136,6 +146,7 @@ func (g *testGateway) Proxy() mcpfilter.Proxy {
 		ID: g.id, Resource: g.resource, ResourcePath: "/" + strings.Trim(u.Path, "/"),
 		MetadataURL: "https://gw.test/.well-known/oauth-protected-resource" + u.Path,
 		Scopes:      g.scopes, CredentialHeader: g.credentialHeader, UpstreamScope: g.upstreamScope,
+		Policy: g.policy, Origins: g.origins, AuditArguments: g.auditArguments,
 	}
 }
 
@@ -155,6 +166,9 @@ func (g *testGateway) Authenticate(_ context.Context, token string) (*mcpfilter.
 	defer g.mu.Unlock()
 	if g.authErr != nil {
 		return nil, g.authErr
+	}
+	if s := g.sessions[token]; s != nil {
+		return s, nil
 	}
 	if token != "good-token" {
 		return nil, fmt.Errorf("%w: unknown", mcpfilter.ErrInvalidToken)
@@ -204,6 +218,18 @@ func (g *testGateway) ServeMetadata(w http.ResponseWriter, r *http.Request) bool
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(map[string]string{"resource": g.resource})
 	return true
+}
+
+// SessionTag implements mcpfilter.Gateway.
+func (g *testGateway) SessionTag(s *mcpfilter.Session, id string) (string, error) {
+	sum := sha256.Sum256([]byte(s.Grant.UserID + "|" + s.Grant.ClientID + "|" + g.id + "|" + id))
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// tagged is a session id of the MCP server's as the gateway tells it ada's chatbot.
+func (g *testGateway) tagged(id string) string {
+	tag, _ := g.SessionTag(&mcpfilter.Session{Grant: &tokenstore.Grant{UserID: "user-1", ClientID: "gateway_0f"}}, id)
+	return id + "." + tag
 }
 
 func (g *testGateway) Stopping() <-chan struct{} { return g.stopping }

@@ -79,8 +79,12 @@ func (g *guard) WriteHeader(status int) {
 		g.ResponseWriter.WriteHeader(status)
 		return
 	}
-	g.wroteHeader = true
-	if no := g.judge(status, h); no != nil {
+	g.wroteHeader, g.x.upstreamStatus = true, status
+	no := g.judge(status, h)
+	if no == nil {
+		no = g.tag(h)
+	}
+	if no != nil {
 		g.replace(no)
 		return
 	}
@@ -113,6 +117,8 @@ func (g *guard) run(next caddyhttp.Handler, r *http.Request) error {
 func (g *guard) judge(status int, h http.Header) *refusal {
 	recheck := time.Duration(g.filter.StreamRecheck)
 	switch {
+	case g.bypassed():
+		return badUpstream("this proxy has a policy, for which its MCP server must be reached by transport mcp", nil)
 	case recheck > 0 && time.Since(g.began) > recheck && g.filter.revoked(g.r.Context(), g.x): // while the server thought
 		return gatewayRefusal(ErrInvalidToken)
 	case status == http.StatusSwitchingProtocols:
@@ -127,7 +133,7 @@ func (g *guard) judge(status int, h http.Header) *refusal {
 		return invalidToken("the MCP server did not accept this user's authorization; try again", nil)
 	case status == http.StatusForbidden && g.filter.proxy.UpstreamScope != "":
 		if scopes := g.stepUp(h); scopes != nil {
-			return insufficientScope(scopes)
+			return insufficientScope(scopes, "the MCP server wants the user to allow more")
 		}
 	case 300 <= status && status < 400:
 		return g.redirect(h)

@@ -11,10 +11,12 @@ import (
 // identify says in placeholders and in the access log who sends the request, and what it is.
 func (f *Filter) identify(r *http.Request, x *exchange) {
 	grant, user := x.session.Grant, x.session.Grant.User
-	var method string
+	var said *contents
 	if r.Method == http.MethodPost {
-		method = jsonrpcMethod(x.body, x.complete)
+		said = x.body.contents()
 	}
+	describe(r, said)
+	x.method, x.target, x.name = aboutRequest(r.Header, said)
 
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Set("http.auth.user.id", grant.UserID)
@@ -26,9 +28,6 @@ func (f *Filter) identify(r *http.Request, x *exchange) {
 		repl.Set("mcp.client_id", grant.ClientID)
 		repl.Set("mcp.client_name", grant.Client)
 		repl.Set("mcp.grant", grant.ID)
-		repl.Set("mcp.method", method)
-		repl.Set("mcp.protocol_version", r.Header.Get("MCP-Protocol-Version"))
-		repl.Set("mcp.session", r.Header.Get("Mcp-Session-Id"))
 	}
 
 	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
@@ -37,6 +36,8 @@ func (f *Filter) identify(r *http.Request, x *exchange) {
 		extra.Set(zap.String("grant", grant.ID))
 		extra.Set(zap.String("jti", x.session.JTI))
 		extra.Set(zap.String("proxy", f.Proxy))
-		extra.Set(zap.String("mcp_method", method))
+		extra.Set(zap.String("mcp_method", x.method))
+		extra.Set(zap.String("mcp_target", string(x.target)))
+		extra.Set(zap.String("mcp_name", x.name))
 	}
 }

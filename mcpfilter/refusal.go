@@ -31,9 +31,21 @@ type refusal struct {
 	// retryAfter is when to try again.
 	retryAfter time.Duration
 
+	// rpc is the body where the client waits for one of JSON-RPC's.
+	rpc any
+
+	// hidden keeps the answer from scripts of other origins.
+	hidden bool
+
 	// cause is for the log only.
 	cause error
 }
+
+// The codes that the audit trail tells apart.
+const (
+	codeDenied            = "access_denied"
+	codeInsufficientScope = "insufficient_scope"
+)
 
 // retryLater is what an outage without a hint of its own answers in Retry-After.
 const retryLater = 5 * time.Second
@@ -61,9 +73,9 @@ func invalidToken(text string, cause error) *refusal {
 	return &refusal{status: http.StatusUnauthorized, code: "invalid_token", text: text, challenge: true, cause: cause}
 }
 
-func insufficientScope(scopes []string) *refusal {
+func insufficientScope(scopes []string, text string) *refusal {
 	return &refusal{
-		status: http.StatusForbidden, code: "insufficient_scope", text: "the MCP server wants the user to allow more",
+		status: http.StatusForbidden, code: codeInsufficientScope, text: text,
 		challenge: true, scopes: scopes,
 	}
 }
@@ -112,18 +124,28 @@ func (f *Filter) refuse(w http.ResponseWriter, no *refusal) error {
 	f.log.Log(level, "request refused",
 		zap.String("proxy", f.Proxy), zap.Int("status", no.status), zap.String("reason", no.text), zap.Error(no.cause))
 
+	if a, ok := w.(*audited); ok {
+		a.no = no
+	}
 	h := w.Header()
 	protectResponse(h)
+	if no.hidden {
+		h.Del("Access-Control-Allow-Origin")
+	}
 	if no.challenge {
 		h.Set("WWW-Authenticate", f.challenge(no))
 	}
 	if no.retryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(max(1, int(math.Ceil(no.retryAfter.Seconds())))))
 	}
-	body, err := json.Marshal(struct {
-		Error       string `json:"error"`
-		Description string `json:"error_description"`
-	}{no.code, no.text})
+	answer := no.rpc
+	if answer == nil {
+		answer = struct {
+			Error       string `json:"error"`
+			Description string `json:"error_description"`
+		}{no.code, no.text}
+	}
+	body, err := json.Marshal(answer)
 	if err != nil {
 		return err
 	}

@@ -22,9 +22,10 @@ func init() {
 //
 //   - The token is put on a copy of the request, so no handler and no log sees it.
 //   - A request that the MCP server refuses with 401 is repeated once with a renewed token, if it
-//     has no body or a JSON body of at most 1 MiB. Other bodies are not repeated: the token is
+//     has no body or a JSON body of at most 4 MiB. Other bodies are not repeated: the token is
 //     renewed, and the client gets a challenge and tries again.
 //   - An event stream that the filter ends, ends cleanly for the client.
+//   - What lists name that the proxy's policy does not let the caller use is taken from them.
 //
 // A request that did not come through an `mcp_filter` is not sent (502). Active health checks are
 // sent without a token.
@@ -82,6 +83,10 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 				return nil, err
 			}
 		}
+	}
+	if err := x.prune(req.Method, res); err != nil {
+		_ = res.Body.Close() // what is left of it is not wanted
+		return nil, err
 	}
 	switch {
 	case res.StatusCode == http.StatusUnauthorized:

@@ -87,7 +87,7 @@ func TestR15RepeatUsesTheSameConnection(t *testing.T) {
 
 func TestR15LongBodyIsNotRepeatedButArrivesWhole(t *testing.T) {
 	t.Parallel()
-	long := `{"method":"x","params":"` + strings.Repeat("0123456789abcdef", 1<<16) + `"}`
+	long := `{"method":"x","params":"` + strings.Repeat("0123456789abcdef", 1<<18) + `"}`
 	g, up := newGateway(t), onlyToken("upstream-2")
 	s := startCaddy(t, g, resource, viaProxy, up)
 	res := s.request(t, http.MethodPost, "/jira/mcp", nil, long)
@@ -107,7 +107,7 @@ func TestR15LongBodyIsNotRepeatedButArrivesWhole(t *testing.T) {
 
 func TestR15LongChunkedBodyArrivesWhole(t *testing.T) {
 	t.Parallel()
-	long := `{"method":"x","params":"` + strings.Repeat("0123456789abcdef", 1<<16) + `"}`
+	long := `{"method":"x","params":"` + strings.Repeat("0123456789abcdef", 1<<18) + `"}`
 	g, up := newGateway(t), onlyToken("upstream-2")
 	s := startCaddy(t, g, resource, viaProxy, up)
 	for i, status := range []int{http.StatusUnauthorized, http.StatusOK} {

@@ -36,11 +36,11 @@ func TestT66JSONRPCMethodIsWhatEveryParserSees(t *testing.T) {
 		`"method"`: "unknown",
 		``:         "unknown",
 	} {
-		if got := jsonrpcMethod([]byte(body), true); got != want {
+		if got := readContents([]byte(body)).label(); got != want {
 			t.Errorf("%.80s: %q, want %q", body, got, want)
 		}
 	}
-	if got := jsonrpcMethod([]byte(`{"method":"ping"}`), false); got != "unknown" {
+	if got := (&body{bytes: []byte(`{"method":"ping"}`)}).contents().label(); got != "unknown" {
 		t.Errorf("a part of a body: %q", got)
 	}
 }
@@ -51,7 +51,7 @@ func FuzzJSONRPCMethod(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		got := jsonrpcMethod(body, true)
+		got := readContents(body).label()
 		switch got {
 		case methodUnknown, methodBatch:
 			return

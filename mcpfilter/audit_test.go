@@ -1,0 +1,98 @@
+package mcpfilter_test
+
+import (
+	"encoding/json"
+	"io"
+	"maps"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// auditOf reads the lines of the audit trail so far.
+func auditOf(t *testing.T, s *caddyServer) []map[string]any {
+	t.Helper()
+	var entries []map[string]any
+	for line := range strings.Lines(s.log.String()) {
+		var entry map[string]any
+		if json.Unmarshal([]byte(line), &entry) == nil && entry["logger"] == "http.handlers.mcp_filter.audit" {
+			entries = append(entries, entry)
+		}
+	}
+	return entries
+}
+
+func TestEachRequestHasALineInTheAuditTrail(t *testing.T) {
+	t.Parallel()
+	g := policyGateway(t)
+	g.auditArguments = []string{"project", "much"}
+	up := &recorder{answer: func(w http.ResponseWriter, r *http.Request) {
+		switch r.Header.Get("X-Answer") {
+		case "stream":
+			w.Header().Set("Content-Type", "text/event-stream")
+			_, _ = io.WriteString(w, "data: {}\n\n")
+		case "500":
+			w.WriteHeader(http.StatusInternalServerError)
+		default:
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, `{"jsonrpc":"2.0","id":1,"result":{}}`)
+		}
+	}}
+	s := startCaddy(t, g, resource, viaProxy, up)
+	call := func(token, name string, header map[string]string) {
+		h := map[string]string{"Authorization": "Bearer " + token}
+		maps.Copy(h, header)
+		bodyOf(t, s.request(t, http.MethodPost, "/jira/mcp?secret=in-query", h,
+			`{"id":1,"method":"tools/call","params":{"name":"`+name+`","arguments":{"project":"P1","text":"private words","much":"`+strings.Repeat("m", 1000)+`"}}}`))
+	}
+	type fields = map[string]any
+	for name, c := range map[string]struct {
+		do   func()
+		want fields
+	}{
+		"allowed": {func() { call("reader", "get_issue", nil) }, fields{
+			"decision": "allowed", "user": "reader", "user_id": "user-reader", "client_id": "bot", "grant": "grant-reader", "jti": "jti-reader", "method": "POST", "path": "/jira/mcp",
+			"mcp_method": "tools/call", "mcp_target": "tool", "mcp_name": "get_issue", "status": 200., "upstream_status": 200., "bytes": 36.,
+		}},
+		"an event stream":  {func() { call("reader", "get_issue", map[string]string{"X-Answer": "stream"}) }, fields{"decision": "allowed", "status": 200., "bytes": 10.}},
+		"a server's error": {func() { call("reader", "get_issue", map[string]string{"X-Answer": "500"}) }, fields{"decision": "allowed", "status": 500., "upstream_status": 500.}},
+		"denied":           {func() { call("reader", "drop_table", nil) }, fields{"decision": "denied", "status": 200., "user": "reader", "mcp_name": "drop_table", "upstream_status": nil}},
+		"to step up":       {func() { call("reader", "create_issue", nil) }, fields{"decision": "insufficient_scope", "status": 403., "user": "reader", "mcp_name": "create_issue"}},
+		"unauthenticated":  {func() { call("wrong-token", "get_issue", nil) }, fields{"decision": "unauthenticated", "status": 401., "user": nil}},
+		"another origin":   {func() { call("reader", "get_issue", map[string]string{"Origin": "https://evil.test"}) }, fields{"decision": "refused", "status": 403., "user": nil}},
+		"a session token": {func() {
+			call("", "get_issue", map[string]string{"Authorization": "", "X-Session-Token": "reader"})
+		}, fields{"decision": "allowed", "status": 200., "user": "reader"}},
+	} {
+		before := len(auditOf(t, s))
+		c.do()
+		eventually(t, name+": a line", func() bool { return len(auditOf(t, s)) == before+1 })
+		entry := auditOf(t, s)[before]
+		for field, want := range c.want {
+			if entry[field] != want {
+				t.Errorf("%s: %s is %v, want %v", name, field, entry[field], want)
+			}
+		}
+		if _, ok := entry["duration"].(float64); !ok || entry["msg"] != "mcp request" {
+			t.Errorf("%s: %v", name, entry)
+		}
+		if entry["user"] != nil {
+			arguments, _ := entry["arguments"].(map[string]any)
+			if much, _ := arguments["much"].(string); arguments["project"] != `"P1"` || len(much) != 256 || len(arguments) != 2 {
+				t.Errorf("%s: arguments %v", name, arguments)
+			}
+		}
+	}
+	before := len(auditOf(t, s))
+	s.request(t, http.MethodOptions, "/jira/mcp", map[string]string{"Authorization": "", "Access-Control-Request-Method": "POST"}, "")
+	if n := len(auditOf(t, s)); n != before {
+		t.Error("a preflight is no request of the user's")
+	}
+	for _, secret := range []string{"private words", "in-query", "wrong-token"} {
+		for _, entry := range auditOf(t, s) {
+			if text, _ := json.Marshal(entry); strings.Contains(string(text), secret) {
+				t.Errorf("the audit trail has %q: %s", secret, text)
+			}
+		}
+	}
+}

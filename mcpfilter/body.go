@@ -1,0 +1,85 @@
+package mcpfilter
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// maxBody is how much of a request body is kept in memory: to see what it asks for, and to repeat the request after the
+// upstream's 401.
+const maxBody = 4 << 20
+
+// bodyVar is the variable of a request's context under which its body is kept, once it was read.
+const bodyVar = "mcp_body"
+
+// body is a request's body, as far as it was read into memory.
+type body struct {
+	// bytes are all of it when it is complete. They are never changed.
+	bytes    []byte
+	complete bool
+
+	// reader is what took the place of the request's body, and gives the same bytes.
+	reader io.ReadCloser
+
+	said *contents
+}
+
+// captureBody reads a POST's JSON body of at most maxBody bytes into memory, and leaves r a body of the same bytes. Whoever asks again
+// gets the same.
+// A body that cannot be read could not be sent on either: its error is for the client.
+func captureBody(r *http.Request) (*body, error) {
+	if b, ok := caddyhttp.GetVar(r.Context(), bodyVar).(*body); ok && b.reader == r.Body {
+		return b, nil
+	}
+	b := &body{reader: r.Body}
+	switch {
+	case !hasBody(r):
+		b.complete = true
+		return b, nil
+	case r.Method != http.MethodPost || !isJSON(r.Header):
+		return b, nil
+	}
+	var head bytes.Buffer
+	if r.ContentLength > 0 {
+		head.Grow(int(min(r.ContentLength, 64<<10)) + bytes.MinRead)
+	}
+	if _, err := head.ReadFrom(io.LimitReader(r.Body, maxBody+1)); err != nil {
+		return nil, caddyhttp.Error(http.StatusBadRequest, fmt.Errorf("read request body: %w", err))
+	}
+	b.bytes = head.Bytes()
+	b.complete = len(b.bytes) <= maxBody
+	if b.complete {
+		b.reader = io.NopCloser(bytes.NewReader(b.bytes)) // the server closes its own
+	} else {
+		b.reader = readCloser{io.MultiReader(bytes.NewReader(b.bytes), r.Body), r.Body}
+	}
+	r.Body = b.reader
+	caddyhttp.SetVar(r.Context(), bodyVar, b)
+	return b, nil
+}
+
+// contents is what a body says, which is looked at once.
+func (b *body) contents() *contents {
+	switch {
+	case b.said != nil:
+	case !b.complete:
+		b.said = &contents{unclear: errIncomplete}
+	default:
+		b.said = readContents(b.bytes)
+	}
+	return b.said
+}
+
+func hasBody(req *http.Request) bool {
+	return req.Body != nil && req.Body != http.NoBody && req.ContentLength != 0
+}
+
+// readCloser reads from one thing and closes another.
+type readCloser struct {
+	io.Reader
+	io.Closer
+}

@@ -1,0 +1,29 @@
+package mcpfilter
+
+import (
+	"mime"
+	"net/http"
+	"strings"
+)
+
+// isJSON says whether the media type is JSON's.
+func isJSON(h http.Header) bool {
+	t := mediaType(h)
+	return t == "application/json" || strings.HasSuffix(t, "+json")
+}
+
+// isEventStream says whether the media type is that of server-sent events.
+func isEventStream(h http.Header) bool { return mediaType(h) == "text/event-stream" }
+
+// mediaType returns the media type in lower case, or nothing when there is not exactly one.
+func mediaType(h http.Header) string {
+	values := h["Content-Type"]
+	if len(values) != 1 {
+		return ""
+	}
+	t, _, err := mime.ParseMediaType(values[0])
+	if err != nil {
+		return ""
+	}
+	return t
+}

@@ -1,0 +1,342 @@
+package mcpfilter
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Target is a family of things that an MCP server offers by name.
+type Target string
+
+// The families.
+const (
+	TargetTool     Target = "tool"     // by its name
+	TargetResource Target = "resource" // by its URI
+	TargetPrompt   Target = "prompt"   // by its name
+)
+
+// What label says of a body without one clear method.
+const (
+	methodBatch    = "batch"
+	methodResponse = "response"
+	methodUnknown  = "unknown"
+)
+
+const (
+	// maxMethod is the longest JSON-RPC method name that is told apart.
+	maxMethod = 64
+
+	// maxBatch is how many messages of a batch are looked at.
+	maxBatch = 100
+)
+
+// message is one JSON-RPC message of a client.
+type message struct {
+	// id is the request's as it was written, nil for notifications.
+	id json.RawMessage
+
+	// method is empty for responses.
+	method string
+
+	// target and names are what the message is about. Most messages are about nothing.
+	target Target
+	names  []string
+
+	// params are those of a method that is about something.
+	params json.RawMessage
+
+	// unclear says why two parsers could disagree on the names; nil when they cannot.
+	unclear error
+}
+
+// name is what a message about one thing is about.
+func (m *message) name() string {
+	if len(m.names) != 1 {
+		return ""
+	}
+	return m.names[0]
+}
+
+// contents is what the body of a POST says.
+type contents struct {
+	batch    bool
+	messages []message
+
+	// unclear says why two parsers could disagree on the methods; nil when they cannot.
+	unclear error
+}
+
+// label tells the method, for log and placeholders.
+func (c *contents) label() string {
+	switch {
+	case c.batch:
+		return methodBatch
+	case c.unclear != nil:
+		return methodUnknown
+	case c.messages[0].method == "":
+		return methodResponse
+	default:
+		return c.messages[0].method
+	}
+}
+
+// one is the message of a body that has one and is clear; nil otherwise.
+func (c *contents) one() *message {
+	if c == nil || c.batch || c.unclear != nil || c.messages[0].unclear != nil {
+		return nil
+	}
+	return &c.messages[0]
+}
+
+var (
+	errIncomplete = fmt.Errorf("the body is longer than %d MiB, or is no JSON by its Content-Type", maxBody>>20)
+	errEncoding   = errors.New("the body is no valid UTF-8")
+	errNoMessage  = errors.New("the body is no JSON-RPC message")
+)
+
+// readContents reads a body, all of which is there. Whatever two parsers could understand differently is unclear: names of members twice or in
+// another case, what follows the message, and text that is not well encoded.
+func readContents(body []byte) *contents {
+	c := new(contents)
+	text := strings.TrimLeft(string(body[:min(len(body), 64)]), " \t\r\n")
+	c.batch = strings.HasPrefix(text, "[")
+	if !utf8.Valid(body) {
+		c.unclear = errEncoding
+		return c
+	}
+	if !c.batch {
+		m, err := readMessage(body)
+		c.messages, c.unclear = []message{m}, err
+		return c
+	}
+	var all []json.RawMessage
+	if err := json.Unmarshal(body, &all); err != nil || len(all) == 0 {
+		c.unclear = errNoMessage
+		return c
+	}
+	if len(all) > maxBatch {
+		c.unclear = fmt.Errorf("a batch has at most %d messages", maxBatch)
+		return c
+	}
+	for _, raw := range all {
+		m, err := readMessage(raw)
+		if err != nil {
+			c.unclear = err
+			return c
+		}
+		c.messages = append(c.messages, m)
+	}
+	return c
+}
+
+// readMessage reads one message.
+func readMessage(raw []byte) (message, error) {
+	var method, id, params, answer json.RawMessage
+	known := map[string]*json.RawMessage{"method": &method, "id": &id, "params": &params, "result": &answer, "error": &answer}
+	if err := readObject(raw, strictly(known)); err != nil {
+		return message{}, err
+	}
+	var m message
+	if len(id) > 0 {
+		if id[0] == '{' || id[0] == '[' || id[0] == 't' || id[0] == 'f' {
+			return m, errors.New("the id is neither a string nor a number")
+		}
+		m.id = id
+	}
+	switch {
+	case method == nil && answer == nil, method != nil && answer != nil:
+		return m, errNoMessage
+	case method == nil:
+		return m, nil
+	}
+	if json.Unmarshal(method, &m.method) != nil || !plainMethod(m.method) {
+		return message{}, errors.New("the method is no plain name")
+	}
+	m.readNames(params)
+	return m, nil
+}
+
+// strictly has readObject read the known members, each at most once and in its own spelling.
+func strictly(known map[string]*json.RawMessage) func(string) (*json.RawMessage, error) {
+	return func(name string) (*json.RawMessage, error) {
+		into := known[name]
+		for k := range known {
+			if k != name && strings.EqualFold(k, name) {
+				return nil, fmt.Errorf("has %q in another spelling", k)
+			}
+		}
+		if into != nil && *into != nil {
+			return nil, fmt.Errorf("has %q twice", name)
+		}
+		return into, nil
+	}
+}
+
+// named are the methods that are about something, and how it is found.
+var named = map[string]func(params json.RawMessage) (Target, []string, error){
+	"tools/call":            oneName(TargetTool, "name"),
+	"prompts/get":           oneName(TargetPrompt, "name"),
+	"resources/read":        oneName(TargetResource, "uri"),
+	"resources/subscribe":   oneName(TargetResource, "uri"),
+	"resources/unsubscribe": oneName(TargetResource, "uri"),
+	"completion/complete":   referenced,
+	"subscriptions/listen":  subscribed,
+}
+
+// readNames finds what the message is about.
+func (m *message) readNames(params json.RawMessage) {
+	find := named[m.method]
+	if find == nil {
+		if folded := strings.ToLower(m.method); folded != m.method && (named[folded] != nil || slices.Contains(listMethods, folded)) {
+			m.unclear = fmt.Errorf("the method is %q in another spelling", folded)
+		}
+		return
+	}
+	m.params = params
+	var err error
+	if m.target, m.names, err = find(params); err != nil {
+		m.unclear = fmt.Errorf("%s: params: %w", m.method, err)
+		return
+	}
+	for _, name := range m.names {
+		if err := plainName(m.target, name); err != nil {
+			m.unclear = fmt.Errorf("%s: %w", m.method, err)
+		}
+	}
+}
+
+// oneName finds the one member that names the target.
+func oneName(target Target, member string) func(json.RawMessage) (Target, []string, error) {
+	return func(params json.RawMessage) (Target, []string, error) {
+		var value json.RawMessage
+		if err := readObject(params, strictly(map[string]*json.RawMessage{member: &value})); err != nil {
+			return target, nil, err
+		}
+		name, err := readString(member, value)
+		return target, []string{name}, err
+	}
+}
+
+// referenced finds what completion/complete is about: a prompt, or a resource template.
+func referenced(params json.RawMessage) (Target, []string, error) {
+	var ref, kind, name, uri json.RawMessage
+	if err := readObject(params, strictly(map[string]*json.RawMessage{"ref": &ref})); err != nil {
+		return "", nil, err
+	}
+	if err := readObject(ref, strictly(map[string]*json.RawMessage{"type": &kind, "name": &name, "uri": &uri})); err != nil {
+		return "", nil, fmt.Errorf("ref: %w", err)
+	}
+	text, err := readString("type", kind)
+	if err != nil {
+		return "", nil, err
+	}
+	switch text {
+	case "ref/prompt":
+		text, err = readString("name", name)
+		return TargetPrompt, []string{text}, err
+	case "ref/resource":
+		text, err = readString("uri", uri)
+		return TargetResource, []string{text}, err
+	default:
+		return "", nil, fmt.Errorf("ref: the type %q is unknown", text)
+	}
+}
+
+// subscribed finds the resources that a client wants to be told of.
+func subscribed(params json.RawMessage) (Target, []string, error) {
+	var notifications, uris json.RawMessage
+	if err := readObject(params, strictly(map[string]*json.RawMessage{"notifications": &notifications})); err != nil {
+		return "", nil, err
+	}
+	if notifications == nil || string(notifications) == "null" {
+		return TargetResource, nil, nil
+	}
+	if err := readObject(notifications, strictly(map[string]*json.RawMessage{"resourceSubscriptions": &uris})); err != nil {
+		return "", nil, fmt.Errorf("notifications: %w", err)
+	}
+	var names []string
+	if uris != nil {
+		if err := json.Unmarshal(uris, &names); err != nil {
+			return "", nil, errors.New("resourceSubscriptions is no list of URIs")
+		}
+	}
+	return TargetResource, names, nil
+}
+
+func readString(member string, raw json.RawMessage) (string, error) {
+	var s *string
+	if raw == nil || json.Unmarshal(raw, &s) != nil || s == nil {
+		return "", fmt.Errorf("%q is missing or no string", member)
+	}
+	return *s, nil
+}
+
+// plainMethod keeps what a client invents out of logs and labels.
+func plainMethod(s string) bool {
+	if s == "" || len(s) > maxMethod {
+		return false
+	}
+	return !strings.ContainsFunc(s, func(c rune) bool {
+		return !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.ContainsRune("/_-.$:", c))
+	})
+}
+
+// maxName is the longest name or URI that is told apart, in bytes.
+const maxName = 2048
+
+// plainName says why servers could take a name for another one: they cut it at control characters, drop what is not well encoded, or resolve the
+// path of a URI.
+func plainName(target Target, name string) error {
+	switch {
+	case name == "" || len(name) > maxName:
+		return fmt.Errorf("the %s has no name, or one that is longer than %d bytes", target, maxName)
+	case !plainText(name):
+		return fmt.Errorf("the name of the %s has control or broken characters", target)
+	case target != TargetResource:
+		return nil
+	}
+	decoded, err := url.PathUnescape(name)
+	twice, again := url.PathUnescape(decoded)
+	if err != nil || again != nil || twice != decoded || !plainText(decoded) || resolvable(name) || resolvable(decoded) {
+		return errors.New("the URI of the resource has dot segments, empty ones, a backslash, or encodes twice")
+	}
+	return nil
+}
+
+// spellings are the ways in which servers may read a name that is plain.
+func spellings(target Target, name string) []string {
+	if decoded, err := url.PathUnescape(name); target == TargetResource && err == nil && decoded != name {
+		return []string{name, decoded}
+	}
+	return []string{name}
+}
+
+func plainText(s string) bool {
+	return !strings.ContainsFunc(s, func(c rune) bool { return unicode.Is(unicode.C, c) || c == utf8.RuneError })
+}
+
+// resolvable says whether the path of a URI has segments by which it could be another one's.
+func resolvable(uri string) bool {
+	path := uri
+	if _, rest, ok := strings.Cut(uri, "://"); ok {
+		path = rest
+	}
+	if i := strings.IndexAny(path, "?#"); i >= 0 {
+		path = path[:i]
+	}
+	if strings.Contains(path, "//") || strings.Contains(path, `\`) {
+		return true
+	}
+	for segment := range strings.SplitSeq(path, "/") {
+		if segment == "." || segment == ".." {
+			return true
+		}
+	}
+	return false
+}

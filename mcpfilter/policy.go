@@ -1,0 +1,143 @@
+package mcpfilter
+
+import (
+	"slices"
+	"strings"
+)
+
+// Policy says which tools, resources and prompts of a proxy's server may be used by whom. The zero value lets everybody use all.
+//
+// The first rule of a target's that names what is asked for and is for the one who asks decides. Where none does, the answer is no if
+// any rule of that target allows something, and yes otherwise.
+type Policy struct {
+	// Rules are judged in order.
+	Rules []Rule
+
+	// Includes are the scopes that a scope stands for as well, directly or by way of others.
+	Includes map[string][]string
+}
+
+// Rule is one line of a policy.
+type Rule struct {
+	// Target is what the rule is about, and Deny what it says of it.
+	Target Target
+	Deny   bool
+
+	// Patterns are names or URIs, in which * stands for any characters. Case does not count, because for some servers it does not.
+	Patterns []string
+
+	// For says whom the rule is for; nil is for everybody.
+	For func(*Session) bool
+
+	// Scopes are those that the caller needs, all of them, where the rule allows.
+	Scopes []string
+}
+
+// verdict is what a policy says of a message.
+type verdict struct {
+	// denied is what nobody can help, and missing the scopes that would.
+	denied  bool
+	missing []string
+
+	// needed are all scopes that the rules ask for.
+	needed []string
+}
+
+func (v verdict) allowed() bool { return !v.denied && len(v.missing) == 0 }
+
+// restricts reports whether there is a rule for the target.
+func (p *Policy) restricts(target Target) bool {
+	return slices.ContainsFunc(p.Rules, func(r Rule) bool { return r.Target == target })
+}
+
+// judge says whether a caller may use what goes by this name, in each of the ways in which servers may read it.
+func (p *Policy) judge(s *Session, target Target, name string) verdict {
+	var all verdict
+	for _, spelling := range spellings(target, name) {
+		all = all.and(p.judgeSpelling(s, target, strings.ToLower(spelling)))
+	}
+	return all
+}
+
+func (p *Policy) judgeSpelling(s *Session, target Target, folded string) verdict {
+	opened := false
+	for i := range p.Rules {
+		r := &p.Rules[i]
+		if r.Target != target {
+			continue
+		}
+		opened = opened || !r.Deny
+		if !r.names(folded) || r.For != nil && !r.For(s) {
+			continue
+		}
+		if r.Deny {
+			return verdict{denied: true}
+		}
+		v := verdict{needed: slices.Clip(r.Scopes)}
+		for _, scope := range r.Scopes {
+			if !p.holds(s.Scopes, scope) {
+				v.missing = append(v.missing, scope)
+			}
+		}
+		return v
+	}
+	return verdict{denied: opened}
+}
+
+// and is the verdict on two things at once.
+func (v verdict) and(other verdict) verdict {
+	v.denied = v.denied || other.denied
+	for _, scope := range other.missing {
+		if !slices.Contains(v.missing, scope) {
+			v.missing = append(v.missing, scope)
+		}
+	}
+	for _, scope := range other.needed {
+		if !slices.Contains(v.needed, scope) {
+			v.needed = append(v.needed, scope)
+		}
+	}
+	return v
+}
+
+// holds says whether scopes contain one, or one that includes it.
+func (p *Policy) holds(scopes []string, scope string) bool {
+	return slices.ContainsFunc(scopes, func(held string) bool { return p.includes(held, scope, nil) })
+}
+
+func (p *Policy) includes(held, scope string, seen []string) bool {
+	if held == scope {
+		return true
+	}
+	if slices.Contains(seen, held) {
+		return false
+	}
+	return slices.ContainsFunc(p.Includes[held], func(next string) bool { return p.includes(next, scope, append(seen, held)) })
+}
+
+func (r *Rule) names(folded string) bool {
+	return MatchAny(r.Patterns, folded)
+}
+
+// matchFolded reports whether a name has the form of a pattern, in which * stands for any characters. Both are in lower case.
+func matchFolded(pattern, name string) bool {
+	first, rest, wild := strings.Cut(pattern, "*")
+	if !wild {
+		return pattern == name
+	}
+	name, ok := strings.CutPrefix(name, first)
+	if !ok {
+		return false
+	}
+	for {
+		part, more, wild := strings.Cut(rest, "*")
+		if !wild {
+			return strings.HasSuffix(name, part)
+		}
+		_, after, ok := strings.Cut(name, part)
+		if !ok {
+			return false
+		}
+		name, rest = after, more
+	}
+}
