@@ -24,6 +24,8 @@ import (
 //		consent           always|remember|off|off unsafe
 //		machine_token     <placeholder>
 //		upstream_token    user|client_credentials [<provider>]|exchange|static <placeholder> [<header>] { … }
+//		identity_header   <header> <field>
+//		identity_assertion [<header>]
 //		max_grants        <n>
 //		allow             email_domain|email|user|login|group|org <value>…
 //	}
@@ -78,7 +80,7 @@ func (p *parser) checkProxy(id string, v *Proxy) error {
 func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen once) error {
 	name := d.Val()
 	switch name {
-	case "scopes", "scope_text", "allowed_redirects", "allow":
+	case "scopes", "scope_text", "allowed_redirects", "allow", "identity_header":
 	default:
 		if err := seen.check(d); err != nil {
 			return err
@@ -127,6 +129,10 @@ func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen o
 		return nil
 	case "upstream_token":
 		return p.upstreamToken(d, id, &v.UpstreamToken)
+	case "identity_header":
+		return identityHeader(d, &v.IdentityHeaders)
+	case "identity_assertion":
+		return identityAssertion(d, &v.IdentityAssertion)
 	case "max_grants":
 		return number(d, &v.MaxGrants, maxMaxGrants)
 	case "machine_token":
@@ -136,7 +142,7 @@ func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen o
 	case "allow":
 		return allow(d, &v.Allow)
 	default:
-		return unknown(d, "allow", "allowed_redirects", "consent", "login", "machine_token", "max_grants", "name", "provider", "resource", "scope_text", "scopes", "upstream_token")
+		return unknown(d, "allow", "allowed_redirects", "consent", "identity_assertion", "identity_header", "login", "machine_token", "max_grants", "name", "provider", "resource", "scope_text", "scopes", "upstream_token")
 	}
 }
 

@@ -178,6 +178,9 @@ func (p *proxyGateway) Proxy() mcpfilter.Proxy {
 		CredentialHeader: p.source.header,
 		SharedCredential: p.source.shared(),
 		UpstreamScope:    upstreamScope,
+
+		IdentityHeaders:   p.app.Proxies[p.proxy.ID].IdentityHeaders,
+		IdentityAssertion: p.app.Proxies[p.proxy.ID].IdentityAssertion,
 	}
 }
 

@@ -29,6 +29,9 @@ type exchange struct {
 	// token is the upstream token to send.
 	token string
 
+	// assertion is the identity assertion to send with it, if the proxy has any.
+	assertion string
+
 	// body is the request's body when all of it is known; then the request can be repeated.
 	body     []byte
 	complete bool
@@ -90,10 +93,13 @@ func (x *exchange) report(ctx context.Context) error {
 	return nil
 }
 
-// authorized returns req with the upstream token. req itself is left as it is, because it gets logged.
+// authorized returns req with the upstream token, and the identity assertion if there is one. req itself is left as it is, because it gets logged.
 func (x *exchange) authorized(req *http.Request) *http.Request {
 	out := req.Clone(req.Context())
 	x.proxy.inject(out.Header, x.token)
+	if x.assertion != "" {
+		out.Header.Set(x.proxy.IdentityAssertion, x.assertion)
+	}
 	if x.repeatable(req) && hasBody(req) {
 		// With GetBody the HTTP transport itself recovers from a stale idle connection.
 		out.ContentLength = int64(len(x.body))
