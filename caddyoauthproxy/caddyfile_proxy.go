@@ -24,6 +24,8 @@ import (
 //		consent           always|remember|off|off unsafe
 //		machine_token     <placeholder>
 //		upstream_token    user|client_credentials [<provider>]|exchange|static <placeholder> [<header>] { … }
+//		identity_header   <header> <field>
+//		identity_assertion [<header>]
 //		max_grants        <n>
 //		allow             email_domain|email|user|login|group|org <value>…
 //		policy            { … }
@@ -82,7 +84,7 @@ func (p *parser) checkProxy(id string, v *Proxy) error {
 func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen once) error {
 	name := d.Val()
 	switch name {
-	case "scopes", "scope_text", "scope_includes", "allowed_redirects", "allow", "policy", "origins", "audit_arguments":
+	case "scopes", "scope_text", "scope_includes", "allowed_redirects", "allow", "policy", "origins", "audit_arguments", "identity_header":
 	default:
 		if err := seen.check(d); err != nil {
 			return err
@@ -131,6 +133,10 @@ func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen o
 		return nil
 	case "upstream_token":
 		return p.upstreamToken(d, id, &v.UpstreamToken)
+	case "identity_header":
+		return identityHeader(d, &v.IdentityHeaders)
+	case "identity_assertion":
+		return identityAssertion(d, &v.IdentityAssertion)
 	case "max_grants":
 		return number(d, &v.MaxGrants, maxMaxGrants)
 	case "machine_token":
@@ -148,8 +154,8 @@ func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen o
 	case "origins":
 		return args(d, &v.Origins, checkOrigin)
 	default:
-		return unknown(d, "allow", "allowed_redirects", "audit_arguments", "consent", "login", "machine_token", "max_grants", "name", "origins", "policy", "provider", "resource", "scope_includes", "scope_text", "scopes",
-			"upstream_token")
+		return unknown(d, "allow", "allowed_redirects", "audit_arguments", "consent", "identity_assertion", "identity_header", "login", "machine_token", "max_grants", "name", "origins", "policy", "provider", "resource",
+			"scope_includes", "scope_text", "scopes", "upstream_token")
 	}
 }
 

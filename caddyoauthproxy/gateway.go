@@ -183,6 +183,9 @@ func (p *proxyGateway) Proxy() mcpfilter.Proxy {
 		Policy:         p.policy,
 		AuditArguments: p.app.Proxies[p.proxy.ID].AuditArguments,
 		Origins:        append([]string{p.app.config.issuer.String()}, p.app.Proxies[p.proxy.ID].Origins...),
+
+		IdentityHeaders:   p.app.Proxies[p.proxy.ID].IdentityHeaders,
+		IdentityAssertion: p.app.Proxies[p.proxy.ID].IdentityAssertion,
 	}
 }
 

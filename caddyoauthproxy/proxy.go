@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
 )
 
 // Proxy is one protected MCP server.
@@ -48,6 +49,14 @@ type Proxy struct {
 	// The bearer token that goes to the server for clients that act for themselves (`client_credentials`), as a placeholder, where `upstream_token` has
 	// none for them. Default: none may.
 	MachineToken string `json:"machine_token,omitempty"`
+
+	// The headers that tell the server who sends a request, each with what it says: `user_id`, `email` (where the provider calls it verified), `login`,
+	// `name`, `groups`, `org`, `provider`, `client_id`, `client_name` or `scopes`. Default: none.
+	IdentityHeaders map[string]string `json:"identity_headers,omitempty"`
+
+	// The header in which the gateway tells the server who sends a request, as a JWT that the server can check with the gateway's published
+	// keys. Default: none.
+	IdentityAssertion string `json:"identity_assertion,omitempty"`
 
 	// How many living grants there can be for the server; then nobody else can log in for it. Default: no limit.
 	MaxGrants int `json:"max_grants,omitempty"`
@@ -98,6 +107,9 @@ func (p *Proxy) resolve(id string, providers map[string]*upstream.Provider) (*au
 	if p.MaxGrants < 0 || p.MaxGrants > maxMaxGrants {
 		return nil, fmt.Errorf("max_grants %d is out of range: 1 to %d", p.MaxGrants, maxMaxGrants)
 	}
+	if err := mcpfilter.CheckIdentity(p.IdentityHeaders, p.IdentityAssertion, p.UpstreamToken.Header); err != nil {
+		return nil, err
+	}
 	provider, login, err := p.parties(providers)
 	if err != nil {
 		return nil, err
@@ -142,7 +154,7 @@ func (p *Proxy) checkUsers(made *authserver.Proxy, providers map[string]*upstrea
 	if made.Provider == nil || p.Login != "" && providers[p.Login] == nil {
 		return nil
 	}
-	return cmp.Or(checkAnonymous(made), checkLogins(made))
+	return cmp.Or(checkAnonymous(made), checkLogins(made), p.checkTold(made))
 }
 
 // checkAnonymous refuses what needs to know a user where nobody says who they are.

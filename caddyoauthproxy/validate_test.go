@@ -103,6 +103,18 @@ func TestConfigurationMistakesAreNamed(t *testing.T) {
 			set("providers/idp", map[string]any{"type": "mcp", "server": "https://mcp.test/mcp"})(m)
 			set("proxies/jira/allow", map[string]any{"users": []string{"alice"}})(m)
 		}, `proxy "jira": allow: provider "idp" does not say who a user is: add login`},
+		"unknown identity field":   {set("proxies/jira/identity_headers", map[string]string{"X-User": "mail"}), `proxy "jira": identity_header X-User: "mail" is unknown; known are client_id`},
+		"identity header twice":    {set("proxies/jira/identity_headers", map[string]string{"X-User": "email", "x-user": "login"}), `identity_header: x-user is the header of an identity_header already`},
+		"identity header reserved": {set("proxies/jira/identity_headers", map[string]string{"Cookie": "email"}), `identity_header: Cookie carries credentials, or belongs to HTTP or MCP: choose a name of your own, such as X-User-Email`},
+		"identity assertion":       {set("proxies/jira/identity_assertion", "X_Assertion"), `identity_assertion: "X_Assertion" is no name for a header of the gateway's`},
+		"identity of nobody": {func(m map[string]any) {
+			set("providers/idp", map[string]any{"type": "mcp", "server": "https://mcp.test/mcp"})(m)
+			set("proxies/jira/identity_headers", map[string]string{"X-User": "email"})(m)
+		}, `proxy "jira": identity_header X-User: provider "idp" does not say the email of a user: add login`},
+		"identity header of the token": {func(m map[string]any) {
+			set("proxies/jira/upstream_token", map[string]any{"source": "static", "token": "{env.X}", "header": "X-Service-Key"})(m)
+			set("proxies/jira/identity_assertion", "x-service-key")(m)
+		}, `identity_assertion: x-service-key is the header of upstream_token already`},
 		"remembered consent at an MCP server": {func(m map[string]any) {
 			set("providers/idp", map[string]any{"type": "mcp", "server": "https://mcp.test/mcp"})(m)
 			set("proxies/jira/consent", "remember")(m)

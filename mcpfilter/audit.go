@@ -124,7 +124,7 @@ func (a *audited) decision() string {
 	switch {
 	case a.no == nil:
 		return decisionAllowed
-	case a.no.code == codeDenied:
+	case a.no.code == codeDenied && a.no.rpc != nil:
 		return decisionDenied
 	case a.no.code == codeInsufficientScope:
 		return decisionStepUp

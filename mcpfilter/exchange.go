@@ -30,6 +30,9 @@ type exchange struct {
 	// upstreamStatus is that of the MCP server's answer; zero without one.
 	upstreamStatus int
 
+	// assertion is the identity assertion to send with it, if the proxy has any.
+	assertion string
+
 	// upstreamHost is the host that the transport sent the request to, if it was ours.
 	upstreamHost string
 
@@ -60,12 +63,15 @@ func (x *exchange) report(ctx context.Context) error {
 	return nil
 }
 
-// authorized returns req with the upstream token. req itself is left as it is, because it gets logged.
+// authorized returns req with the upstream token, and the identity assertion if there is one. req itself is left as it is, because it gets logged.
 func (x *exchange) authorized(req *http.Request) *http.Request {
 	out := req.Clone(req.Context())
 	x.proxy.inject(out.Header, x.token)
 	if x.prunes(req.Method) {
 		out.Header.Set("Accept-Encoding", "identity")
+	}
+	if x.assertion != "" {
+		out.Header.Set(x.proxy.IdentityAssertion, x.assertion)
 	}
 	if x.repeatable(req) && hasBody(req) {
 		// With GetBody the HTTP transport itself recovers from a stale idle connection.

@@ -38,6 +38,7 @@ func init() {
 //     X-Credential-Identifier;
 //   - path and method overrides: X-Original-URL, X-Rewrite-URL, X-HTTP-Method-Override and its kin;
 //   - protocol upgrades: Upgrade, HTTP2-Settings;
+//   - the headers in which the proxy's own upstream_token, identity_header and identity_assertion travel;
 //   - Forwarded, odd spellings of X-Forwarded-*, and whatever Connection names.
 //
 // These placeholders are set for handlers behind the filter:
@@ -79,7 +80,7 @@ type Filter struct {
 	// handler behind; `transport` leaves it to the `mcp` transport of `reverse_proxy`, so that
 	// no handler or log between sees it, and a request that the upstream refuses with 401
 	// is repeated once with a renewed token. A token that travels in a header of its own, such as X-API-Key, needs
-	// `transport`: Caddy's logs would show it.
+	// `transport`, and so does an identity assertion: Caddy's logs would show them.
 	Credential string `json:"credential,omitempty"`
 
 	// How often an open event stream, and every other response that lasts longer than this, is checked against
@@ -92,6 +93,7 @@ type Filter struct {
 
 	gateway Gateway
 	proxy   Proxy
+	own     map[string]bool // see Proxy.ownHeaders
 	paths   pathMap
 	origins []string
 	log     *zap.Logger
@@ -152,6 +154,11 @@ func (f *Filter) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("mcp_filter %q: this proxy's upstream_token travels as %s, which Caddy's debug log would show: use mcp_proxy, or credential transport here and transport mcp in the reverse_proxy behind",
 			f.Proxy, f.proxy.CredentialHeader)
 	}
+	if f.Credential == credentialHeader && f.proxy.IdentityAssertion != "" {
+		return fmt.Errorf("mcp_filter %q: this proxy's identity_assertion travels as %s, which Caddy's debug log would show: use mcp_proxy, or credential transport here and transport mcp in the reverse_proxy behind",
+			f.Proxy, f.proxy.IdentityAssertion)
+	}
+	f.own = f.proxy.ownHeaders()
 	f.paths, err = newPathMap(f.proxy.ResourcePath, f.ResourceOnly, f.UpstreamPath)
 	if err != nil {
 		return fmt.Errorf("mcp_filter %q: upstream_path: %w", f.Proxy, err)
@@ -248,13 +255,16 @@ func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	}
 	no := f.untag(r.Header, x.session)
 	f.identify(r, x)
-	cleanRequest(r, f.proxy.CredentialHeader)
+	cleanRequest(r, f.own)
 	if err != nil {
 		protectResponse(w.Header())
 		return err
 	}
 	if no == nil {
 		no = f.judgeRequest(r, x)
+	}
+	if no == nil {
+		no = f.tellIdentity(r, x)
 	}
 	if no != nil {
 		return f.refuse(w, no)

@@ -54,6 +54,10 @@ type Gateway interface {
 	// token to try once. Its errors are those of UpstreamToken, and ErrStillRejected.
 	UpstreamRejected(ctx context.Context, s *Session, token string) (string, error)
 
+	// IdentityAssertion returns the gateway's signed statement of who sends the session's requests, for the
+	// proxy's server. An error is answered 503.
+	IdentityAssertion(ctx context.Context, s *Session) (string, error)
+
 	// ServeMetadata answers the well-known documents of the gateway and its proxies. It
 	// returns false, and has written nothing, when the request's path is none of them.
 	ServeMetadata(w http.ResponseWriter, r *http.Request) bool
@@ -103,6 +107,13 @@ type Proxy struct {
 	// UpstreamScope is what stands before a scope of the upstream's authorization server among those of the gateway, where a login can
 	// ask for more of them. Clients are then told which ones the upstream demands. Empty: it cannot.
 	UpstreamScope string
+
+	// IdentityHeaders are the headers that tell the server who sends a request, with what each says. [CheckIdentity] has
+	// found nothing wrong with them and IdentityAssertion.
+	IdentityHeaders map[string]string
+
+	// IdentityAssertion is the header in which the gateway's signed statement of it travels, with the mcp transport alone. Empty: there is none.
+	IdentityAssertion string
 }
 
 // inject puts the upstream token on a request.

@@ -100,6 +100,10 @@ type testGateway struct {
 	// upstreamScope stands before scopes of the upstream's.
 	upstreamScope string
 
+	// identityHeaders and identityAssertion are what the server is told.
+	identityHeaders   map[string]string
+	identityAssertion string
+
 	mu       sync.Mutex
 	scopes   []string
 	enterErr error
@@ -112,6 +116,10 @@ type testGateway struct {
 	unverified bool
 	renewals   int
 	rejected   []string
+	// change changes the grant of the session.
+	change func(*tokenstore.Grant)
+	// assertErr is what an assertion fails with.
+	assertErr error
 
 	entered, asked atomic.Int64
 }
@@ -147,6 +155,7 @@ func (g *testGateway) Proxy() mcpfilter.Proxy {
 		MetadataURL: "https://gw.test/.well-known/oauth-protected-resource" + u.Path,
 		Scopes:      g.scopes, CredentialHeader: g.credentialHeader, UpstreamScope: g.upstreamScope,
 		Policy: g.policy, Origins: g.origins, AuditArguments: g.auditArguments,
+		IdentityHeaders: g.identityHeaders, IdentityAssertion: g.identityAssertion,
 	}
 }
 
@@ -173,14 +182,21 @@ func (g *testGateway) Authenticate(_ context.Context, token string) (*mcpfilter.
 	if token != "good-token" {
 		return nil, fmt.Errorf("%w: unknown", mcpfilter.ErrInvalidToken)
 	}
-	return &mcpfilter.Session{
-		Grant: &tokenstore.Grant{
-			Meta: tokenstore.Meta{ID: "grant-1"}, State: tokenstore.StateActive,
-			ClientID: "gateway_0f", Client: "Chatbot", UserID: "user-1", AccountID: "account-1",
-			User: tokenstore.User{Provider: "okta", Subject: "00u1", Email: "ada@example.com", EmailVerified: !g.unverified, Login: "ada", Name: "Ada L"},
-		},
-		JTI: "jti-1", Expires: g.expires, Scopes: g.scopes,
-	}, nil
+	grant := &tokenstore.Grant{
+		Meta: tokenstore.Meta{ID: "grant-1"}, State: tokenstore.StateActive,
+		ClientID: "gateway_0f", Client: "Chatbot", UserID: "user-1", AccountID: "account-1",
+		User: tokenstore.User{Provider: "okta", Subject: "00u1", Email: "ada@example.com", EmailVerified: !g.unverified, Login: "ada", Name: "Ada L"},
+	}
+	if g.change != nil {
+		g.change(grant)
+	}
+	return &mcpfilter.Session{Grant: grant, JTI: "jti-1", Expires: g.expires, Scopes: g.scopes}, nil
+}
+
+func (g *testGateway) IdentityAssertion(_ context.Context, s *mcpfilter.Session) (string, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return "assertion-of-" + s.Grant.UserID + "-" + s.JTI, g.assertErr
 }
 
 // CheckGrant fails as Authenticate does: by the grant, never by the token's age.

@@ -73,16 +73,15 @@ func foldName(name string) string {
 	}, name)
 }
 
-// cleanRequest deletes from a client's request what must not go upstream, and every spelling of the header in which
-// the upstream's own credential travels.
-func cleanRequest(r *http.Request, credentialHeader string) {
+// cleanRequest deletes from a client's request what must not go upstream, and every spelling of the headers that are the
+// gateway's own, which are folded already.
+func cleanRequest(r *http.Request, own map[string]bool) {
 	h := r.Header
 	cleanConnection(h)
-	credential := foldName(credentialHeader)
 	for name := range h {
 		folded := foldName(name)
 		odd := strings.HasPrefix(folded, "x-forwarded-") && http.CanonicalHeaderKey(folded) != name
-		if odd || folded == credential || deletedHeaders.has(folded) {
+		if odd || own[folded] || deletedHeaders.has(folded) {
 			delete(h, name)
 		}
 	}

@@ -20,7 +20,7 @@ func TestT59T61T63CredentialsAndIdentityNeverGoUpstream(t *testing.T) {
 		"OIDC_CLAIM_email", "Oidc-Claim-Sub", "X-Hasura-Role", "X-Hasura-Admin-Secret", "X-Vouch-User", "X-Vouch-Idp-Claims-Groups",
 	} {
 		r := &http.Request{Header: http.Header{name: {"mallory", "mallory"}}}
-		cleanRequest(r, "")
+		cleanRequest(r, nil)
 		if name == "Authorization_" { // another name altogether
 			if len(r.Header) != 1 {
 				t.Errorf("%s was deleted", name)
@@ -37,7 +37,7 @@ func TestT59T61T63CredentialsAndIdentityNeverGoUpstream(t *testing.T) {
 		"X-Consumer", "Impersonate", "Ssl-Cipher",
 	} {
 		r := &http.Request{Header: http.Header{name: {"1"}}}
-		cleanRequest(r, "")
+		cleanRequest(r, nil)
 		if len(r.Header) != 1 {
 			t.Errorf("%s was deleted", name)
 		}
@@ -50,7 +50,7 @@ func TestT60ConnectionNamesAreDeletedBeforeInjection(t *testing.T) {
 		"Connection": {"close, Authorization, x-named ,Upgrade", "X-Second,"}, "Upgrade": {"websocket"}, "Http2-Settings": {"AAMAAABk"},
 		"Authorization": {"Bearer gateway"}, "X-Named": {"1"}, "X-Second": {"2"}, "X-Kept": {"3"},
 	}, Trailer: http.Header{"X-Late": nil}}
-	cleanRequest(r, "")
+	cleanRequest(r, nil)
 	if len(r.Header) != 1 || r.Header.Get("X-Kept") != "3" {
 		t.Errorf("header: %v", r.Header)
 	}

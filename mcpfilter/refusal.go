@@ -80,6 +80,13 @@ func insufficientScope(scopes []string, text string) *refusal {
 	}
 }
 
+func identityTooLarge() *refusal {
+	return &refusal{
+		status: http.StatusForbidden, code: "access_denied",
+		text: "more is known of this user than fits into what this MCP server is told; the gateway's operator must have it told less",
+	}
+}
+
 func unavailable(err error) *refusal {
 	no := &refusal{
 		status: http.StatusServiceUnavailable, code: "temporarily_unavailable",

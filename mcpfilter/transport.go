@@ -20,7 +20,8 @@ func init() {
 // the `http` transport, and adds to each request the token that the `mcp_filter`
 // in front of its `reverse_proxy` obtained:
 //
-//   - The token is put on a copy of the request, so no handler and no log sees it.
+//   - The token is put on a copy of the request, so no handler and no log sees it, and with it the identity assertion where
+//     the proxy has one.
 //   - A request that the MCP server refuses with 401 is repeated once with a renewed token, if it
 //     has no body or a JSON body of at most 4 MiB. Other bodies are not repeated: the token is
 //     renewed, and the client gets a challenge and tries again.

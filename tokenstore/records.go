@@ -252,6 +252,9 @@ type Grant struct {
 	Reason string `json:"reason,omitempty"`
 }
 
+// HasUser reports whether somebody is behind the grant whom a provider vouches for. A client that acts for itself has nobody.
+func (g *Grant) HasUser() bool { return g.User.Provider != "" }
+
 // RefreshFamily is the chain of refresh tokens of one grant. Only the newest is valid; those before it are answered
 // with it for a short grace after they were replaced, because answers get lost. The tokens themselves are not stored.
 type RefreshFamily struct {

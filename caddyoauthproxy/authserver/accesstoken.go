@@ -147,13 +147,16 @@ func (s *Server) activeGrant(ctx context.Context, id string) (*tokenstore.Grant,
 	return g, nil
 }
 
-// sign makes a compact JWS of the claims with the key that signs now.
-func (k *keyring) sign(claims any) (string, error) {
+// sign makes an access token of the claims with the key that signs now.
+func (k *keyring) sign(claims any) (string, error) { return signClaims(k.signing().access, claims) }
+
+// signClaims makes a compact JWS of the claims.
+func signClaims(signer jose.Signer, claims any) (string, error) {
 	payload, err := josejson.Marshal(claims)
 	if err != nil {
 		return "", err
 	}
-	return signCompact(k.current.Load().signingAt(k.vault.Now()).signer, plainPayload(payload))
+	return signCompact(signer, plainPayload(payload))
 }
 
 // plainPayload writes JSON so that its base64url text is base64 as well: scripts decode it with the wrong alphabet.

@@ -68,6 +68,7 @@ type Server struct {
 	log          *zap.Logger
 	acquire      func() (func(), error)
 	keys         *keyring
+	assertions   assertions
 	mux          *http.ServeMux
 	csrf         *http.CrossOriginProtection
 	callbacks    singleflight.Group

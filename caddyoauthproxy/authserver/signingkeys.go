@@ -62,15 +62,16 @@ type keyring struct {
 // keySet is the keys at one time, ready for use. It is never changed.
 type keySet struct {
 	version  uint64
-	keys     []*signingKey // the one that signs last in front
-	byHeader map[string]*signingKey
+	keys     []*signingKey          // the one that signs last in front
+	byHeader map[string]*signingKey // by the header of access tokens
 	public   *jose.JSONWebKeySet
 }
 
 type signingKey struct {
 	stored    tokenstore.SigningKey
 	algorithm jose.SignatureAlgorithm
-	signer    jose.Signer
+	access    jose.Signer // of access tokens
+	identity  jose.Signer // of identity assertions
 	public    any
 }
 
@@ -230,12 +231,14 @@ func newKeySet(keys *tokenstore.SigningKeys) (*keySet, error) {
 		if k, ok := jwk.Key.(*ecdsa.PrivateKey); ok {
 			private = repeatable{k, public}
 		}
-		var err error
-		key.signer, err = jose.NewSigner(jose.SigningKey{Algorithm: key.algorithm, Key: private}, (&jose.SignerOptions{}).WithType(accessTokenType))
-		if err != nil {
-			return nil, fmt.Errorf("key %s: %w", stored.ID, err)
+		for kind, signer := range map[jose.ContentType]*jose.Signer{accessTokenType: &key.access, identityType: &key.identity} {
+			var err error
+			*signer, err = jose.NewSigner(jose.SigningKey{Algorithm: key.algorithm, Key: private}, (&jose.SignerOptions{}).WithType(kind))
+			if err != nil {
+				return nil, fmt.Errorf("key %s: %w", stored.ID, err)
+			}
 		}
-		probe, err := signCompact(key.signer, []byte("{}"))
+		probe, err := signCompact(key.access, []byte("{}"))
 		if err != nil {
 			return nil, fmt.Errorf("key %s: %w", stored.ID, err)
 		}
@@ -294,6 +297,9 @@ func (set *keySet) signingAt(now time.Time) *signingKey {
 	}
 	return set.keys[len(set.keys)-1]
 }
+
+// signing is the key that signs now.
+func (k *keyring) signing() *signingKey { return k.current.Load().signingAt(k.vault.Now()) }
 
 // public is the key set that others verify with.
 func (k *keyring) public() *jose.JSONWebKeySet { return k.current.Load().public }
