@@ -233,7 +233,7 @@ func TestDefectCleanUpRuns(t *testing.T) {
 
 func TestDefectBrowserClientsCanReadSessionAndChallenge(t *testing.T) {
 	t.Parallel()
-	w := testenv.Start(t, testenv.Options{})
+	w := testenv.Start(t, testenv.Options{Proxy: "origins https://app.example.com"})
 	status, header, _ := post(t, w.ProxyURL("demo"), "application/json", "{}", func(r *http.Request) { r.Header.Set("Origin", "https://app.example.com") })
 	exposed := header.Get("Access-Control-Expose-Headers")
 	if status != http.StatusUnauthorized || !strings.Contains(exposed, "WWW-Authenticate") || !strings.Contains(exposed, "Mcp-Session-Id") || header.Get("Access-Control-Allow-Credentials") != "" {

@@ -17,7 +17,7 @@ func TestRefreshesAreCountedInCaddysMetrics(t *testing.T) {
 	for _, when := range []string{"at first", "after a reload"} {
 		testenv.Eventually(t, "a refresh to be counted "+when, func() bool {
 			if _, err := b.WhoAmI(t.Context()); err != nil {
-				t.Fatal(err)
+				return false // a reload ends idle connections of HTTP/1.1, perhaps the one that this call was just sent on
 			}
 			return strings.Contains(get(t, w.AdminURL()+"/metrics"), `caddy_oauth_proxy_upstream_refreshes_total{outcome="ok",provider="demo"}`)
 		})

@@ -225,11 +225,13 @@ func (w *World) CaddyfileWith(global string) string {
 %s {
 	log
 	oauth_proxy
-	mcp_proxy demo %s/mcp
 	%s
-	respond "not part of the gateway" 404
+	route {
+		mcp_proxy demo %s/mcp
+		respond "not part of the gateway" 404
+	}
 }
-`, w.admin, scheme, w.port, w.options.Servers, w.URL, w.VaultPath(), w.ProviderURL, ClientID, w.URL, w.options.Proxy, global, w.URL, w.MCPURL, w.options.Site)
+`, w.admin, scheme, w.port, w.options.Servers, w.URL, w.VaultPath(), w.ProviderURL, ClientID, w.URL, w.options.Proxy, global, w.URL, w.options.Site, w.MCPURL)
 }
 
 // VaultPath is the vault's file.
