@@ -93,7 +93,7 @@ func TestMCPServersOnAListenerOfTheirOwn(t *testing.T) {
 	t.Parallel()
 	site := fmt.Sprintf("http://localhost:%d", testenv.FreePort(t))
 	w := testenv.Start(t, testenv.Options{Caddyfile: func(w *testenv.World) string {
-		c := strings.Replace(w.CaddyfileWith(""), "\n\tmcp_proxy demo "+w.MCPURL+"/mcp", "", 1)
+		c := strings.Replace(w.CaddyfileWith(""), "\n\t\tmcp_proxy demo "+w.MCPURL+"/mcp", "", 1)
 		c = strings.Replace(c, "resource "+w.URL+"/demo/mcp", "resource "+site+"/one/mcp", 1)
 		c = strings.Replace(c, "\t\tproxy demo {", "\t\tproxy 9 {\n resource "+site+"/two\n}\n\t\tproxy demo {", 1)
 		return c + site + " {\n mcp_proxy demo " + w.MCPURL + "/mcp\n mcp_proxy 9 " + w.MCPURL + "/mcp\n}\n"

@@ -95,7 +95,7 @@ func TestServersGetTheTokenOfTheirSource(t *testing.T) {
 		Caddyfile: func(w *testenv.World) string {
 			c := w.CaddyfileWith("provider" + strings.TrimPrefix(strings.ReplaceAll(global.String(), "{{URL}}", w.URL), "provider"))
 			c = strings.Replace(c, "proxy demo {", "proxy demo {\n provider demo", 1)
-			return strings.Replace(c, "\n\tmcp_proxy demo", "\n"+site.String()+"\n\tmcp_proxy demo", 1)
+			return strings.Replace(c, "\n\t\tmcp_proxy demo", "\n"+site.String()+"\n\t\tmcp_proxy demo", 1)
 		},
 	})
 	token := sessionOf(t, w, "plain")
