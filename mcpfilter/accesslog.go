@@ -4,20 +4,26 @@ import (
 	"cmp"
 	"errors"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
-// Caddy's logs redact the headers that it knows to hold credentials. X-Session-Token is not one of them, and what the logs show of a
-// request is set before any handler sees it. So requests that carry the header are left out of those logs, and get a line of
+// Caddy's logs redact the headers that it knows to hold credentials. X-Session-Token and X-API-Key are not among them, and what the logs show of a
+// request is set before any handler sees it. So requests that carry a credential in one of these are left out of those logs, and get a line of
 // the filter's own.
 
-// carriesSessionToken reports whether a request has a header that Caddy's logs would show.
-func carriesSessionToken(r *http.Request) bool {
-	if len(r.Header["X-Session-Token"]) == 0 {
+// carriesLoggedCredential reports whether a request has a credential of the gateway's in a header that Caddy's logs would show: also one that is
+// not written as it should be.
+func carriesLoggedCredential(r *http.Request) bool {
+	apiKey := func(value string) bool { return strings.Contains(value, tokenstore.APIKeyPrefix) }
+	if len(r.Header["X-Session-Token"]) == 0 && !slices.ContainsFunc(r.Header["X-Api-Key"], apiKey) {
 		return false
 	}
 	srv, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)

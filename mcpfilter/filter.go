@@ -58,7 +58,7 @@ func init() {
 // `{mcp.session}` | The Mcp-Session-Id header
 //
 // The access log gets the fields `user`, `client_id`, `grant`, `jti`, `proxy` and `mcp_method`. Caddy redacts
-// Authorization there, but not X-Session-Token: requests that carry it are left out of Caddy's logs, and the logger
+// Authorization there, but not X-Session-Token, nor an API key in X-API-Key: requests that carry one are left out of Caddy's logs, and the logger
 // `http.handlers.mcp_filter` writes a line for each instead.
 type Filter struct {
 	// The id of the proxy, as the `oauth_proxy` app knows it. Required.
@@ -160,7 +160,7 @@ func (f *Filter) Validate() error {
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (f *Filter) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if carriesSessionToken(r) {
+	if carriesLoggedCredential(r) {
 		return f.serveUnlogged(w, r, next)
 	}
 	return f.serve(w, r, next)
