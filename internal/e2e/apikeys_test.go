@@ -162,7 +162,7 @@ func TestAPIKeyIsMadeUsedListedAndRevokedByCommand(t *testing.T) {
 	var table string
 	testenv.Eventually(t, "the use to be listed", func() bool {
 		table, _, _ = command(t, w, "api-keys")
-		return strings.Contains(table, time.Now().UTC().Format(time.DateOnly)+"  active")
+		return regexp.MustCompile(`(?m)^` + id + ` .* 20\d\d-\d\d-\d\d +active$`).MatchString(table)
 	})
 	lines := strings.Split(strings.TrimSpace(table), "\n")
 	if len(lines) != 3 || !regexp.MustCompile(`^KEY +NAME +PROXIES +SCOPES +EXPIRES +LAST USED +STATE$`).MatchString(lines[0]) ||
