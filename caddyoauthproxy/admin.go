@@ -18,6 +18,10 @@ func init() {
 //
 //	GET  /oauth_proxy/signing_keys         the keys that access tokens are signed with
 //	POST /oauth_proxy/signing_keys/rotate  makes a new one; ?compromised=true drops the others at once
+//
+//	GET    /oauth_proxy/api_keys       the API keys, without what is secret of them
+//	POST   /oauth_proxy/api_keys       makes one, of a JSON object with name, proxies, scopes and expires_in
+//	DELETE /oauth_proxy/api_keys/{id}  revokes one
 type AdminAPI struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -30,6 +34,8 @@ func (*AdminAPI) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{
 		{Pattern: "/oauth_proxy/signing_keys", Handler: caddy.AdminHandlerFunc(listSigningKeys)},
 		{Pattern: "/oauth_proxy/signing_keys/rotate", Handler: caddy.AdminHandlerFunc(rotateSigningKey)},
+		{Pattern: "/oauth_proxy/api_keys", Handler: caddy.AdminHandlerFunc(serveAPIKeys)},
+		{Pattern: "/oauth_proxy/api_keys/{id}", Handler: caddy.AdminHandlerFunc(revokeAPIKey)},
 	}
 }
 

@@ -1,8 +1,10 @@
 package caddyoauthproxy
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"text/tabwriter"
@@ -38,6 +40,7 @@ func init() {
 			}
 			rotate.Flags().Bool("compromised", false, "the new key takes over now and all others are dropped, which ends every access token")
 			cmd.AddCommand(rotate)
+			cmd.AddCommand(apiKeyCommands()...)
 			cmd.AddCommand(&cobra.Command{
 				Use: "doctor", Short: "Checks providers and proxies before the first login, and says what to fix", Args: cobra.NoArgs,
 				RunE: caddycmd.WrapCommandFuncForCobra(runDoctor),
@@ -48,18 +51,9 @@ func init() {
 
 // askSigningKeys sends a request to the admin endpoint, and prints the keys that it answers.
 func askSigningKeys(fl caddycmd.Flags, method, path string) (int, error) {
-	address, err := caddycmd.DetermineAdminAPIAddress(fl.String("address"), nil, fl.String("config"), fl.String("adapter"))
-	if err != nil {
-		return 1, fmt.Errorf("admin endpoint's address: %w", err)
-	}
-	resp, err := caddycmd.AdminAPIRequest(address, method, path, nil, nil)
-	if err != nil {
-		return 1, err
-	}
-	defer resp.Body.Close()
 	var keys []authserver.SigningKey
-	if err := json.NewDecoder(resp.Body).Decode(&keys); err != nil {
-		return 1, fmt.Errorf("answer of the admin endpoint: %w", err)
+	if err := askAdmin(fl, method, path, nil, &keys); err != nil {
+		return 1, err
 	}
 	if fl.Bool("json") {
 		return 0, json.NewEncoder(os.Stdout).Encode(keys)
@@ -77,4 +71,29 @@ func askSigningKeys(fl caddycmd.Flags, method, path string) (int, error) {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", k.ID, k.Algorithm, k.Signs.UTC().Format(time.RFC3339), state)
 	}
 	return 0, table.Flush()
+}
+
+// askAdmin sends a request to the admin endpoint, with a body as JSON if there is one, and reads what it answers.
+func askAdmin(fl caddycmd.Flags, method, path string, body, answer any) error {
+	address, err := caddycmd.DetermineAdminAPIAddress(fl.String("address"), nil, fl.String("config"), fl.String("adapter"))
+	if err != nil {
+		return fmt.Errorf("admin endpoint's address: %w", err)
+	}
+	var content io.Reader
+	if body != nil {
+		raw, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		content = bytes.NewReader(raw)
+	}
+	resp, err := caddycmd.AdminAPIRequest(address, method, path, nil, content)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(answer); err != nil {
+		return fmt.Errorf("answer of the admin endpoint: %w", err)
+	}
+	return nil
 }

@@ -62,7 +62,7 @@ func (r *PolicyRule) rule() mcpfilter.Rule {
 	}
 	users, clients := r.Users, r.Clients
 	out.For = func(s *mcpfilter.Session) bool {
-		return users.Permits(s.Grant.User) && (len(clients) == 0 || mcpfilter.MatchAny(clients, s.Grant.ClientID))
+		return (users.Everybody() || s.Grant.HasUser() && users.Permits(s.Grant.User)) && (len(clients) == 0 || mcpfilter.MatchAny(clients, s.Grant.ClientID))
 	}
 	return out
 }

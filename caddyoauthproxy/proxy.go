@@ -46,8 +46,8 @@ type Proxy struct {
 	// Which token goes to the server. Default: the user's own.
 	UpstreamToken UpstreamToken `json:"upstream_token,omitzero"`
 
-	// The bearer token that goes to the server for clients that act for themselves (`client_credentials`), as a placeholder, where `upstream_token` has
-	// none for them. Default: none may.
+	// The bearer token that goes to the server for clients that act for themselves (`client_credentials`) and for API keys, as a placeholder, where
+	// `upstream_token` has none for them. Default: none may.
 	MachineToken string `json:"machine_token,omitempty"`
 
 	// The headers that tell the server who sends a request, each with what it says: `user_id`, `email` (where the provider calls it verified), `login`,

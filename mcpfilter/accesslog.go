@@ -2,16 +2,22 @@ package mcpfilter
 
 import (
 	"net/http"
+	"slices"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
-// Caddy's logs redact the headers that it knows to hold credentials. X-Session-Token is not one of them, and what the logs show of a
-// request is set before any handler sees it. So requests that carry the header are left out of those logs; the audit trail has them.
+// Caddy's logs redact the headers that it knows to hold credentials. X-Session-Token and X-API-Key are not among them, and what the logs show of a
+// request is set before any handler sees it. So requests that carry a credential in one of these are left out of those logs; the audit trail has them.
 
-// carriesSessionToken reports whether a request has a header that Caddy's logs would show.
-func carriesSessionToken(r *http.Request) bool {
-	if len(r.Header["X-Session-Token"]) == 0 {
+// carriesLoggedCredential reports whether a request has a credential of the gateway's in a header that Caddy's logs would show: also one that is
+// not written as it should be.
+func carriesLoggedCredential(r *http.Request) bool {
+	apiKey := func(value string) bool { return strings.Contains(value, tokenstore.APIKeyPrefix) }
+	if len(r.Header["X-Session-Token"]) == 0 && !slices.ContainsFunc(r.Header["X-Api-Key"], apiKey) {
 		return false
 	}
 	srv, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
@@ -27,12 +33,9 @@ func redacted(header string) bool {
 	return false
 }
 
-// serveUnlogged serves a request that Caddy must not log. It returns no error, because the error log would show the request,
-// too; error routes are not asked. The audit trail tells of it all the same.
-func (f *Filter) serveUnlogged(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) {
-	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
-	a := newAudited(w)
-	if err := f.serve(a, r, next); err != nil && a.status == 0 {
+// conceal answers an error of a request that Caddy must not log: its error log would show the request, too. Error routes are not asked.
+func (a *audited) conceal(err error) {
+	if err != nil && a.status == 0 {
 		a.WriteHeader(a.answered(err))
 	}
 }

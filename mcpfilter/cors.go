@@ -8,7 +8,7 @@ import (
 )
 
 // corsRequestHeaders are what MCP clients in browsers send (MCP transports, SPEC of both eras).
-const corsRequestHeaders = "Authorization, Content-Type, Accept, MCP-Protocol-Version, Mcp-Method, Mcp-Name, Mcp-Session-Id, Last-Event-ID, X-Session-Token, Traceparent, Tracestate"
+const corsRequestHeaders = "Authorization, Content-Type, Accept, MCP-Protocol-Version, Mcp-Method, Mcp-Name, Mcp-Session-Id, Last-Event-ID, X-Session-Token, X-API-Key, Traceparent, Tracestate"
 
 // corsExposedHeaders are what scripts may read of a response.
 const corsExposedHeaders = "WWW-Authenticate, Mcp-Session-Id, MCP-Protocol-Version, Retry-After"

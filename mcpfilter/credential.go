@@ -3,29 +3,32 @@ package mcpfilter
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
 // maxToken is the longest gateway token that is looked at, in bytes.
 const maxToken = 4 << 10
 
-// credential returns the one gateway token of a request (RFC 6750 section 2). It
-// may stand in Authorization, or in X-Session-Token as scripts send it; two of
+// credential returns the one gateway token, or API key, of a request (RFC 6750 section 2). It
+// may stand in Authorization, or in X-Session-Token or X-API-Key as scripts send them; two of
 // them are refused, because every reader might choose another.
 func credential(r *http.Request) (token string, no *refusal) {
 	if queryToken(r.URL.RawQuery) {
 		return "", malformedCredential("send the access token in the Authorization header, never in the URL")
 	}
-	authorization, session := r.Header["Authorization"], r.Header["X-Session-Token"]
-	switch len(authorization) + len(session) {
+	authorization, other := r.Header["Authorization"], slices.Concat(r.Header["X-Session-Token"], apiKeys(r.Header))
+	switch len(authorization) + len(other) {
 	case 0:
 		return "", noCredential()
 	case 1:
 	default:
 		return "", malformedCredential("send exactly one credential")
 	}
-	if len(session) == 1 {
-		token = strings.TrimSpace(session[0])
+	if len(other) == 1 {
+		token = strings.TrimSpace(other[0])
 	} else {
 		scheme, rest, _ := strings.Cut(authorization[0], " ")
 		if !strings.EqualFold(scheme, "Bearer") {
@@ -42,6 +45,16 @@ func credential(r *http.Request) (token string, no *refusal) {
 		return "", malformedCredential("the credential is malformed")
 	}
 	return token, nil
+}
+
+// apiKeys are the values of X-API-Key that are for the gateway. Any other is none of its business, and is deleted.
+func apiKeys(h http.Header) (keys []string) {
+	for _, value := range h["X-Api-Key"] {
+		if strings.HasPrefix(strings.TrimSpace(value), tokenstore.APIKeyPrefix) {
+			keys = append(keys, value)
+		}
+	}
+	return keys
 }
 
 // isToken68 checks the b64token syntax of RFC 6750 section 2.1.

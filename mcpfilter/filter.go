@@ -61,7 +61,7 @@ func init() {
 // `{mcp.session}` | The Mcp-Session-Id header
 //
 // The access log gets the fields `user`, `client_id`, `grant`, `jti`, `proxy`, `mcp_method`, `mcp_target` and `mcp_name`. Caddy redacts
-// Authorization there, but not X-Session-Token: requests that carry it are left out of Caddy's logs. The logger
+// Authorization there, but not X-Session-Token, nor an API key in X-API-Key: requests that carry one are left out of Caddy's logs. The logger
 // `http.handlers.mcp_filter.audit` writes a line for each request.
 type Filter struct {
 	// The id of the proxy, as the `oauth_proxy` app knows it. Required.
@@ -176,22 +176,24 @@ func (f *Filter) Validate() error {
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (f *Filter) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	unlogged := carriesLoggedCredential(r)
+	if unlogged {
+		caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
+	}
 	if f.gateway.ServeMetadata(w, r) {
 		return nil
 	}
-	if carriesSessionToken(r) {
-		f.serveUnlogged(w, r, next)
-		return nil
-	}
-	return f.serve(newAudited(w), r, next)
-}
-
-// serve serves a request, and tells the audit trail of it.
-func (f *Filter) serve(a *audited, r *http.Request, next caddyhttp.Handler) error {
+	a := newAudited(w)
 	method, path := r.Method, r.URL.Path
 	err := f.pass(a, r, next)
+	if unlogged {
+		a.conceal(err)
+	}
 	if !isPreflight(r) {
 		f.record(a, r, method, path, err)
+	}
+	if unlogged {
+		return nil
 	}
 	return err
 }

@@ -222,7 +222,7 @@ func TestPreflightIsAnsweredBeforeAuthentication(t *testing.T) {
 	allowed := strings.ToLower(res.Header.Get("Access-Control-Allow-Headers"))
 	for _, name := range []string{
 		"authorization", "content-type", "accept", "mcp-protocol-version", "mcp-method", "mcp-name",
-		"mcp-param-tenant", "mcp-session-id", "last-event-id",
+		"mcp-param-tenant", "mcp-session-id", "last-event-id", "x-session-token", "x-api-key",
 	} {
 		if !strings.Contains(allowed, name) {
 			t.Errorf("%s is not allowed: %s", name, allowed)

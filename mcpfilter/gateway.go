@@ -32,7 +32,7 @@ type Gateway interface {
 	Enter() (leave func(), err error)
 
 	// Authenticate checks a gateway token for this proxy: signature, type, issuer,
-	// lifetime, audience, and that its grant is alive. The error is ErrInvalidToken
+	// lifetime, audience, and that its grant is alive; or an API key. The error is ErrInvalidToken
 	// when the token is no good, and anything else (usually *UnavailableError) when that
 	// could not be found out.
 	Authenticate(ctx context.Context, token string) (*Session, error)
@@ -133,8 +133,8 @@ func (p *Proxy) withdraw(h http.Header) {
 	}
 }
 
-// Session is one authenticated request's standing: the grant behind its gateway token.
-// It is only read.
+// Session is one authenticated request's standing: the grant behind its gateway token, or one that stands
+// for an API key and has its id. It is only read.
 type Session struct {
 	// Grant is what the user allowed the client to do on this proxy.
 	Grant *tokenstore.Grant

@@ -79,7 +79,7 @@ func parseTestApp(d *caddyfile.Dispenser, _ any) (any, error) {
 	return httpcaddyfile.App{Name: mcpfilter.AppName, Value: caddyconfig.JSON(app, nil)}, nil
 }
 
-// testGateway is a gateway with one user, ada, whose gateway token is "good-token" and whose
+// testGateway is a gateway with one user, ada, whose gateway token is "good-token", whose API key is "gwk_good" and whose
 // upstream token is "upstream-1" until it is rejected; then "upstream-2", and so on.
 type testGateway struct {
 	id       string
@@ -179,7 +179,7 @@ func (g *testGateway) Authenticate(_ context.Context, token string) (*mcpfilter.
 	if s := g.sessions[token]; s != nil {
 		return s, nil
 	}
-	if token != "good-token" {
+	if token != "good-token" && token != "gwk_good" {
 		return nil, fmt.Errorf("%w: unknown", mcpfilter.ErrInvalidToken)
 	}
 	grant := &tokenstore.Grant{

@@ -1,6 +1,6 @@
 // Package tokenstore is the vault: it keeps clients, logins, codes, grants,
-// accounts and signing keys, and is the only place that knows how they are
-// encrypted.
+// accounts, API keys and signing keys, and is the only place that knows how
+// they are encrypted.
 //
 // It has two layers. A [Store] keeps opaque rows and is implemented by bbolt
 // (one process, one file) and, for several nodes, by a database. A [Vault]
@@ -15,7 +15,7 @@
 // can be moved to another row or replaced by an older one of the same row.
 //
 // Secrets that are only ever compared (codes, login states, client secrets,
-// refresh tokens) are stored as keyed hashes.
+// refresh tokens, API keys) are stored as keyed hashes.
 //
 // # Concurrency
 //

@@ -22,7 +22,7 @@ var (
 
 // The uses of keys in the ring. Each has a random key of its own.
 const (
-	useGrant  = "grant"  // clients, grants, accounts
+	useGrant  = "grant"  // clients, grants, accounts, API keys
 	useTxn    = "txn"    // logins, codes, messages
 	useJWTKey = "jwtkey" // signing keys
 	useIndex  = "index"  // keyed hashes

@@ -42,6 +42,7 @@ const (
 	KindConsent      Kind = "consent"
 	KindAssertion    Kind = "assertion"
 	KindRegistration Kind = "registration"
+	KindAPIKey       Kind = "api_key"
 )
 
 // Row is one record as a Store sees it: a sealed value, and in clear only what

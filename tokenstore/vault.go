@@ -178,7 +178,7 @@ func (v *Vault) Commit(ctx context.Context, writes ...Write) error {
 // Sweep deletes at most limit records whose DeleteAfter lies before the given time, and returns how many.
 func (v *Vault) Sweep(ctx context.Context, before time.Time, limit int) (int, error) {
 	total := 0
-	for _, kind := range []Kind{KindLogin, KindCode, KindAssertion, KindGrant, KindAccount, KindConsent, KindRegistration, KindClient} {
+	for _, kind := range []Kind{KindLogin, KindCode, KindAssertion, KindGrant, KindAccount, KindConsent, KindRegistration, KindClient, KindAPIKey} {
 		if total >= limit {
 			break
 		}

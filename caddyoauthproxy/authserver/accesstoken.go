@@ -37,18 +37,21 @@ const (
 	clockLeeway = 30 * time.Second
 )
 
-// ErrInvalidToken says that an access token is not one to act on: not ours, expired, for another
+// ErrInvalidToken says that an access token, or an API key, is not one to act on: not ours, expired, for another
 // resource, or of a grant that was ended. The wrapped text says which, for the log.
 var ErrInvalidToken = errors.New("invalid access token")
 
 // Authenticate judges the token of an MCP request to a proxy (RFC 9068 §4): signature, type, issuer,
-// audience, time, and that the grant is alive now. It may be an access token for the proxy's resource, or a session token of the
-// proxy's provider. Errors are ErrInvalidToken, or what the vault says.
+// audience, time, and that the grant is alive now. It may be an access token for the proxy's resource, a session token of the
+// proxy's provider, or an API key. Errors are ErrInvalidToken, or what the vault says.
 func (s *Server) Authenticate(ctx context.Context, token, proxyID string) (*tokenstore.Grant, *Claims, error) {
 	invalid := func(why string) error { return fmt.Errorf("%w: %s", ErrInvalidToken, why) }
 	p := s.proxies[proxyID]
 	if p == nil {
 		return nil, nil, invalid("no such proxy")
+	}
+	if strings.HasPrefix(token, tokenstore.APIKeyPrefix) {
+		return s.authenticateAPIKey(ctx, token, p)
 	}
 	g, c, err := s.grantOfAccessToken(ctx, token)
 	if err != nil {
@@ -78,13 +81,16 @@ func (s *Server) goodFor(g *tokenstore.Grant, c *Claims, p *Proxy) error {
 	return nil
 }
 
-// CheckGrant judges the grant of a request to a proxy that was authenticated before and goes on, perhaps longer than its token. The
-// errors are those of Authenticate.
+// CheckGrant judges the grant of a request to a proxy that was authenticated before and goes on, perhaps longer than its token. For a request with
+// an API key it judges the key. The errors are those of Authenticate.
 func (s *Server) CheckGrant(ctx context.Context, grantID, proxyID string) error {
 	invalid := func(why string) error { return fmt.Errorf("%w: %s", ErrInvalidToken, why) }
 	p := s.proxies[proxyID]
 	if p == nil {
 		return invalid("no such proxy")
+	}
+	if isAPIKeyID(grantID) {
+		return s.checkAPIKey(ctx, grantID, p)
 	}
 	g, err := s.activeGrant(ctx, grantID)
 	if err != nil {

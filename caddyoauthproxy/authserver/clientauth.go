@@ -42,6 +42,7 @@ const (
 	purposeRemembered   tokenstore.Purpose = "remembered_consent"
 	purposeSession      tokenstore.Purpose = "browser_session"
 	purposeAnswer       tokenstore.Purpose = "provider_code"
+	purposeAPIKey       tokenstore.Purpose = "api_key"
 )
 
 // errInvalidClient is the answer to every failed client authentication. It is 401 and says

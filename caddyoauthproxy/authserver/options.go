@@ -107,7 +107,7 @@ type Proxy struct {
 	// Consent says when the user is asked. Default: ConsentAlways.
 	Consent ConsentMode
 
-	// Machines lets in clients that act for themselves (client_credentials): there is a token for them to go upstream.
+	// Machines lets in clients that act for themselves (client_credentials), and API keys: there is a token for them to go upstream.
 	Machines bool
 
 	// MaxGrants is how many living grants there can be for the proxy; then nobody else comes in. Zero sets no limit.
@@ -152,7 +152,7 @@ type Lifetimes struct {
 	RefreshGrace time.Duration // rotated refresh token answered again; default 60 s, negative for none
 	Code         time.Duration // authorization code; default 60 s
 	Login        time.Duration // from the consent page or the Allow button to the next step; default 5 min
-	Retention    time.Duration // ended grants stay listed; default 90 d
+	Retention    time.Duration // ended grants and API keys stay listed; default 90 d
 	Session      time.Duration // session token; default 1 h
 }
 

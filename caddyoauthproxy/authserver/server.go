@@ -73,6 +73,7 @@ type Server struct {
 	csrf         *http.CrossOriginProtection
 	callbacks    singleflight.Group
 	tasks        sync.WaitGroup
+	noting       sync.Map // ids of API keys whose use is being written
 }
 
 // New makes a Server. It reads or creates the signing keys in the vault.

@@ -38,6 +38,7 @@ const (
 type world struct {
 	t        testing.TB
 	url      string
+	store    tokenstore.Store
 	vault    *tokenstore.Vault
 	server   *authserver.Server
 	options  authserver.Options
@@ -103,6 +104,7 @@ func newWorld(t testing.TB, options ...option) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
+	w.store = store
 	now := func() time.Time { return time.Now().Add(time.Duration(w.offset.Load())) }
 	w.vault, err = tokenstore.Open(t.Context(), store, tokenstore.Options{Keys: []tokenstore.RootKey{tokenstore.NewRootKey()}, Now: now})
 	if err != nil {

@@ -117,6 +117,7 @@ func everything(t *testing.T, w *testenv.World, s *secrets) {
 	}
 	_ = get(t, w.URL+"/api/v1/oauth/callback?code="+b.Code+"&state="+b.Code)
 	scriptsAndMachines(t, w, s)
+	programsWithKeys(t, w, s)
 	w.Provider.EndLogin("alice")
 	w.Provider.ExpireTokens()
 	_, _ = b.WhoAmI(t.Context())
@@ -178,6 +179,30 @@ func scriptsAndMachines(t *testing.T, w *testenv.World, s *secrets) {
 		}
 	}
 	s.add("machine token", "upstream-token-of-the-machine")
+}
+
+// programsWithKeys drives what goes by API key, from making it to using it after its end.
+func programsWithKeys(t *testing.T, w *testenv.World, s *secrets) {
+	t.Helper()
+	key, id := createKey(t, w, "--proxy", "demo")
+	s.add("API key", key)
+	s.add("API key's secret", strings.TrimPrefix(key, "gwk_"+id+"_"))
+	use := func() {
+		for _, v := range []string{key, key[:len(key)-1], key + "0", "Bearer " + key, key + ", " + key} {
+			for _, address := range []string{w.ProxyURL("demo"), w.ProxyURL("demo") + "/a;b", w.URL + "/api/v1/oauth/validate"} {
+				post(t, address, "application/json", testenv.ToolCall("whoami"), withHeader("X-API-Key", v))
+				post(t, address, "application/json", testenv.ToolCall("whoami"), withHeader("Authorization", "Bearer "+v))
+			}
+		}
+		post(t, w.ProxyURL("demo"), "application/json", testenv.ToolCall("whoami"), withHeader("X-API-Key", key), withHeader("Authorization", "Bearer x"))
+	}
+	use()
+	for _, args := range [][]string{{"revoke-api-key", key + "0"}, {"revoke-api-key", key}, {"revoke-api-key", key}, {"api-keys"}} {
+		if out, errs, _ := command(t, w, args...); strings.Contains(out+errs, key[21:]) {
+			t.Errorf("%s prints the key: %s%s", args[0], out, errs)
+		}
+	}
+	use()
 }
 
 func TestT70T77T78NoSecretIsEverInTheClear(t *testing.T) {

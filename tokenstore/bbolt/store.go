@@ -24,9 +24,10 @@ import (
 //	<kind>/refs        reference \x00 id → nothing
 //	<kind>/expiry      time (8 bytes, ms) id → nothing
 const (
-	formatVersion  = "3"
+	formatVersion  = "4"
 	formatVersion1 = "1" // without consents and assertions
 	formatVersion2 = "2" // without registrations
+	formatVersion3 = "3" // without API keys
 	metaBucket     = "meta"
 	formatKey      = "format"
 	refsSuffix     = "/refs"
@@ -108,7 +109,7 @@ func (s *Store) prepare() error {
 		switch v := string(meta.Get([]byte(formatKey))); v {
 		case formatVersion:
 			complete = true
-		case formatVersion1, formatVersion2:
+		case formatVersion1, formatVersion2, formatVersion3:
 		default:
 			return fmt.Errorf("format %q is not known to this release, which reads %q; use the release that wrote it, or a newer one", v, formatVersion)
 		}

@@ -117,7 +117,7 @@ func TestOpenSaysWhatToDo(t *testing.T) {
 			}, "vault.db",
 		},
 		"file is another program's":   {bucketed("acme", "key", "value"), "another program's"},
-		"format is of another time":   {bucketed(metaBucket, formatKey, "4"), `format "4" is not known`},
+		"format is of another time":   {bucketed(metaBucket, formatKey, "5"), `format "5" is not known`},
 		"format is missing from meta": {bucketed(metaBucket, "other", "1"), `format "" is not known`},
 	}
 	for name, tt := range tests {
@@ -254,21 +254,26 @@ func BenchmarkApply(b *testing.B) {
 
 func TestFileOfAnOlderFormatIsCompleted(t *testing.T) {
 	t.Parallel()
-	for _, format := range []string{formatVersion1, formatVersion2} {
+	for format, unknown := range map[string][]tokenstore.Kind{
+		formatVersion1: {tokenstore.KindConsent, tokenstore.KindAssertion, tokenstore.KindRegistration, tokenstore.KindAPIKey},
+		formatVersion2: {tokenstore.KindRegistration, tokenstore.KindAPIKey},
+		formatVersion3: {tokenstore.KindAPIKey},
+	} {
 		t.Run(format, func(t *testing.T) {
 			t.Parallel()
-			completeOlder(t, format)
+			completeOlder(t, format, unknown)
 		})
 	}
 }
 
-func completeOlder(t *testing.T, format string) {
+// completeOlder opens a file of a format that had no place for some kinds of rows.
+func completeOlder(t *testing.T, format string, unknown []tokenstore.Kind) {
 	t.Helper()
 	path := newPath(t)
 	s := openStore(t, path)
 	mustApply(t, s, insert("a", []byte("kept")))
 	if err := s.update(func(tx *bolt.Tx) error {
-		for _, kind := range []tokenstore.Kind{tokenstore.KindConsent, tokenstore.KindAssertion, tokenstore.KindRegistration} {
+		for _, kind := range unknown {
 			for _, suffix := range []string{"", refsSuffix, expirySuffix} {
 				if err := tx.DeleteBucket([]byte(string(kind) + suffix)); err != nil {
 					return err
@@ -286,7 +291,20 @@ func completeOlder(t *testing.T, format string) {
 	if row, err := s.Get(t.Context(), tokenstore.KindGrant, "a"); err != nil || string(row.Sealed) != "kept" {
 		t.Errorf("row of the older file = %q, %v", row.Sealed, err)
 	}
-	if n, err := s.Count(t.Context(), tokenstore.KindConsent, ""); n != 0 || err != nil {
-		t.Errorf("consents of the completed file = %d, %v", n, err)
+	for _, kind := range unknown {
+		added := insert("b", []byte("new"))
+		added.Row.Kind = kind
+		mustApply(t, s, added)
+		if n, err := s.Count(t.Context(), kind, "user:1"); n != 1 || err != nil {
+			t.Errorf("rows of kind %s in the completed file = %d, %v", kind, n, err)
+		}
+	}
+	if err := s.db.View(func(tx *bolt.Tx) error {
+		if v := tx.Bucket([]byte(metaBucket)).Get([]byte(formatKey)); string(v) != formatVersion {
+			t.Errorf("format of the completed file = %q", v)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
 	}
 }
