@@ -25,6 +25,7 @@ import (
 //		machine_token     <placeholder>
 //		upstream_token    user|client_credentials [<provider>]|exchange|static <placeholder> [<header>] { … }
 //		max_grants        <n>
+//		compat
 //		allow             email_domain|email|user|login|group|org <value>…
 //	}
 func (p *parser) proxy(d *caddyfile.Dispenser) error {
@@ -129,6 +130,12 @@ func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen o
 		return p.upstreamToken(d, id, &v.UpstreamToken)
 	case "max_grants":
 		return number(d, &v.MaxGrants, maxMaxGrants)
+	case "compat":
+		if d.NextArg() {
+			return d.Err("compat takes no value")
+		}
+		v.Compat = true
+		return nil
 	case "machine_token":
 		return oneArg(d, &v.MachineToken, checkSecret)
 	case "allowed_redirects":
@@ -136,7 +143,7 @@ func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen o
 	case "allow":
 		return allow(d, &v.Allow)
 	default:
-		return unknown(d, "allow", "allowed_redirects", "consent", "login", "machine_token", "max_grants", "name", "provider", "resource", "scope_text", "scopes", "upstream_token")
+		return unknown(d, "allow", "allowed_redirects", "compat", "consent", "login", "machine_token", "max_grants", "name", "provider", "resource", "scope_text", "scopes", "upstream_token")
 	}
 }
 

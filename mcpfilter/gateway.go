@@ -89,6 +89,9 @@ type Proxy struct {
 	// UpstreamScope is what stands before a scope of the upstream's authorization server among those of the gateway, where a login can
 	// ask for more of them. Clients are then told which ones the upstream demands. Empty: it cannot.
 	UpstreamScope string
+
+	// Compat helps simple clients, which know neither event streams nor sessions.
+	Compat bool
 }
 
 // inject puts the upstream token on a request.

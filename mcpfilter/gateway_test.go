@@ -78,7 +78,8 @@ func parseTestApp(d *caddyfile.Dispenser, _ any) (any, error) {
 }
 
 // testGateway is a gateway with one user, ada, whose gateway token is "good-token" and whose
-// upstream token is "upstream-1" until it is rejected; then "upstream-2", and so on.
+// upstream token is "upstream-1" until it is rejected; then "upstream-2", and so on. Another user has "token-of-bob", and
+// another client of ada's "token-of-another-client".
 type testGateway struct {
 	id       string
 	resource string
@@ -89,6 +90,9 @@ type testGateway struct {
 
 	// upstreamScope stands before scopes of the upstream's.
 	upstreamScope string
+
+	// compat helps simple clients.
+	compat bool
 
 	mu       sync.Mutex
 	scopes   []string
@@ -135,7 +139,7 @@ func (g *testGateway) Proxy() mcpfilter.Proxy {
 	return mcpfilter.Proxy{
 		ID: g.id, Resource: g.resource, ResourcePath: "/" + strings.Trim(u.Path, "/"),
 		MetadataURL: "https://gw.test/.well-known/oauth-protected-resource" + u.Path,
-		Scopes:      g.scopes, CredentialHeader: g.credentialHeader, UpstreamScope: g.upstreamScope,
+		Scopes:      g.scopes, CredentialHeader: g.credentialHeader, UpstreamScope: g.upstreamScope, Compat: g.compat,
 	}
 }
 
@@ -156,13 +160,20 @@ func (g *testGateway) Authenticate(_ context.Context, token string) (*mcpfilter.
 	if g.authErr != nil {
 		return nil, g.authErr
 	}
-	if token != "good-token" {
+	grant, userID, clientID := "grant-1", "user-1", "gateway_0f"
+	switch token {
+	case "good-token":
+	case "token-of-bob":
+		grant, userID = "grant-2", "user-2"
+	case "token-of-another-client":
+		grant, clientID = "grant-3", "gateway_1f"
+	default:
 		return nil, fmt.Errorf("%w: unknown", mcpfilter.ErrInvalidToken)
 	}
 	return &mcpfilter.Session{
 		Grant: &tokenstore.Grant{
-			Meta: tokenstore.Meta{ID: "grant-1"}, State: tokenstore.StateActive,
-			ClientID: "gateway_0f", Client: "Chatbot", UserID: "user-1", AccountID: "account-1",
+			Meta: tokenstore.Meta{ID: grant}, State: tokenstore.StateActive,
+			ClientID: clientID, Client: "Chatbot", UserID: userID, AccountID: "account-of-" + grant,
 			User: tokenstore.User{Provider: "okta", Subject: "00u1", Email: "ada@example.com", EmailVerified: !g.unverified, Login: "ada", Name: "Ada L"},
 		},
 		JTI: "jti-1", Expires: g.expires, Scopes: g.scopes,
@@ -180,9 +191,12 @@ func (g *testGateway) CheckGrant(_ context.Context, s *mcpfilter.Session) error 
 	return g.authErr
 }
 
-func (g *testGateway) UpstreamToken(context.Context, *mcpfilter.Session) (string, error) {
+func (g *testGateway) UpstreamToken(_ context.Context, s *mcpfilter.Session) (string, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if s.Grant.UserID != "user-1" {
+		return "upstream-of-" + s.Grant.UserID, g.tokenErr
+	}
 	return fmt.Sprintf("upstream-%d", g.renewals+1), g.tokenErr
 }
 
