@@ -27,6 +27,7 @@ import (
 //		identity_header   <header> <field>
 //		identity_assertion [<header>]
 //		max_grants        <n>
+//		compat
 //		allow             email_domain|email|user|login|group|org <value>…
 //		policy            { … }
 //		scope_includes    <scope> <scope>…
@@ -139,6 +140,12 @@ func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen o
 		return identityAssertion(d, &v.IdentityAssertion)
 	case "max_grants":
 		return number(d, &v.MaxGrants, maxMaxGrants)
+	case "compat":
+		if d.NextArg() {
+			return d.Err("compat takes no value")
+		}
+		v.Compat = true
+		return nil
 	case "machine_token":
 		return oneArg(d, &v.MachineToken, checkSecret)
 	case "allowed_redirects":
@@ -154,7 +161,7 @@ func (p *parser) proxyOption(d *caddyfile.Dispenser, id string, v *Proxy, seen o
 	case "origins":
 		return args(d, &v.Origins, checkOrigin)
 	default:
-		return unknown(d, "allow", "allowed_redirects", "audit_arguments", "consent", "identity_assertion", "identity_header", "login", "machine_token", "max_grants", "name", "origins", "policy", "provider", "resource",
+		return unknown(d, "allow", "allowed_redirects", "audit_arguments", "compat", "consent", "identity_assertion", "identity_header", "login", "machine_token", "max_grants", "name", "origins", "policy", "provider", "resource",
 			"scope_includes", "scope_text", "scopes", "upstream_token")
 	}
 }

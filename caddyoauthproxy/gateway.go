@@ -179,6 +179,7 @@ func (p *proxyGateway) Proxy() mcpfilter.Proxy {
 		CredentialHeader: p.source.header,
 		SharedCredential: p.source.shared(),
 		UpstreamScope:    upstreamScope,
+		Compat:           p.app.Proxies[p.proxy.ID].Compat,
 
 		Policy:         p.policy,
 		AuditArguments: p.app.Proxies[p.proxy.ID].AuditArguments,

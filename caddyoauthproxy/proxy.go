@@ -61,6 +61,10 @@ type Proxy struct {
 	// How many living grants there can be for the server; then nobody else can log in for it. Default: no limit.
 	MaxGrants int `json:"max_grants,omitempty"`
 
+	// Helps simple clients, which cannot read event streams, keep no MCP session, or write the method behind the path. Requests
+	// of MCP clients are left as they are. It needs the `mcp` transport of `reverse_proxy`, which `mcp_proxy` has.
+	Compat bool `json:"compat,omitempty"`
+
 	// Who may use the server. Default: every user of the provider.
 	Allow authserver.Policy `json:"allow,omitzero"`
 

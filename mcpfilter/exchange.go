@@ -33,6 +33,9 @@ type exchange struct {
 	// assertion is the identity assertion to send with it, if the proxy has any.
 	assertion string
 
+	// simple is what compat has to help with, if anything.
+	simple *simpleCall
+
 	// upstreamHost is the host that the transport sent the request to, if it was ours.
 	upstreamHost string
 
@@ -73,7 +76,10 @@ func (x *exchange) authorized(req *http.Request) *http.Request {
 	if x.assertion != "" {
 		out.Header.Set(x.proxy.IdentityAssertion, x.assertion)
 	}
-	if x.repeatable(req) && hasBody(req) {
+	switch {
+	case req.GetBody != nil:
+		out.Body, _ = req.GetBody()
+	case x.repeatable(req) && hasBody(req):
 		// With GetBody the HTTP transport itself recovers from a stale idle connection.
 		out.ContentLength = int64(len(x.body.bytes))
 		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(x.body.bytes)), nil }
@@ -82,9 +88,18 @@ func (x *exchange) authorized(req *http.Request) *http.Request {
 	return out
 }
 
-// repeatable says whether req can be sent a second time: it has no body, or the one that is in memory.
+// withBody returns req with a body of our own.
+func withBody(req *http.Request, body []byte) *http.Request {
+	out := req.Clone(req.Context())
+	out.ContentLength = int64(len(body))
+	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	out.Body, _ = out.GetBody()
+	return out
+}
+
+// repeatable says whether req can be sent a second time: it has no body, or one that is in memory.
 func (x *exchange) repeatable(req *http.Request) bool {
-	if !hasBody(req) {
+	if !hasBody(req) || req.GetBody != nil {
 		return true
 	}
 	return x.body.complete && (req.ContentLength == -1 || req.ContentLength == int64(len(x.body.bytes)))

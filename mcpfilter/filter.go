@@ -159,6 +159,9 @@ func (f *Filter) Provision(ctx caddy.Context) error {
 			f.Proxy, f.proxy.IdentityAssertion)
 	}
 	f.own = f.proxy.ownHeaders()
+	if f.Credential != credentialTransport && f.proxy.Compat {
+		return fmt.Errorf("mcp_filter %q: this proxy's compat is the work of the mcp transport: use mcp_proxy, or credential transport here and transport mcp in the reverse_proxy behind", f.Proxy)
+	}
 	f.paths, err = newPathMap(f.proxy.ResourcePath, f.ResourceOnly, f.UpstreamPath)
 	if err != nil {
 		return fmt.Errorf("mcp_filter %q: upstream_path: %w", f.Proxy, err)
@@ -271,6 +274,7 @@ func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	if no != nil {
 		return f.refuse(w, no)
 	}
+	f.simplify(r, x)
 	if x.token, err = f.gateway.UpstreamToken(ctx, x.session); err != nil {
 		return f.refuse(w, gatewayRefusal(err))
 	}

@@ -114,6 +114,9 @@ type Proxy struct {
 
 	// IdentityAssertion is the header in which the gateway's signed statement of it travels, with the mcp transport alone. Empty: there is none.
 	IdentityAssertion string
+
+	// Compat helps simple clients, which know neither event streams nor sessions.
+	Compat bool
 }
 
 // inject puts the upstream token on a request.

@@ -80,7 +80,8 @@ func parseTestApp(d *caddyfile.Dispenser, _ any) (any, error) {
 }
 
 // testGateway is a gateway with one user, ada, whose gateway token is "good-token", whose API key is "gwk_good" and whose
-// upstream token is "upstream-1" until it is rejected; then "upstream-2", and so on.
+// upstream token is "upstream-1" until it is rejected; then "upstream-2", and so on. Another user has "token-of-bob", and
+// another client of ada's "token-of-another-client".
 type testGateway struct {
 	id       string
 	resource string
@@ -103,6 +104,9 @@ type testGateway struct {
 	// identityHeaders and identityAssertion are what the server is told.
 	identityHeaders   map[string]string
 	identityAssertion string
+
+	// compat helps simple clients.
+	compat bool
 
 	mu       sync.Mutex
 	scopes   []string
@@ -154,7 +158,7 @@ func (g *testGateway) Proxy() mcpfilter.Proxy {
 		ID: g.id, Resource: g.resource, ResourcePath: "/" + strings.Trim(u.Path, "/"),
 		MetadataURL: "https://gw.test/.well-known/oauth-protected-resource" + u.Path,
 		Scopes:      g.scopes, CredentialHeader: g.credentialHeader, UpstreamScope: g.upstreamScope,
-		Policy: g.policy, Origins: g.origins, AuditArguments: g.auditArguments,
+		Policy: g.policy, Origins: g.origins, AuditArguments: g.auditArguments, Compat: g.compat,
 		IdentityHeaders: g.identityHeaders, IdentityAssertion: g.identityAssertion,
 	}
 }
@@ -179,13 +183,19 @@ func (g *testGateway) Authenticate(_ context.Context, token string) (*mcpfilter.
 	if s := g.sessions[token]; s != nil {
 		return s, nil
 	}
-	if token != "good-token" && token != "gwk_good" {
-		return nil, fmt.Errorf("%w: unknown", mcpfilter.ErrInvalidToken)
-	}
 	grant := &tokenstore.Grant{
 		Meta: tokenstore.Meta{ID: "grant-1"}, State: tokenstore.StateActive,
 		ClientID: "gateway_0f", Client: "Chatbot", UserID: "user-1", AccountID: "account-1",
 		User: tokenstore.User{Provider: "okta", Subject: "00u1", Email: "ada@example.com", EmailVerified: !g.unverified, Login: "ada", Name: "Ada L"},
+	}
+	switch token {
+	case "good-token", "gwk_good":
+	case "token-of-bob":
+		grant.ID, grant.UserID, grant.AccountID = "grant-2", "user-2", "account-2"
+	case "token-of-another-client":
+		grant.ID, grant.ClientID, grant.AccountID = "grant-3", "gateway_1f", "account-3"
+	default:
+		return nil, fmt.Errorf("%w: unknown", mcpfilter.ErrInvalidToken)
 	}
 	if g.change != nil {
 		g.change(grant)
@@ -210,9 +220,12 @@ func (g *testGateway) CheckGrant(_ context.Context, s *mcpfilter.Session) error 
 	return g.authErr
 }
 
-func (g *testGateway) UpstreamToken(context.Context, *mcpfilter.Session) (string, error) {
+func (g *testGateway) UpstreamToken(_ context.Context, s *mcpfilter.Session) (string, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if s.Grant.UserID != "user-1" {
+		return "upstream-of-" + s.Grant.UserID, g.tokenErr
+	}
 	return fmt.Sprintf("upstream-%d", g.renewals+1), g.tokenErr
 }
 

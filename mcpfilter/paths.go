@@ -47,11 +47,7 @@ func newPathMap(resource string, confined bool, upstream *string) (pathMap, erro
 // The resource is compared with the path that the client sent, not with what handlers
 // before us made of it, because the resource URL is what clients know.
 func (m pathMap) apply(r *http.Request) *refusal {
-	sent := r.URL
-	if orig, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
-		sent = orig.URL
-	}
-	public := sent.EscapedPath()
+	public := publicPath(r)
 	if ambiguous(public) || ambiguous(r.URL.EscapedPath()) {
 		return badRequest("the path has a spelling that this gateway does not accept")
 	}
@@ -69,13 +65,29 @@ func (m pathMap) apply(r *http.Request) *refusal {
 	if rest != "" {
 		escaped = strings.TrimSuffix(m.upstream, "/") + rest
 	}
+	if !setPath(r, escaped) {
+		return badRequest("the path is not well encoded")
+	}
+	return nil
+}
+
+// publicPath is the escaped path that the client sent.
+func publicPath(r *http.Request) string {
+	if orig, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
+		return orig.URL.EscapedPath()
+	}
+	return r.URL.EscapedPath()
+}
+
+// setPath gives a request another escaped path, if it is one.
+func setPath(r *http.Request, escaped string) bool {
 	path, err := url.PathUnescape(escaped)
 	if err != nil {
-		return badRequest("the path is not well encoded")
+		return false
 	}
 	r.URL.Path, r.URL.RawPath = path, escaped
 	r.RequestURI = r.URL.RequestURI()
-	return nil
+	return true
 }
 
 // below returns what of an escaped path follows the resource's path: nothing, or

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -49,7 +48,7 @@ func (x *exchange) prune(method string, res *http.Response) error {
 		return nil
 	case isJSON(res.Header):
 		return x.pruneAnswer(res)
-	case method == http.MethodPost && res.ContentLength != 0:
+	case method == http.MethodPost && res.StatusCode == http.StatusOK && res.ContentLength != 0:
 		return fmt.Errorf("%w: its Content-Type is %q", errIllegible, res.Header.Get("Content-Type"))
 	}
 	return nil
@@ -85,9 +84,7 @@ func (x *exchange) pruneAnswer(res *http.Response) error {
 			res.Header.Del(name)
 		}
 	}
-	res.Body = io.NopCloser(bytes.NewReader(pruned))
-	res.ContentLength = int64(len(pruned))
-	res.Header.Set("Content-Length", strconv.Itoa(len(pruned)))
+	setBody(res, pruned)
 	return nil
 }
 

@@ -6,6 +6,7 @@ import "encoding/json"
 const (
 	rpcInvalidRequest = -32600
 	rpcInvalidParams  = -32602
+	rpcInternalError  = -32603
 	rpcHeaderMismatch = -32020
 )
 

@@ -49,7 +49,7 @@ func (g *guard) tag(h http.Header) *refusal {
 	if len(values) == 0 {
 		return nil
 	}
-	if len(values) > 1 || values[0] == "" || len(values[0]) > maxSessionID || strings.ContainsFunc(values[0], func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
+	if len(values) > 1 || !visible(values[0]) {
 		return badUpstream("the MCP server's session id is not one", nil)
 	}
 	tag, err := g.filter.gateway.SessionTag(g.x.session, values[0])

@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap"
 )
 
 func init() {
@@ -27,11 +28,15 @@ func init() {
 //     renewed, and the client gets a challenge and tries again.
 //   - An event stream that the filter ends, ends cleanly for the client.
 //   - What lists name that the proxy's policy does not let the caller use is taken from them.
+//   - For the clients that a proxy's `compat` helps, answers become JSON, and MCP sessions are opened and kept.
 //
 // A request that did not come through an `mcp_filter` is not sent (502). Active health checks are
 // sent without a token.
 type Transport struct {
 	reverseproxy.HTTPTransport
+
+	sessions *sessions
+	log      *zap.Logger
 }
 
 // errNoFilter is what a request gets that nobody authenticated.
@@ -48,12 +53,31 @@ func (Transport) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
+// Provision sets up the transport.
+func (t *Transport) Provision(ctx caddy.Context) error {
+	t.log = ctx.Logger()
+	t.sessions = newSessions(t.endSession)
+	return t.HTTPTransport.Provision(ctx)
+}
+
 // lateConnections is when connections are closed that were still busy when their config was replaced.
 const lateConnections = 10 * time.Second
 
+// lastFarewells is how long the process may stay to end sessions at MCP servers.
+const lastFarewells = 2 * time.Second
+
 // Cleanup closes idle connections, and again a little later those that the last requests of this config left behind:
-// otherwise they would stay for their keep-alive time after every reload.
+// otherwise they would stay for their keep-alive time after every reload. The sessions that it keeps end, in the background.
 func (t *Transport) Cleanup() error {
+	if t.sessions != nil {
+		ended := t.sessions.close()
+		if caddy.Exiting() {
+			select {
+			case <-ended:
+			case <-time.After(lastFarewells):
+			}
+		}
+	}
 	if pool := t.Transport; pool != nil && !caddy.Exiting() {
 		time.AfterFunc(lateConnections, pool.CloseIdleConnections)
 	}
@@ -70,7 +94,25 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return t.HTTPTransport.RoundTrip(req) // no client's request but an active health check
 	}
 	x.upstreamHost = req.Host
+	deliver := t.deliver
+	if x.simple != nil {
+		deliver = t.deliverSimple
+	}
+	res, err := deliver(req, x)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case res.StatusCode == http.StatusUnauthorized:
+		discard(res)
+	case isEventStream(res.Header):
+		res.Body = &streamBody{ReadCloser: res.Body, x: x}
+	}
+	return res, nil
+}
 
+// deliver sends a request with the upstream token, and once more when the MCP server refuses that.
+func (t *Transport) deliver(req *http.Request, x *exchange) (*http.Response, error) {
 	res, err := t.HTTPTransport.RoundTrip(x.authorized(req))
 	if err != nil {
 		return nil, err
@@ -88,12 +130,6 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err := x.prune(req.Method, res); err != nil {
 		_ = res.Body.Close() // what is left of it is not wanted
 		return nil, err
-	}
-	switch {
-	case res.StatusCode == http.StatusUnauthorized:
-		discard(res)
-	case isEventStream(res.Header):
-		res.Body = &streamBody{ReadCloser: res.Body, x: x}
 	}
 	return res, nil
 }

@@ -247,6 +247,15 @@ func (b *PlainBot) Send(ctx context.Context, method, body string, edit ...func(*
 	return Answer{resp.StatusCode, resp.Header, string(raw)}, err
 }
 
+// SendSimply sends an MCP request as scripts do that know nothing of MCP: with the method behind the path, and neither a session nor media types.
+func (b *PlainBot) SendSimply(ctx context.Context, method, params string) (Answer, error) {
+	body := `{"jsonrpc":"2.0","id":1,"method":"` + method + `","params":` + params + `}`
+	return b.Send(ctx, http.MethodPost, body, func(r *http.Request) {
+		r.URL.Path += "/" + method
+		r.Header = http.Header{"Authorization": r.Header["Authorization"], "Content-Type": {"application/json"}, "Accept": {"*/*"}}
+	})
+}
+
 // WhoAmI calls the tool of that name and returns the whole answer.
 func (b *PlainBot) WhoAmI(ctx context.Context) (string, error) {
 	a, err := b.Send(ctx, http.MethodPost, ToolCall("whoami"))
