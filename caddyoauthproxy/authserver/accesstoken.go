@@ -2,6 +2,7 @@ package authserver
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -193,8 +194,21 @@ func (k *keyring) verify(token string) (*Claims, error) {
 	if len(token) > maxAccessToken {
 		return nil, errors.New("too long")
 	}
+	set, sum := k.current.Load(), sha256.Sum256([]byte(token))
+	if c, ok := set.verified.get(sum); ok {
+		return &c, nil
+	}
+	c, err := set.verify(token)
+	if err != nil {
+		return nil, err
+	}
+	set.verified.put(sum, *c)
+	return c, nil
+}
+
+func (set *keySet) verify(token string) (*Claims, error) {
 	head, rest, _ := strings.Cut(token, ".")
-	key, ok := k.current.Load().byHeader[head]
+	key, ok := set.byHeader[head]
 	if !ok {
 		return nil, errors.New("not signed by a key of this gateway")
 	}

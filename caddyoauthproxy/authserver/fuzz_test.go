@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
 func FuzzParseRefreshToken(f *testing.F) {
@@ -48,7 +50,11 @@ func FuzzVerifyAccessToken(f *testing.F) {
 	f.Add("..")
 	f.Add(strings.Repeat("A", maxAccessToken+1))
 	k := &keyring{}
-	k.current.Store(&keySet{})
+	none, err := newKeySet(&tokenstore.SigningKeys{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	k.current.Store(none)
 	f.Fuzz(func(t *testing.T, token string) {
 		if claims, err := k.verify(token); err == nil {
 			t.Fatalf("%q was accepted without any key: %v", token, claims)

@@ -3,7 +3,6 @@ package authserver
 import (
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
@@ -54,7 +53,8 @@ func (s *Server) IdentityAssertion(g *tokenstore.Grant, proxyID, jti string, sco
 	}
 	// A session token is good for several proxies.
 	id, key, now := assertionID{p.ID, g.ID, jti, g.Version}, s.keys.signing(), s.vault.Now()
-	if kept := s.assertions.get(id); kept.good(key, now) {
+	// Signing one for every request would cost more than all the rest of it.
+	if kept, ok := s.assertions.get(id); ok && kept.good(key, now) {
 		return kept.text, nil
 	}
 	c := identityClaims{
@@ -71,7 +71,9 @@ func (s *Server) IdentityAssertion(g *tokenstore.Grant, proxyID, jti string, sco
 	if err != nil {
 		return "", fmt.Errorf("sign identity assertion: %w", err)
 	}
-	s.assertions.put(id, assertion{text, key, c.IssuedAt})
+	if len(text) <= maxKeptAssertion {
+		s.assertions.put(id, assertion{text, key, c.IssuedAt})
+	}
 	return text, nil
 }
 
@@ -94,38 +96,10 @@ func (a assertion) good(key *signingKey, now time.Time) bool {
 	return a.key == key && 0 <= age && age < int64(identityLife/time.Second)/2
 }
 
-// assertions keeps those that were made last, because signing one for every request would cost more than all the rest of it. When there are maxAssertions,
-// they become the older half, and what was the older half before is gone.
-type assertions struct {
-	mu           sync.Mutex
-	newer, older map[assertionID]assertion
-}
-
 const (
-	// maxAssertions bounds how many are kept in each half.
-	maxAssertions = 2048
+	// maxAssertions bounds how many are kept.
+	maxAssertions = 4096
 
 	// maxKeptAssertion is the longest that is kept, in bytes. None that is longer goes to a server.
 	maxKeptAssertion = 8 << 10
 )
-
-func (as *assertions) get(id assertionID) assertion {
-	as.mu.Lock()
-	defer as.mu.Unlock()
-	if a, ok := as.newer[id]; ok {
-		return a
-	}
-	return as.older[id]
-}
-
-func (as *assertions) put(id assertionID, a assertion) {
-	if len(a.text) > maxKeptAssertion {
-		return
-	}
-	as.mu.Lock()
-	defer as.mu.Unlock()
-	if len(as.newer) >= maxAssertions || as.newer == nil {
-		as.newer, as.older = make(map[assertionID]assertion), as.newer
-	}
-	as.newer[id] = a
-}

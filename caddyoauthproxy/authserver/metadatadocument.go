@@ -1,7 +1,6 @@
 package authserver
 
 import (
-	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -82,8 +81,8 @@ type documents struct {
 
 	// What is fetched for strangers, be it good or bad, drives out nothing that is in use.
 	mu         sync.Mutex
-	used, seen *recent[fetched]
-	failed     *recent[failure]
+	used, seen *recent[string, fetched]
+	failed     *recent[string, failure]
 }
 
 // wanted is what is fetched: one address may be asked for as a document and as a key set.
@@ -116,7 +115,7 @@ func newDocuments(d Documents, loopback bool, now func() time.Time, granted func
 	return &documents{
 		off: d.Off, hosts: d.Hosts, fetch: d.Fetch, now: now, granted: granted,
 		perHost: map[trust]*limiter{unheardOf: newLimiter(perHost, Rate{}), wasGood: newLimiter(perHost, Rate{}), inUse: newLimiter(perHost, Rate{})},
-		used:    newRecent[fetched](maxDocuments), seen: newRecent[fetched](maxDocuments), failed: newRecent[failure](maxDocuments),
+		used:    newRecent[string, fetched](maxDocuments), seen: newRecent[string, fetched](maxDocuments), failed: newRecent[string, failure](maxDocuments),
 	}
 }
 
@@ -310,46 +309,6 @@ func (d *documents) trustOf(ctx context.Context, w wanted, known bool) trust {
 		return wasGood
 	default:
 		return unheardOf
-	}
-}
-
-// recent keeps so many values by key. The one that was not asked for the longest gives way first. It is not safe for concurrent use.
-type recent[V any] struct {
-	most    int
-	entries map[string]*list.Element
-	order   *list.List // of *kept[V], the latest used in front
-}
-
-type kept[V any] struct {
-	key   string
-	value V
-}
-
-func newRecent[V any](most int) *recent[V] {
-	return &recent[V]{most: most, entries: make(map[string]*list.Element), order: list.New()}
-}
-
-func (c *recent[V]) get(key string) (value V, ok bool) {
-	e := c.entries[key]
-	if e == nil {
-		return value, false
-	}
-	c.order.MoveToFront(e)
-	return e.Value.(*kept[V]).value, true
-}
-
-func (c *recent[V]) put(key string, value V) {
-	c.remove(key)
-	c.entries[key] = c.order.PushFront(&kept[V]{key, value})
-	if c.order.Len() > c.most {
-		c.remove(c.order.Back().Value.(*kept[V]).key)
-	}
-}
-
-func (c *recent[V]) remove(key string) {
-	if e := c.entries[key]; e != nil {
-		c.order.Remove(e)
-		delete(c.entries, key)
 	}
 }
 

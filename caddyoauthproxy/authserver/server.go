@@ -68,7 +68,7 @@ type Server struct {
 	log          *zap.Logger
 	acquire      func() (func(), error)
 	keys         *keyring
-	assertions   assertions
+	assertions   *recent[assertionID, assertion]
 	mux          *http.ServeMux
 	csrf         *http.CrossOriginProtection
 	callbacks    singleflight.Group
@@ -90,12 +90,15 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		vault:    o.Vault,
 		accounts: o.Accounts,
 		proxies:  make(map[string]*Proxy, len(o.Proxies)),
-		order:    slices.SortedFunc(slices.Values(o.Proxies), func(a, b *Proxy) int { return strings.Compare(a.ID, b.ID) }),
-		pages:    o.Pages,
-		life:     o.Lifetimes,
-		log:      o.Logger,
-		acquire:  o.Acquire,
-		csrf:     http.NewCrossOriginProtection(),
+
+		assertions: newRecent[assertionID, assertion](maxAssertions),
+
+		order:   slices.SortedFunc(slices.Values(o.Proxies), func(a, b *Proxy) int { return strings.Compare(a.ID, b.ID) }),
+		pages:   o.Pages,
+		life:    o.Lifetimes,
+		log:     o.Logger,
+		acquire: o.Acquire,
+		csrf:    http.NewCrossOriginProtection(),
 	}
 	s.configured = make(map[string]*ConfiguredClient, len(o.Clients))
 	for _, c := range o.Clients {

@@ -59,13 +59,20 @@ type keyring struct {
 	current atomic.Pointer[keySet]
 }
 
-// keySet is the keys at one time, ready for use. It is never changed.
+// keySet is the keys at one time, ready for use. They never change.
 type keySet struct {
 	version  uint64
 	keys     []*signingKey          // the one that signs last in front
 	byHeader map[string]*signingKey // by the header of access tokens
 	public   *jose.JSONWebKeySet
+
+	// verified are the claims of tokens that these keys verified, by the hash of the whole token: each comes with many requests, and
+	// checking its signature costs more than all the rest of one.
+	verified *recent[[sha256.Size]byte, Claims]
 }
+
+// maxVerified bounds how many tokens' claims are kept.
+const maxVerified = 4096
 
 type signingKey struct {
 	stored    tokenstore.SigningKey
@@ -216,7 +223,7 @@ func generateKey(algorithm jose.SignatureAlgorithm) (any, error) {
 }
 
 func newKeySet(keys *tokenstore.SigningKeys) (*keySet, error) {
-	set := &keySet{version: keys.Version, byHeader: make(map[string]*signingKey), public: &jose.JSONWebKeySet{}}
+	set := &keySet{version: keys.Version, byHeader: make(map[string]*signingKey), public: &jose.JSONWebKeySet{}, verified: newRecent[[sha256.Size]byte, Claims](maxVerified)}
 	for _, stored := range keys.Keys {
 		var jwk jose.JSONWebKey
 		if err := jwk.UnmarshalJSON(stored.JWK); err != nil {

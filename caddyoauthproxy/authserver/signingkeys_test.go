@@ -125,6 +125,9 @@ func TestCompromisedSigningKeyEndsEveryTokenAndClientsRefresh(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	b, got := w.session()
+	if !w.works(got.access) { // and is known to, from now on
+		t.Fatal("the token does not work")
+	}
 	if err := w.server.RotateSigningKey(t.Context(), true); err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package authserver_test
 
 import (
 	"encoding/base64"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -494,5 +495,48 @@ func TestT37PlainPKCEIsForThoseWhoAskForIt(t *testing.T) {
 	}
 	if q := location(t, br.authorize(plain(b, "S512"))).Query(); q.Get("error") != "invalid_request" {
 		t.Errorf("unknown method: %v", q)
+	}
+}
+
+// That a token was verified before says nothing of its time, its proxy and its grant, nor of one that differs by a bit.
+func TestTokensThatWereVerifiedBeforeAreJudgedAnew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b, got := w.session()
+	for range 3 {
+		if !w.works(got.access) {
+			t.Fatal("the token does not work")
+		}
+	}
+	if _, _, err := w.server.Authenticate(t.Context(), got.access, "b"); !errors.Is(err, authserver.ErrInvalidToken) {
+		t.Errorf("at another proxy: %v", err)
+	}
+	for _, i := range []int{0, len(got.access) / 2, len(got.access) - 1} {
+		forged := []byte(got.access)
+		forged[i] ^= 1
+		if w.works(string(forged)) {
+			t.Errorf("another token is taken for it, which differs at %d", i)
+		}
+	}
+	w.turn(time.Hour + time.Second)
+	if w.works(got.access) {
+		t.Error("the token works beyond its time")
+	}
+	next := w.tokens(w.postForm(endpoints+"/a/token", refreshForm(b, got.refresh)))
+	if !w.works(next.access) {
+		t.Fatal("the next token does not work")
+	}
+	if a := w.postForm(endpoints+"/a/revoke", url.Values{"token": {next.refresh}, "client_id": {b.id}, "client_secret": {b.secret}}); a.status != http.StatusOK || w.works(next.access) {
+		t.Errorf("revoked: %d, works: %v", a.status, w.works(next.access))
+	}
+}
+
+func BenchmarkAuthenticate(b *testing.B) {
+	w := newWorld(b)
+	_, got := w.session()
+	for b.Loop() {
+		if _, _, err := w.server.Authenticate(b.Context(), got.access, "a"); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
