@@ -25,6 +25,7 @@ type gateway struct {
 	vault    *tokenstore.Vault
 	accounts *upstream.Accounts
 	server   *authserver.Server
+	grants   *grantWatch
 }
 
 // openGateway opens the vault and puts the rooms together.
@@ -50,7 +51,11 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: pages: %w", err)
 	}
-	g = &gateway{hold: newHold(release), vault: vault}
+	g = &gateway{vault: vault}
+	g.hold = newHold(func() {
+		g.grants.stop()
+		release()
+	})
 	g.accounts = upstream.NewAccounts(upstream.AccountsOptions{
 		Vault:         vault,
 		Providers:     a.config.providers,
@@ -83,6 +88,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: %w", err)
 	}
+	g.grants = watchGrants(vault, g.server.Ended, g.acquire)
 	return g, nil
 }
 
@@ -225,7 +231,11 @@ func (p *proxyGateway) Authenticate(ctx context.Context, token string) (*mcpfilt
 	if grant.Proxy == "" { // a session, which is good for all of the proxy
 		scopes = p.proxy.Scopes
 	}
-	return &mcpfilter.Session{Grant: grant, JTI: claims.JTI, Expires: time.Unix(claims.Expires, 0), Scopes: scopes}, nil
+	session := &mcpfilter.Session{Grant: grant, JTI: claims.JTI, Expires: time.Unix(claims.Expires, 0), Scopes: scopes}
+	if grant.AccountID != "" { // a client's own grant ends with its token, which a response may outlive
+		session.Ends = grant.Ends
+	}
+	return session, nil
 }
 
 // CheckGrant implements mcpfilter.Gateway.
@@ -235,6 +245,15 @@ func (p *proxyGateway) CheckGrant(ctx context.Context, s *mcpfilter.Session) err
 		return &mcpfilter.UnavailableError{Err: err}
 	}
 	return authenticationError(g.server.CheckGrant(ctx, s.Grant.ID, p.proxy.ID))
+}
+
+// Watch implements mcpfilter.Gateway.
+func (p *proxyGateway) Watch(ctx context.Context, s *mcpfilter.Session) (<-chan struct{}, func()) {
+	g, err := p.app.open()
+	if err != nil {
+		return nil, func() {}
+	}
+	return g.grants.wait(ctx, s.Grant.ID)
 }
 
 // authenticationError says in the filter's words what authserver says in its own.

@@ -234,7 +234,7 @@ func BenchmarkProxy(b *testing.B) {
 	} {
 		b.Run(site.name, func(b *testing.B) {
 			id := fmt.Sprintf("bench-%d-%d", i, b.N)
-			gateways.Store(id, &testGateway{id: id})
+			gateways.Store(id, &testGateway{id: id, watchers: make(map[chan struct{}]bool)})
 			defer gateways.Delete(id)
 			text := strings.NewReplacer("PROXY", id, "UPSTREAM", up.URL).Replace(
 				"{\n\tauto_https off\n\toauth_proxy {\n\t\tproxy PROXY " + resource + "\n\t}\n}\nhttp:// {\n\t" + site.directives + "\n}\n")

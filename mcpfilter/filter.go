@@ -83,8 +83,9 @@ type Filter struct {
 	// `transport`, and so does an identity assertion: Caddy's logs would show them.
 	Credential string `json:"credential,omitempty"`
 
-	// How often an open event stream, and every other response that lasts longer than this, is checked against
-	// its grant, so that a revoked one ends. Default: 30s. Negative turns the check off.
+	// How often an open event stream, and every other response that lasts, is checked against its grant. A revoked grant
+	// ends them within a second without that: the check is for what the vault could not tell while it was out of order.
+	// Default: 30s. Negative turns it off.
 	StreamRecheck caddy.Duration `json:"stream_recheck,omitempty"`
 
 	// How long such a response may outlive the gateway token that began it. Within this time it ends with its
@@ -286,16 +287,10 @@ func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.
 
 	g := newGuard(w, r, f, x)
 	g.begun = func(stream bool) {
-		after := time.Duration(f.StreamRecheck)
-		if stream {
-			after = 0
-		} else if after < 0 {
-			return
-		}
 		watching.Add(1)
-		watch = time.AfterFunc(after, func() {
+		watch = time.AfterFunc(f.watchAfter(x.session), func() {
 			defer watching.Done()
-			f.watch(ctx, x, after, end)
+			f.watch(ctx, x, stream, end)
 		})
 	}
 	g.refused = func() {

@@ -41,6 +41,11 @@ type Gateway interface {
 	// alive, and still lets the user in. Its errors are those of Authenticate.
 	CheckGrant(ctx context.Context, s *Session) error
 
+	// Watch tells when the grant of a session has ended, on whichever node: ended then receives within a second, and at once where that was
+	// before Watch, but after the session was authenticated. It may receive without need, so ask CheckGrant; and while the vault cannot be
+	// read it does not. stop must be called in the end.
+	Watch(ctx context.Context, s *Session) (ended <-chan struct{}, stop func())
+
 	// SessionTag binds an Mcp-Session-Id to who opened it: it is always the same for one user, client, proxy and id, and nobody
 	// else can make it. Printable ASCII without spaces and dots.
 	SessionTag(s *Session, id string) (string, error)
@@ -147,6 +152,9 @@ type Session struct {
 
 	// Expires is when the gateway token ends.
 	Expires time.Time
+
+	// Ends is when the grant ends in any case, and with it what was begun under it. Zero: that is not known beforehand.
+	Ends time.Time
 
 	// Scopes are the gateway token's scopes.
 	Scopes []string

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -116,6 +117,7 @@ type testGateway struct {
 	// rejectErr is what a rejection answers; nil renews.
 	rejectErr error
 	expires   time.Time
+	ends      time.Time
 	// unverified says that nobody vouches for the user's e-mail address.
 	unverified bool
 	renewals   int
@@ -124,6 +126,7 @@ type testGateway struct {
 	change func(*tokenstore.Grant)
 	// assertErr is what an assertion fails with.
 	assertErr error
+	watchers  map[chan struct{}]bool
 
 	entered, asked atomic.Int64
 }
@@ -133,7 +136,7 @@ func newGateway(t *testing.T) *testGateway {
 	t.Helper()
 	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-", "#", "-").Replace(t.Name()))
 	id := fmt.Sprintf("%s-%d", name, gatewayCount.Add(1)) // names of tests may differ in case alone
-	g := &testGateway{id: id, stopping: make(chan struct{}), scopes: []string{"read:jira", "write:jira"}, expires: time.Now().Add(time.Hour)}
+	g := &testGateway{id: id, stopping: make(chan struct{}), watchers: make(map[chan struct{}]bool), scopes: []string{"read:jira", "write:jira"}, expires: time.Now().Add(time.Hour)}
 	gateways.Store(id, g)
 	t.Cleanup(func() { gateways.Delete(id) })
 	return g
@@ -200,7 +203,7 @@ func (g *testGateway) Authenticate(_ context.Context, token string) (*mcpfilter.
 	if g.change != nil {
 		g.change(grant)
 	}
-	return &mcpfilter.Session{Grant: grant, JTI: "jti-1", Expires: g.expires, Scopes: g.scopes}, nil
+	return &mcpfilter.Session{Grant: grant, JTI: "jti-1", Expires: g.expires, Ends: g.ends, Scopes: g.scopes}, nil
 }
 
 func (g *testGateway) IdentityAssertion(_ context.Context, s *mcpfilter.Session) (string, error) {
@@ -218,6 +221,36 @@ func (g *testGateway) CheckGrant(_ context.Context, s *mcpfilter.Session) error 
 		return mcpfilter.ErrInvalidToken
 	}
 	return g.authErr
+}
+
+// Watch tells when the test says so with tell, and at once when the grant has ended already.
+func (g *testGateway) Watch(context.Context, *mcpfilter.Session) (<-chan struct{}, func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c := make(chan struct{}, 1)
+	g.watchers[c] = true
+	if errors.Is(g.authErr, mcpfilter.ErrInvalidToken) {
+		c <- struct{}{}
+	}
+	return c, func() { g.set(func() { delete(g.watchers, c) }) }
+}
+
+// tell tells all who watch that the grant may have ended.
+func (g *testGateway) tell() {
+	g.set(func() {
+		for c := range g.watchers {
+			select {
+			case c <- struct{}{}:
+			default:
+			}
+		}
+	})
+}
+
+// watched is how many watch.
+func (g *testGateway) watched() (n int) {
+	g.set(func() { n = len(g.watchers) })
+	return n
 }
 
 func (g *testGateway) UpstreamToken(_ context.Context, s *mcpfilter.Session) (string, error) {

@@ -115,11 +115,10 @@ func (g *guard) run(next caddyhttp.Handler, r *http.Request) error {
 
 // judge returns what to answer instead of the MCP server's response, if anything.
 func (g *guard) judge(status int, h http.Header) *refusal {
-	recheck := time.Duration(g.filter.StreamRecheck)
 	switch {
 	case g.bypassed():
 		return badUpstream("this proxy has a policy, for which its MCP server must be reached by transport mcp", nil)
-	case recheck > 0 && time.Since(g.began) > recheck && g.filter.revoked(g.r.Context(), g.x): // while the server thought
+	case time.Since(g.began) > g.filter.brief() && g.filter.revoked(g.r.Context(), g.x): // while the server thought
 		return gatewayRefusal(ErrInvalidToken)
 	case status == http.StatusSwitchingProtocols:
 		return badUpstream("the MCP server switches to another protocol", nil)

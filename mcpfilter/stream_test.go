@@ -45,6 +45,16 @@ func (u *ticker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// send sends an event, unless the response has ended.
+func (u *ticker) send(t *testing.T, event string) {
+	t.Helper()
+	select {
+	case u.events <- event:
+	case <-u.left:
+		t.Fatalf("the response ended before %q", event)
+	}
+}
+
 func (u *ticker) waitLeft(t *testing.T) {
 	t.Helper()
 	select {

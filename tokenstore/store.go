@@ -142,6 +142,15 @@ type Store interface {
 	// the given time, oldest first, and returns how many.
 	Sweep(ctx context.Context, kind Kind, before time.Time, limit int) (int, error)
 
+	// Watch calls changed with the id of every row of the kind that an Apply or a Sweep has inserted, updated or deleted, on whichever
+	// node, after Watch has returned: within a second of the change being durable, and when reads show it. It may be called without need. An empty
+	// id says that changes may have been missed, as when a connection was lost: whatever was read of the kind is to be read again.
+	//
+	// Calls come one after the other, and hold up neither an Apply nor other watchers. What changed does in them must not take long, and must
+	// not call stop or Close, nor wait for who does. After stop or Close has returned, changed is not called again. Stopping twice is harmless, and
+	// what watches a closed Store is never called.
+	Watch(kind Kind, changed func(id string)) (stop func())
+
 	// Close waits for running calls, then releases what the Store holds. Closing twice is nil.
 	Close() error
 }

@@ -175,6 +175,16 @@ func (v *Vault) Commit(ctx context.Context, writes ...Write) error {
 	return nil
 }
 
+// WatchGrants calls changed with the id of every grant, or API key, that is saved or deleted, by this vault or another on the same storage; an empty id
+// stands for all. The rest is as with Store.Watch, but that there may be two calls at a time.
+func (v *Vault) WatchGrants(changed func(id string)) (stop func()) {
+	grants, keys := v.store.Watch(KindGrant, changed), v.store.Watch(KindAPIKey, changed)
+	return func() {
+		grants()
+		keys()
+	}
+}
+
 // Sweep deletes at most limit records whose DeleteAfter lies before the given time, and returns how many.
 func (v *Vault) Sweep(ctx context.Context, before time.Time, limit int) (int, error) {
 	total := 0

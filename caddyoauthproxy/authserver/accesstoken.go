@@ -110,6 +110,16 @@ func (s *Server) CheckGrant(ctx context.Context, grantID, proxyID string) error 
 	return nil
 }
 
+// Ended reports whether a grant, or an API key, was ended or is gone. A vault that does not answer says neither.
+func (s *Server) Ended(ctx context.Context, grantID string) bool {
+	if isAPIKeyID(grantID) {
+		k, err := s.vault.APIKey(ctx, grantID)
+		return errors.Is(err, tokenstore.ErrNotFound) || err == nil && !k.Revoked.IsZero()
+	}
+	g, err := s.vault.Grant(ctx, grantID)
+	return errors.Is(err, tokenstore.ErrNotFound) || err == nil && g.State != tokenstore.StateActive
+}
+
 // grantOfAccessToken verifies a token of ours, whatever it is for, and finds its living grant. Errors are ErrInvalidToken, or
 // what the vault says.
 func (s *Server) grantOfAccessToken(ctx context.Context, token string) (*tokenstore.Grant, *Claims, error) {

@@ -102,6 +102,9 @@ func (s *memStore) Sweep(context.Context, tokenstore.Kind, time.Time, int) (int,
 
 func (s *memStore) Count(context.Context, tokenstore.Kind, string) (int, error) { return 0, nil }
 
+// Watch tells nothing: accounts are watched by nobody.
+func (s *memStore) Watch(tokenstore.Kind, func(string)) (stop func()) { return func() {} }
+
 func (s *memStore) Close() error { return nil }
 
 // failWrites makes every Apply fail with err, or none when err is nil.

@@ -58,7 +58,7 @@ func keyWorld(t *testing.T) *testenv.World {
 	route /events/* {
 		mcp_filter events {
 			credential     transport
-			stream_recheck 200ms
+			stream_recheck off
 		}
 		reverse_proxy ` + events.URL + ` {
 			transport mcp

@@ -120,6 +120,11 @@ func (s *Store) commit(group []*pending) {
 		}
 		return nil
 	})
+	for _, p := range group {
+		if err != nil || p.err == nil { // changes that the storage refused may show all the same: the file is written before it is synced
+			s.announce(p.changes)
+		}
+	}
 	if err != nil && len(group) > 1 {
 		for _, p := range group {
 			s.commit([]*pending{p})

@@ -52,6 +52,9 @@ type Store struct {
 	once      sync.Once
 	done      chan struct{} // the committer has ended, and closed the file
 	err       error         // of closing it; to be read after done
+
+	watching sync.Mutex // of watchers
+	watchers []*watcher
 }
 
 // Open opens the file, or makes it with mode 0600 where there is none; its directory must exist. It waits for
@@ -148,12 +151,16 @@ func (s *Store) usable(ctx context.Context) error {
 // does not answer or in a file that is damaged, it returns ErrUnavailable, and the file is closed when they do.
 func (s *Store) Close() error {
 	s.once.Do(func() { close(s.closed) })
+	late := time.After(s.wait)
 	select {
 	case <-s.done:
-		return s.err
-	case <-time.After(s.wait):
+	case <-late:
 		return fmt.Errorf("%w: the vault file is still in use after %s, and locked until that ends or Caddy does", tokenstore.ErrUnavailable, s.wait)
 	}
+	if !s.watchersEnd(late) {
+		return fmt.Errorf("%w: somebody who watches the vault does not return for %s; its file is closed", tokenstore.ErrUnavailable, s.wait)
+	}
+	return s.err
 }
 
 // release closes the file. That of a broken store stays open, and so locked, as long as the process lives.

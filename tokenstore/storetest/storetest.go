@@ -49,6 +49,13 @@ func Run(t *testing.T, open func(t *testing.T) tokenstore.Store) {
 		"readers never see half of an apply":                     testConcurrentReaders,
 		"conflict of one apply does not disturb the others":      testConcurrentConflicts,
 		"sweeps and updates of the same rows do not lose either": testConcurrentSweep,
+		"watchers are told of every insert, update, delete":      testWatch,
+		"watchers are told of their kind":                        testWatchKind,
+		"watchers read the change that they are told of":         testWatchReads,
+		"watchers that were stopped are not told":                testWatchStop,
+		"watchers that stop wait for their last call":            testWatchStopWaits,
+		"watchers of a closed store are not told":                testWatchClose,
+		"slow watchers hold up nobody else":                      testWatchSlow,
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -1,0 +1,13 @@
+//go:build slow && !race
+
+package e2e
+
+import (
+	"testing"
+	"time"
+)
+
+// Ten thousand streams at once, and a minute for what Caddy keeps of each. The race detector cannot follow so many goroutines.
+func TestSlowTenThousandStreamsLeaveNothingBehind(t *testing.T) {
+	manyStreams(t, 10_000, 1, 75*time.Second)
+}
