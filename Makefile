@@ -30,6 +30,7 @@ test: js-deps browser-deps ## run everything: the tests, the long ones, and a bu
 	$(MAKE) build
 	./bin/caddy list-modules | grep -x oauth_proxy
 	./bin/caddy list-modules | grep -x http.reverse_proxy.transport.mcp
+	./bin/caddy list-modules | grep -x http.matchers.mcp
 	@if ! test -e $(JSNODE); then echo "all passed, but the JavaScript clients and the tests of the pages were SKIPPED: npm is missing"; \
 	elif ! $(CHROMIUM); then echo "all passed, but the tests of the pages were SKIPPED: Chromium is missing"; \
 	else echo "nothing was skipped"; fi

@@ -2,6 +2,7 @@ package caddyoauthproxy_test
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -19,7 +20,14 @@ func TestCaddyfilesOfReadmeAndExamplesAdapt(t *testing.T) {
 		}
 		return string(content)
 	}
-	caddyfiles := map[string]string{"quickstart": read("../examples/quickstart/Caddyfile")}
+	caddyfiles := make(map[string]string)
+	examples, err := filepath.Glob("../examples/*/Caddyfile")
+	if err != nil || len(examples) < 2 {
+		t.Fatalf("examples: %v, %v", examples, err)
+	}
+	for _, path := range examples {
+		caddyfiles[path] = read(path)
+	}
 	for _, m := range regexp.MustCompile("(?s)```caddyfile\n(\\{\n\toauth_proxy \\{.*?)```").FindAllStringSubmatch(read("../README.md"), -1) {
 		caddyfiles["README: "+m[1][:40]] = m[1]
 	}
@@ -32,8 +40,16 @@ func TestCaddyfilesOfReadmeAndExamplesAdapt(t *testing.T) {
 	for _, m := range regexp.MustCompile("(?s)```caddyfile\n(provider \\w+ \\{.*?)```").FindAllStringSubmatch(read("../docs/providers.md"), -1) {
 		caddyfiles["providers.md: "+m[1][:20]] = "{\noauth_proxy {\nissuer https://gateway.example.com\n" + m[1] + "proxy jira {\nresource https://gateway.example.com/jira/mcp\n}\n}\n}\ngateway.example.com {\noauth_proxy\nmcp_proxy jira http://localhost:9000\n}\n"
 	}
-	if len(caddyfiles) < 3+len(upstream.Types())-2 {
-		t.Fatal("the README has no complete Caddyfile: the test is no good")
+	for _, m := range regexp.MustCompile("(?s)```caddyfile\n(proxy \\w+ \\{.*?)```").FindAllStringSubmatch(read("../docs/configuration.md"), -1) {
+		providers := "provider okta {\ndomain acme.okta.com\nclient_id a\nclient_secret {env.A}\n}\nprovider github {\nclient_id b\nclient_secret {env.B}\n}\n"
+		if !strings.Contains(m[1], "provider ") {
+			m[1] = strings.Replace(m[1], "{\n", "{\nprovider okta\n", 1)
+		}
+		id := strings.Fields(m[1])[1]
+		caddyfiles["configuration.md: "+m[1][:40]] = "{\noauth_proxy {\nissuer https://gateway.example.com\n" + providers + m[1] + "}\n}\ngateway.example.com {\noauth_proxy\nmcp_proxy " + id + " http://localhost:9000\n}\n"
+	}
+	if len(caddyfiles) < 7+len(upstream.Types())-2 {
+		t.Fatalf("only %d Caddyfiles were found: the test is no good", len(caddyfiles))
 	}
 	for name, c := range caddyfiles {
 		if got := adapt(t, c); !strings.HasPrefix(got, "{") || !strings.Contains(got, `"handler": "mcp_filter"`) {
