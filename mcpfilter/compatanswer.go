@@ -119,12 +119,12 @@ func setJSON(res *http.Response, body []byte) {
 	res.Header.Set("Content-Type", mediaJSON)
 	res.Header.Del("Cache-Control") // was said of the stream
 	res.Header.Del("X-Accel-Buffering")
+	res.Header.Del("Content-Encoding")
 	setBody(res, body)
 }
 
 func setBody(res *http.Response, body []byte) {
 	res.Header.Del("Transfer-Encoding")
-	res.Header.Del("Content-Encoding")
 	res.Header.Set("Content-Length", strconv.Itoa(len(body)))
 	res.Body = io.NopCloser(bytes.NewReader(body))
 	res.ContentLength, res.TransferEncoding, res.Trailer = int64(len(body)), nil, nil
