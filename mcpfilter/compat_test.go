@@ -287,6 +287,7 @@ func demanding(next http.Handler, missing, unknown http.HandlerFunc) http.Handle
 		case !ok:
 			unknown(w, r)
 		default:
+			w.Header().Set("Mcp-Session-Id", id) // as most do in every response
 			next.ServeHTTP(w, r)
 		}
 	})
@@ -328,7 +329,7 @@ func TestCompatOpensASessionHoweverTheServerDemandsIt(t *testing.T) {
 			}))
 			for round := range 2 {
 				for range 2 {
-					if a := s.simple(t, "/jira/mcp/tools/list", listTools, nil); len(a.Result.Tools) != 3 {
+					if a := s.simple(t, "/jira/mcp/tools/list", listTools, nil); len(a.Result.Tools) != 3 || a.header.Get("Mcp-Session-Id") != "" {
 						t.Fatalf("round %d: %d %s", round, a.status, a.raw)
 					}
 				}
@@ -358,6 +359,19 @@ func TestCompatOpensASessionForClientsThatAcceptBothMediaTypes(t *testing.T) {
 	}
 }
 
+func TestCompatTellsTheServerThatAClientOfEventStreamsAcceptsBothMediaTypes(t *testing.T) {
+	t.Parallel()
+	stream := ": hello\n\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\n"
+	s, up, _ := startCompat(t, events(stream))
+	res := s.request(t, http.MethodPost, "/jira/mcp/tools/list", map[string]string{"Accept": "text/event-stream"}, listTools)
+	if got := bodyOf(t, res); got != stream || res.Header.Get("Content-Type") != "text/event-stream" {
+		t.Errorf("%v %q", res.Header, got)
+	}
+	if r := up.last(t); r.Header.Get("Accept") != "application/json, text/event-stream" || r.URL.Path != "/v1/mcp" {
+		t.Errorf("upstream: %s %v", r.URL, r.Header)
+	}
+}
+
 func TestCompatAsksOnlyOnceForANewSession(t *testing.T) {
 	t.Parallel()
 	forgetful := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -384,6 +398,73 @@ func TestCompatAsksOnlyOnceForANewSession(t *testing.T) {
 	}
 }
 
+// Within a session the words of the official Go SDK are an error as any other.
+func TestCompatKeepsASessionWhateverErrorsSay(t *testing.T) {
+	t.Parallel()
+	sdk := toolServer(nil)
+	s, up, _ := startCompat(t, demanding(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if r.Body = io.NopCloser(bytes.NewReader(body)); bytes.Contains(body, []byte("tools/list")) {
+			rpcError(200, 0, "1", "method \"tools/list\" is invalid during session initialization")(w, r)
+			return
+		}
+		sdk.ServeHTTP(w, r)
+	}), says(400, ""), says(404, "")))
+	for range 3 {
+		if a := s.simple(t, "/jira/mcp", listTools, nil); !strings.Contains(a.Error.Message, "is invalid") {
+			t.Errorf("%d %s", a.status, a.raw)
+		}
+	}
+	if n := up.sent("initialize"); n != 1 {
+		t.Errorf("%d sessions were opened", n)
+	}
+}
+
+// Some servers say 401 of a session that they do not know. The client tries again then, and gets a new one.
+func TestCompatLeavesASessionThatIsAnsweredWith401(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	fresh := func() http.Handler { return demanding(toolServer(nil), says(400, ""), says(401, "Session not found")) }
+	server := fresh()
+	s, up, _ := startCompat(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		now := server
+		mu.Unlock()
+		now.ServeHTTP(w, r)
+	}))
+	for i, want := range []int{200, 401, 200, 200} {
+		if i == 1 {
+			mu.Lock()
+			server = fresh()
+			mu.Unlock()
+		}
+		if a := s.simple(t, "/jira/mcp", listTools, nil); a.status != want {
+			t.Errorf("request %d: %d %s", i, a.status, a.raw)
+		}
+	}
+	if n := up.sent("initialize"); n != 2 {
+		t.Errorf("%d sessions were opened", n)
+	}
+}
+
+func TestCompatSaysNothingOfTheClientWhenASessionIsOpened(t *testing.T) {
+	t.Parallel()
+	s, up, _ := startCompat(t, toolServer(nil))
+	s.simple(t, "/jira/mcp/tools/list", listTools, map[string]string{"Mcp-Method": "tools/list", "Accept-Encoding": "gzip, br", "User-Agent": "script"})
+	if got := up.methods(); !slices.Equal(got, []string{"tools/list", "initialize", "notifications/initialized", "tools/list"}) {
+		t.Fatalf("the server was sent %v", got)
+	}
+	for i, r := range up.requests {
+		h := r.Header
+		if h.Get("Accept-Encoding") != "identity" || h.Get("User-Agent") != "script" || (h.Get("Mcp-Session-Id") != "") != (i >= 2) || (h.Get("MCP-Protocol-Version") != "") != (i >= 2) {
+			t.Errorf("request %d: %v", i, h)
+		}
+		if opens := i == 1 || i == 2; opens && h.Get("Mcp-Method") != "" {
+			t.Errorf("request %d has a header of the client's: %v", i, h)
+		}
+	}
+}
+
 func TestCompatPassesOnWhatIsNoDemandForASession(t *testing.T) {
 	t.Parallel()
 	const text = `{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid params"}}`
@@ -397,7 +478,7 @@ func TestCompatPassesOnWhatIsNoDemandForASession(t *testing.T) {
 		},
 		"it does not go on": func(w http.ResponseWriter, r *http.Request) {
 			body, _ := io.ReadAll(r.Body)
-			if bytes.Contains(body, []byte(`"initialized"`)) {
+			if bytes.Contains(body, []byte(`notifications/initialized`)) {
 				w.WriteHeader(http.StatusInternalServerError)
 				return
 			}
@@ -407,19 +488,22 @@ func TestCompatPassesOnWhatIsNoDemandForASession(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s, _, _ := startCompat(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s, up, _ := startCompat(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				body, _ := io.ReadAll(r.Body)
 				r.Body = io.NopCloser(bytes.NewReader(body))
-				if bytes.Contains(body, []byte(`"initialize`)) || bytes.Contains(body, []byte(`notifications/initialized`)) {
+				if bytes.Contains(body, []byte(`initialize`)) {
 					initialize(w, r)
 					return
 				}
 				says(400, text)(w, r)
 			}))
-			for range 2 {
-				if a := s.simple(t, "/jira/mcp", listTools, nil); a.status != http.StatusBadRequest || a.raw != text {
-					t.Errorf("%d %s", a.status, a.raw)
+			for i := range 2 {
+				if a := s.simple(t, "/jira/mcp", listTools, nil); a.status != http.StatusBadRequest || a.raw != text || up.sent("tools/list") != i+1 {
+					t.Errorf("%d %s after %v", a.status, a.raw, up.methods())
 				}
+			}
+			if name == "it does not go on" {
+				eventually(t, "the sessions to be ended", func() bool { return up.sent(http.MethodDelete) == 2 })
 			}
 		})
 	}
@@ -533,6 +617,17 @@ func TestCompatTellsWhatCannotBeAnswered(t *testing.T) {
 	}
 }
 
+func TestCompatTellsOfAStreamThatItCannotRead(t *testing.T) {
+	t.Parallel()
+	s, _, _ := startCompat(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Encoding", "br")
+		events("data: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\n")(w, r)
+	}))
+	if a := s.simple(t, "/jira/mcp", listTools, nil); a.status != http.StatusBadGateway || !strings.Contains(a.Error.Message, "compressed") || a.header.Get("Content-Encoding") != "" {
+		t.Errorf("%d %v %s", a.status, a.header, a.raw)
+	}
+}
+
 func TestCompatTellsWhenTheServerDiesInBetween(t *testing.T) {
 	t.Parallel()
 	s, _, _ := startCompat(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -591,6 +686,7 @@ func TestCompatLeavesCapableClientsAlone(t *testing.T) {
 	}{
 		"in a session":         {"POST", "/jira/mcp", listTools, map[string]string{"Accept": both, "Mcp-Session-Id": "s-1"}, events(stream)},
 		"whose session ended":  {"POST", "/jira/mcp", listTools, map[string]string{"Accept": both, "Mcp-Session-Id": "s-1"}, says(404, "Session not found")},
+		"whose request is bad": {"POST", "/jira/mcp", listTools, map[string]string{"Accept": both, "Mcp-Session-Id": "s-1"}, says(400, "no session")},
 		"of the stateless era": {"POST", "/jira/mcp", listTools, map[string]string{"Accept": both, "MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "tools/list"}, events(stream)},
 		"probing for the era":  {"POST", "/jira/mcp", listTools, map[string]string{"Accept": both, "MCP-Protocol-Version": "2026-07-28"}, says(400, `{"jsonrpc":"2.0","id":1,"error":{"code":-32022,"message":"session"}}`)},
 		"initializing":         {"POST", "/jira/mcp", `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{}}`, map[string]string{"Accept": both}, says(400, "Server not initialized")},

@@ -19,17 +19,17 @@ const restOfStream = 20 * time.Millisecond
 // plainAnswer turns an event stream into the one answer in it. What the client cannot get that way it is told as a JSON-RPC error; an error is
 // returned only when nobody is there any more to be told.
 func plainAnswer(ctx context.Context, res *http.Response, id json.RawMessage) error {
+	stream := res.Body
 	answer, err := answerIn(res, id)
+	if err == nil {
+		late := time.AfterFunc(restOfStream, func() { _ = stream.Close() })
+		_, _ = io.CopyN(io.Discard, stream, maxDrain)
+		late.Stop()
+	}
+	_ = stream.Close()
 	if ctx.Err() != nil {
-		_ = res.Body.Close()
 		return ctx.Err()
 	}
-	late := time.AfterFunc(restOfStream, func() { _ = res.Body.Close() })
-	if err == nil {
-		_, _ = io.CopyN(io.Discard, res.Body, maxDrain)
-	}
-	late.Stop()
-	_ = res.Body.Close()
 	var asked *askedError
 	switch {
 	case errors.As(err, &asked):
@@ -113,12 +113,12 @@ func setJSON(res *http.Response, body []byte) {
 	res.Header.Set("Content-Type", mediaJSON)
 	res.Header.Del("Cache-Control") // was said of the stream
 	res.Header.Del("X-Accel-Buffering")
+	res.Header.Del("Content-Encoding")
 	setBody(res, body)
 }
 
 func setBody(res *http.Response, body []byte) {
 	res.Header.Del("Transfer-Encoding")
-	res.Header.Del("Content-Encoding")
 	res.Header.Set("Content-Length", strconv.Itoa(len(body)))
 	res.Body = io.NopCloser(bytes.NewReader(body))
 	res.ContentLength, res.TransferEncoding, res.Trailer = int64(len(body)), nil, nil

@@ -65,6 +65,21 @@ func TestAcceptNamesTheMediaTypeItself(t *testing.T) {
 	}
 }
 
+func TestAnswerThatCannotBeReadPassesAsItIs(t *testing.T) {
+	t.Parallel()
+	for _, body := range []string{"\x1f\x8b compressed", `{"id":7,"ID":8}`, `{"id":8,"result":{}}`, `[]`, ``} {
+		res := &http.Response{
+			StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {mediaJSON}, "Content-Encoding": {"br"}}, Body: io.NopCloser(strings.NewReader(body)),
+		}
+		if err := restoreID(res, json.RawMessage("7"), json.RawMessage("1")); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := io.ReadAll(res.Body); string(got) != body || res.Header.Get("Content-Encoding") != "br" {
+			t.Errorf("%q became %q, %v", body, got, res.Header)
+		}
+	}
+}
+
 // Whatever a server streams, the client gets one JSON object with its own id.
 func FuzzPlainAnswer(f *testing.F) {
 	for _, seed := range []string{

@@ -147,7 +147,7 @@ func farewell(req *http.Request) *http.Request {
 		ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, maps.Clone(vars))
 	}
 	out := req.Clone(ctx)
-	out.Method, out.Body, out.ContentLength = http.MethodDelete, nil, 0
+	out.Method, out.Body, out.GetBody, out.ContentLength = http.MethodDelete, nil, nil, 0
 	out.Header.Del("Content-Type")
 	return out
 }

@@ -196,7 +196,7 @@ func (p *sessions) drop(s *session) {
 func (p *sessions) expire(s *session) {
 	p.mu.Lock()
 	var ending []*session
-	if p.kept[s.key] == s && s.users == 0 && time.Since(s.used) >= p.idle {
+	if p.kept[s.key] == s && s.users == 0 {
 		ending = p.forget(s)
 	}
 	p.mu.Unlock()
