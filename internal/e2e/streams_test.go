@@ -123,7 +123,7 @@ func TestT58StreamsEndWithinASecondOfRevocation(t *testing.T) {
 		http.DefaultClient.CloseIdleConnections()
 	}
 	for version, open := range eras {
-		for _, proto := range []string{"HTTP/1.1", "HTTP/2"} {
+		for _, proto := range []string{"HTTP 1.1", "HTTP 2"} {
 			for name, meanwhile := range map[string]func(t *testing.T, b *testenv.PlainBot, s *stream){
 				"at once": func(*testing.T, *testenv.PlainBot, *stream) {},
 				"after a refresh": func(t *testing.T, b *testenv.PlainBot, s *stream) {
@@ -146,7 +146,7 @@ func TestT58StreamsEndWithinASecondOfRevocation(t *testing.T) {
 					var took time.Duration
 					for range tries {
 						b := w.NewPlainBot(t)
-						if proto == "HTTP/2" {
+						if proto == "HTTP 2" {
 							b.UseHTTP2()
 						}
 						b.Login(t, testenv.NewBrowser(testenv.Alice))
