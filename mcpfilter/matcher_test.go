@@ -53,6 +53,7 @@ func TestMatcherComposesWithOtherDirectives(t *testing.T) {
 		"a body that is unclear":                   {nil, `{"method":"ping","Method":"tools/call"}`, 400, ""},
 		"a name that is unclear":                   {nil, `{"method":"tools/call","params":{"name":"get_a","name":"delete_a"}}`, 400, "tools/call"},
 		"broken JSON":                              {nil, `{"method":"tools/call"`, 400, ""},
+		"a body that says it is UTF-7":             {map[string]string{"Content-Type": "application/json; charset=utf-7"}, callBody("tools/call", "+AGQ-elete_issue"), 400, ""},
 		"an encoded body":                          {map[string]string{"Content-Encoding": "gzip"}, callBody("tools/call", "get_a"), 415, ""},
 		"a long body":                              {nil, callBody("tools/call", long), 413, ""},
 		"a long body with headers that say it":     {modern("tools/call", "delete_a"), callBody("tools/call", long), http.StatusTeapot, "tools/call tool delete_a 2026-07-28"},

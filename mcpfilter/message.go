@@ -97,6 +97,7 @@ func (c *contents) one() *message {
 var (
 	errIncomplete = fmt.Errorf("the body is longer than %d MiB, or is no JSON by its Content-Type", maxBody>>20)
 	errEncoding   = errors.New("the body is no valid UTF-8")
+	errCharset    = errors.New("the charset of the body's Content-Type is not UTF-8")
 	errNoMessage  = errors.New("the body is no JSON-RPC message")
 )
 
