@@ -57,6 +57,9 @@ func captureBody(r *http.Request) (*body, error) {
 	} else {
 		b.reader = readCloser{io.MultiReader(bytes.NewReader(b.bytes), r.Body), r.Body}
 	}
+	if foreignCharset(r.Header) {
+		b.said = &contents{unclear: errCharset}
+	}
 	r.Body = b.reader
 	caddyhttp.SetVar(r.Context(), bodyVar, b)
 	return b, nil

@@ -15,6 +15,14 @@ func isJSON(h http.Header) bool {
 // isEventStream says whether the media type is that of server-sent events.
 func isEventStream(h http.Header) bool { return mediaType(h) == "text/event-stream" }
 
+// foreignCharset says whether a body claims to be in another encoding than JSON's, which is UTF-8 (RFC 8259 section 8.1). There are servers that
+// decode as they are told: in UTF-7, harmless letters become the name of another tool.
+func foreignCharset(h http.Header) bool {
+	_, params, err := mime.ParseMediaType(h.Get("Content-Type"))
+	charset, told := params["charset"]
+	return err == nil && told && !strings.EqualFold(charset, "utf-8")
+}
+
 // mediaType returns the media type in lower case, or nothing when there is not exactly one.
 func mediaType(h http.Header) string {
 	values := h["Content-Type"]

@@ -97,6 +97,7 @@ func (c *contents) one() *message {
 var (
 	errIncomplete = fmt.Errorf("the body is longer than %d MiB, or is no JSON by its Content-Type", maxBody>>20)
 	errEncoding   = errors.New("the body is no valid UTF-8")
+	errCharset    = errors.New("the charset of the body's Content-Type is not UTF-8")
 	errNoMessage  = errors.New("the body is no JSON-RPC message")
 )
 
@@ -116,8 +117,8 @@ func readContents(body []byte) *contents {
 		return c
 	}
 	var all []json.RawMessage
-	if err := json.Unmarshal(body, &all); err != nil || len(all) == 0 {
-		c.unclear = errNoMessage
+	if err := json.Unmarshal(body, &all); err != nil {
+		c.unclear = errors.New("the batch is not well-formed JSON")
 		return c
 	}
 	if len(all) > maxBatch {
@@ -126,11 +127,21 @@ func readContents(body []byte) *contents {
 	}
 	for _, raw := range all {
 		m, err := readMessage(raw)
-		if err != nil {
+		switch {
+		case err == errNoMessage: //nolint:errorlint // it is never wrapped
+		case err != nil:
 			c.unclear = err
 			return c
+		default:
+			c.messages = append(c.messages, m)
 		}
-		c.messages = append(c.messages, m)
+	}
+	switch {
+	case len(c.messages) == 0:
+		c.unclear = errNoMessage
+	case len(c.messages) == len(all):
+	default: // servers answer those that they understand
+		c.unclear = errors.New("only a part of the batch are JSON-RPC messages")
 	}
 	return c
 }
@@ -150,8 +161,10 @@ func readMessage(raw []byte) (message, error) {
 		m.id = id
 	}
 	switch {
-	case method == nil && answer == nil, method != nil && answer != nil:
+	case method == nil && answer == nil:
 		return m, errNoMessage
+	case method != nil && answer != nil: // some servers do what the method says
+		return m, errors.New("it is a request and a response at once")
 	case method == nil:
 		return m, nil
 	}
