@@ -186,16 +186,13 @@ func (f *Filter) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 	if f.gateway.ServeMetadata(w, r) {
 		return nil
 	}
-	a := newAudited(w)
-	method, path := r.Method, r.URL.Path
-	err := f.pass(a, r, next)
+	a, err := newAudited(w), errBrokenOff // as handlers break off a response: with a panic (http.ErrAbortHandler)
+	if !isPreflight(r) {
+		defer func(method, path string) { f.record(a, r, method, path, err) }(r.Method, r.URL.Path)
+	}
+	err = f.pass(a, r, next)
 	if unlogged {
 		a.conceal(err)
-	}
-	if !isPreflight(r) {
-		f.record(a, r, method, path, err)
-	}
-	if unlogged {
 		return nil
 	}
 	return err
@@ -262,8 +259,7 @@ func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	f.identify(r, x)
 	cleanRequest(r, f.own)
 	if err != nil {
-		protectResponse(w.Header())
-		return err
+		no = unreadable(err)
 	}
 	if no == nil {
 		no = f.judgeRequest(r, x)
