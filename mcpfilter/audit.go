@@ -27,6 +27,9 @@ const (
 // maxArgument is how much of an argument goes into the audit trail, in bytes.
 const maxArgument = 256
 
+// errBrokenOff is what became of a request whose handler did not return.
+var errBrokenOff = errors.New("the response broke off")
+
 // audited is a response that the audit trail tells of.
 type audited struct {
 	*caddyhttp.ResponseWriterWrapper

@@ -1,6 +1,7 @@
 package mcpfilter_test
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"maps"
@@ -95,4 +96,94 @@ func TestEachRequestHasALineInTheAuditTrail(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestRequestThatBreaksOffHasItsLine(t *testing.T) {
+	t.Parallel()
+	begin := func(w http.ResponseWriter, mediaType, body string) {
+		w.Header().Set("Content-Type", mediaType)
+		_, _ = io.WriteString(w, body)
+		_ = http.NewResponseController(w).Flush()
+	}
+	for name, c := range map[string]struct {
+		answer http.HandlerFunc
+		want   map[string]any
+	}{
+		"the server dies before its answer": {
+			func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+			map[string]any{"status": 502., "upstream_status": nil, "bytes": 0.},
+		},
+		"the server dies in its answer": {
+			func(w http.ResponseWriter, _ *http.Request) {
+				begin(w, "application/json", `{"jsonrpc"`)
+				panic(http.ErrAbortHandler)
+			},
+			map[string]any{"status": 200., "upstream_status": 200., "bytes": 10.},
+		},
+		"the client leaves its event stream": {
+			func(w http.ResponseWriter, r *http.Request) {
+				begin(w, "text/event-stream", "data: {}\n\n")
+				<-r.Context().Done()
+			},
+			map[string]any{"status": 200., "upstream_status": 200., "bytes": 10.},
+		},
+		"the client leaves before the answer": {
+			func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+			map[string]any{"status": 499., "upstream_status": nil, "bytes": 0.},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bothWays(t, func(t *testing.T, site string) {
+				up := &recorder{answer: c.answer}
+				s := startCaddy(t, newGateway(t), resource, site, up)
+				ctx, leave := context.WithCancel(t.Context())
+				defer leave()
+				client := make(chan struct{})
+				go func() {
+					defer close(client)
+					res, err := s.Client().Transport.RoundTrip(s.newRequest(t, http.MethodPost, "/jira/mcp", nil, listTools).WithContext(ctx))
+					if err != nil {
+						return
+					}
+					_, _ = io.ReadFull(res.Body, make([]byte, 10))
+					leave()
+					_ = res.Body.Close()
+				}()
+				eventually(t, "a request", func() bool { return up.count() > 0 })
+				if c.want["status"] == 499. {
+					leave()
+				}
+				<-client
+				eventually(t, "a line", func() bool { return len(auditOf(t, s)) == 1 })
+				entry := auditOf(t, s)[0]
+				for field, want := range c.want {
+					if entry[field] != want {
+						t.Errorf("%s is %v, want %v", field, entry[field], want)
+					}
+				}
+				if entry["decision"] != "allowed" || entry["grant"] != "grant-1" || entry["mcp_method"] != "tools/list" {
+					t.Errorf("%v", entry)
+				}
+			})
+		})
+	}
+}
+
+func TestRequestWhoseBodyCannotBeReadIsRefused(t *testing.T) {
+	t.Parallel()
+	bothWays(t, func(t *testing.T, site string) {
+		s := startCaddy(t, newGateway(t), resource, "\trequest_body {\n\t\tmax_size 10\n\t}\n"+site, new(recorder))
+		req := s.newRequest(t, http.MethodPost, "/jira/mcp", nil, listTools)
+		req.ContentLength = -1
+		res, err := s.Client().Transport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		wantStatus(t, res, http.StatusRequestEntityTooLarge)
+		eventually(t, "a line", func() bool { return len(auditOf(t, s)) == 1 })
+		if entry := auditOf(t, s)[0]; entry["decision"] != "refused" || entry["status"] != 413. || entry["grant"] != "grant-1" || entry["error"] == nil {
+			t.Errorf("%v", entry)
+		}
+	})
 }

@@ -27,7 +27,7 @@ type exchange struct {
 	method, name string
 	target       Target
 
-	// upstreamStatus is that of the MCP server's answer; zero without one.
+	// upstreamStatus is that of the MCP server's answer, whatever is made of it; zero without one.
 	upstreamStatus int
 
 	// assertion is the identity assertion to send with it, if the proxy has any.

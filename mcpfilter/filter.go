@@ -26,7 +26,7 @@ func init() {
 // cleaned of everything that would speak for the gateway's origin, and an upstream's 401
 // becomes the gateway's own challenge.
 //
-// Deleted from every request, whatever the case and with `_` or `.` for `-`:
+// Deleted from every request, whatever the case and with `_`, `.` or any other sign for `-`:
 //
 //   - credentials: Authorization, X-Session-Token, X-API-Key, Proxy-Authorization, DPoP, Cookie;
 //   - identity: X-Forwarded-User, -Email, -Groups, -Preferred-Username, -Access-Token and -Id-Token,
@@ -39,7 +39,7 @@ func init() {
 //   - path and method overrides: X-Original-URL, X-Rewrite-URL, X-HTTP-Method-Override and its kin;
 //   - protocol upgrades: Upgrade, HTTP2-Settings;
 //   - the headers in which the proxy's own upstream_token, identity_header and identity_assertion travel;
-//   - Forwarded, odd spellings of X-Forwarded-*, and whatever Connection names.
+//   - Forwarded, odd spellings of X-Forwarded-*, Mcp-Session-Id, Mcp-Protocol-Version, Mcp-Method and Mcp-Name, and whatever Connection names.
 //
 // These placeholders are set for handlers behind the filter:
 //
@@ -187,16 +187,13 @@ func (f *Filter) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 	if f.gateway.ServeMetadata(w, r) {
 		return nil
 	}
-	a := newAudited(w)
-	method, path := r.Method, r.URL.Path
-	err := f.pass(a, r, next)
+	a, err := newAudited(w), errBrokenOff // as handlers break off a response: with a panic (http.ErrAbortHandler)
+	if !isPreflight(r) {
+		defer func(method, path string) { f.record(a, r, method, path, err) }(r.Method, r.URL.Path)
+	}
+	err = f.pass(a, r, next)
 	if unlogged {
 		a.conceal(err)
-	}
-	if !isPreflight(r) {
-		f.record(a, r, method, path, err)
-	}
-	if unlogged {
 		return nil
 	}
 	return err
@@ -263,8 +260,7 @@ func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	f.identify(r, x)
 	cleanRequest(r, f.own)
 	if err != nil {
-		protectResponse(w.Header())
-		return err
+		no = unreadable(err)
 	}
 	if no == nil {
 		no = f.judgeRequest(r, x)

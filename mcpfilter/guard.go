@@ -79,7 +79,10 @@ func (g *guard) WriteHeader(status int) {
 		g.ResponseWriter.WriteHeader(status)
 		return
 	}
-	g.wroteHeader, g.x.upstreamStatus = true, status
+	g.wroteHeader = true
+	if g.x.upstreamHost == "" && g.r.Context().Err() == nil { // reverse_proxy answers 499 in place of a server whose client left
+		g.x.upstreamStatus = status
+	}
 	no := g.judge(status, h)
 	if no == nil {
 		no = g.tag(h)

@@ -59,19 +59,22 @@ func (s nameSet) has(folded string) bool {
 }
 
 // foldName brings a header name to the form in which servers that make variables of
-// headers (CGI, WSGI, Rack) cannot tell it from others.
+// headers (CGI, WSGI, Rack) cannot tell it from others: some of them have one character for all that are neither letters nor digits.
 func foldName(name string) string {
 	return strings.Map(func(c rune) rune {
 		switch {
-		case c == '_' || c == '.':
-			return '-'
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9':
+			return c
 		case 'A' <= c && c <= 'Z':
 			return c + ('a' - 'A')
 		default:
-			return c
+			return '-'
 		}
 	}, name)
 }
+
+// mirrorHeaders are the headers that say which session a request is for, and what its body says. They are checked by these names alone.
+var mirrorHeaders = compileNames("mcp-session-id", "mcp-protocol-version", "mcp-method", "mcp-name")
 
 // cleanRequest deletes from a client's request what must not go upstream, and every spelling of the headers that are the
 // gateway's own, which are folded already.
@@ -80,7 +83,7 @@ func cleanRequest(r *http.Request, own map[string]bool) {
 	cleanConnection(h)
 	for name := range h {
 		folded := foldName(name)
-		odd := strings.HasPrefix(folded, "x-forwarded-") && http.CanonicalHeaderKey(folded) != name
+		odd := (strings.HasPrefix(folded, "x-forwarded-") || mirrorHeaders.has(folded)) && http.CanonicalHeaderKey(folded) != name
 		if odd || own[folded] || deletedHeaders.has(folded) {
 			delete(h, name)
 		}

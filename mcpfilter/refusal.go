@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 )
 
@@ -52,6 +53,16 @@ const retryLater = 5 * time.Second
 
 func badRequest(text string) *refusal {
 	return &refusal{status: http.StatusBadRequest, code: "invalid_request", text: text}
+}
+
+// unreadable is for a body that cannot be read. Who stands in front of us may have a status for that, such as request_body.
+func unreadable(err error) *refusal {
+	no := badRequest("the body cannot be read")
+	no.cause = err
+	if he, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
+		no.status = he.StatusCode
+	}
+	return no
 }
 
 func malformedCredential(text string) *refusal {

@@ -93,7 +93,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return t.HTTPTransport.RoundTrip(req) // no client's request but an active health check
 	}
-	x.upstreamHost = req.Host
+	x.upstreamHost, x.upstreamStatus = req.Host, 0
 	deliver := t.deliver
 	if x.simple != nil {
 		deliver = t.deliverSimple
@@ -127,6 +127,7 @@ func (t *Transport) deliver(req *http.Request, x *exchange) (*http.Response, err
 			}
 		}
 	}
+	x.upstreamStatus = res.StatusCode
 	if err := x.prune(req.Method, res); err != nil {
 		_ = res.Body.Close() // what is left of it is not wanted
 		return nil, err
