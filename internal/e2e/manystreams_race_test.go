@@ -9,5 +9,5 @@ import (
 
 // Ten thousand streams, as many at a time as the race detector can follow.
 func TestSlowTenThousandStreamsLeaveNothingBehind(t *testing.T) {
-	manyStreams(t, 1000, 9, 75*time.Second)
+	manyStreams(t, 1000, 9, 65*time.Second)
 }
