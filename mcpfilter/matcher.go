@@ -74,7 +74,7 @@ func (m *Matcher) MatchWithError(r *http.Request) (bool, error) {
 	switch {
 	case len(r.Header["Content-Encoding"]) > 0:
 		return false, caddyhttp.Error(http.StatusUnsupportedMediaType, fmt.Errorf("mcp matcher: the body has a Content-Encoding"))
-	case !b.complete:
+	case said.unclear == errIncomplete: //nolint:errorlint // it is never wrapped
 		if mirrors(r.Header) {
 			if mirror := mirroredMessage(r.Header); mirror != nil {
 				return m.matches(mirror), nil

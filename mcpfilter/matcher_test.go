@@ -65,6 +65,8 @@ func TestMatcherComposesWithOtherDirectives(t *testing.T) {
 		"a long body with headers that say other":  {modern("tools/call", "get_a"), callBody("tools/call", long), 200, "tools/call tool get_a 2026-07-28"},
 		"a long body with headers of an old one":   {map[string]string{"MCP-Protocol-Version": "2025-11-25", "Mcp-Method": "ping"}, callBody("tools/call", long), 413, ""},
 		"a long body with half of the headers":     {map[string]string{"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "tools/call"}, callBody("tools/call", long), 413, ""},
+		"a long body with headers that stay here":  {map[string]string{"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "ping", "Connection": "mcp-protocol-version, mcp-method"}, callBody("tools/call", long), 413, ""},
+		"a long body of what no header names":      {map[string]string{"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "completion/complete"}, `{"method":"completion/complete","params":{"ref":{"type":"ref/resource","uri":"file:///docs/a"},"x":"` + long + `"}}`, 413, ""},
 		"headers that contradict the body":         {modern("tools/call", "get_a"), callBody("tools/call", "other"), 400, "tools/call tool other 2026-07-28"},
 		"headers that contradict a body to refuse": {modern("tools/call", "get_a"), callBody("tools/call", "delete_a"), http.StatusTeapot, "tools/call tool delete_a 2026-07-28"},
 	} {
