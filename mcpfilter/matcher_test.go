@@ -47,7 +47,11 @@ func TestMatcherComposesWithOtherDirectives(t *testing.T) {
 		"a method without a name":                  {nil, `{"id":1,"method":"ping"}`, 200, "ping"},
 		"a response":                               {nil, `{"id":1,"result":{}}`, 200, "response"},
 		"a body that is no message":                {nil, `{"a":1}`, 200, ""},
-		"no JSON":                                  {map[string]string{"Content-Type": "text/plain"}, callBody("tools/call", "delete_issue"), 200, ""},
+		"no JSON":                                  {map[string]string{"Content-Type": "text/plain"}, "delete_issue", 200, ""},
+		"JSON of another type":                     {map[string]string{"Content-Type": "text/plain"}, callBody("tools/call", "delete_issue"), 415, ""},
+		"JSON of no type":                          {map[string]string{"Content-Type": ""}, "\ufeff " + callBody("tools/call", "delete_issue"), 415, ""},
+		"JSON of a type that is not well-formed":   {map[string]string{"Content-Type": "application/json; charset"}, callBody("tools/call", "delete_issue"), 415, ""},
+		"JSON of another type, behind spaces":      {map[string]string{"Content-Type": "text/plain"}, strings.Repeat(" ", 600) + callBody("tools/call", "delete_issue"), 415, ""},
 		"a batch that matches":                     {nil, "[" + callBody("tools/call", "delete_a") + "," + callBody("tools/call", "drop_b") + "]", http.StatusTeapot, "batch"},
 		"a batch of which a part matches":          {nil, "[" + callBody("tools/call", "delete_a") + "," + callBody("tools/call", "get_b") + "]", 400, "batch"},
 		"a body that is unclear":                   {nil, `{"method":"ping","Method":"tools/call"}`, 400, ""},
@@ -84,6 +88,13 @@ func TestMatcherComposesWithOtherDirectives(t *testing.T) {
 		}
 		if era := res.Header.Get("X-Era"); (era == "modern") != (c.header["MCP-Protocol-Version"] == "2026-07-28") {
 			t.Errorf("%s: era %q", name, era)
+		}
+	}
+	// Some servers do not look at the method either.
+	for _, method := range []string{http.MethodPut, http.MethodGet, http.MethodDelete} {
+		before := up.count()
+		if res := s.request(t, method, "/jira/mcp", nil, callBody("tools/call", "delete_issue")); res.StatusCode != http.StatusTeapot || up.count() != before {
+			t.Errorf("%s of a message that matches: %d", method, res.StatusCode)
 		}
 	}
 	// Requests without a message match by their version alone.
