@@ -27,6 +27,9 @@ const (
 // maxArgument is how much of an argument goes into the audit trail, in bytes.
 const maxArgument = 256
 
+// errBrokenOff is what the audit trail tells of a request that ended in the middle.
+var errBrokenOff = errors.New("the answer was broken off")
+
 // audited is a response that the audit trail tells of.
 type audited struct {
 	*caddyhttp.ResponseWriterWrapper

@@ -96,3 +96,24 @@ func TestEachRequestHasALineInTheAuditTrail(t *testing.T) {
 		}
 	}
 }
+
+// reverse_proxy breaks off an answer by a panic, when the server or the client does.
+func TestBrokenAnswersHaveALineInTheAuditTrail(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	s := startCaddy(t, g, resource, viaProxy, &recorder{answer: func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Length", "1000")
+		_, _ = io.WriteString(w, "{")
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}})
+	res := s.request(t, http.MethodPost, "/jira/mcp", nil, callBody("tools/call", "get_issue"))
+	if _, err := io.ReadAll(res.Body); err == nil {
+		t.Error("a broken answer looks whole")
+	}
+	eventually(t, "a line", func() bool { return len(auditOf(t, s)) == 1 })
+	if entry := auditOf(t, s)[0]; entry["mcp_name"] != "get_issue" || entry["decision"] != "allowed" || entry["status"] != 200. || entry["error"] != "the answer was broken off" {
+		t.Errorf("%v", entry)
+	}
+}

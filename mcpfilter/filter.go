@@ -188,14 +188,15 @@ func (f *Filter) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 	}
 	a := newAudited(w)
 	method, path := r.Method, r.URL.Path
-	err := f.pass(a, r, next)
+	err := errBrokenOff // which is how it ends when a handler panics, as reverse_proxy does to break off an answer
+	defer func() {
+		if !isPreflight(r) {
+			f.record(a, r, method, path, err)
+		}
+	}()
+	err = f.pass(a, r, next)
 	if unlogged {
 		a.conceal(err)
-	}
-	if !isPreflight(r) {
-		f.record(a, r, method, path, err)
-	}
-	if unlogged {
 		return nil
 	}
 	return err
