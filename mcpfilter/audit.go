@@ -125,8 +125,10 @@ func (a *audited) answered(err error) int {
 // decision says in a word what became of the request.
 func (a *audited) decision() string {
 	switch {
-	case a.no == nil:
+	case a.no == nil && a.x != nil && a.x.passed:
 		return decisionAllowed
+	case a.no == nil: // it could not even be read
+		return decisionRefused
 	case a.no.code == codeDenied && a.no.rpc != nil:
 		return decisionDenied
 	case a.no.code == codeInsufficientScope:

@@ -147,3 +147,21 @@ func TestTheAuditTrailDoesNotRepeatWhatIsUnclear(t *testing.T) {
 		t.Error(s.log.String())
 	}
 }
+
+func TestRequestsThatCannotBeReadAreNotCalledAllowed(t *testing.T) {
+	t.Parallel()
+	up := new(recorder)
+	s := startCaddy(t, newGateway(t), resource, "\trequest_body {\n\t\tmax_size 10\n\t}\n"+viaProxy, up)
+	req := s.newRequest(t, http.MethodPost, "/jira/mcp", nil, callBody("tools/call", "get_issue"))
+	req.ContentLength = -1
+	res, err := s.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	wantStatus(t, res, http.StatusRequestEntityTooLarge)
+	eventually(t, "a line", func() bool { return len(auditOf(t, s)) == 1 })
+	if entry := auditOf(t, s)[0]; up.count() != 0 || entry["decision"] != "refused" || entry["status"] != 413. {
+		t.Errorf("%v", entry)
+	}
+}

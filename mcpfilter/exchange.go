@@ -27,6 +27,9 @@ type exchange struct {
 	method, name string
 	target       Target
 
+	// passed says that the request went to the handlers behind the filter.
+	passed bool
+
 	// upstreamStatus is that of the MCP server's answer; zero without one.
 	upstreamStatus int
 

@@ -307,6 +307,7 @@ func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.
 			end()
 		})
 	}
+	x.passed = true
 	if err = g.run(next, r); g.discard {
 		return nil // the client has its answer
 	}
