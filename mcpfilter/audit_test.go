@@ -187,3 +187,33 @@ func TestRequestWhoseBodyCannotBeReadIsRefused(t *testing.T) {
 		}
 	})
 }
+
+// What a parser that looks at the case of members does not see, the audit trail must not tell.
+func TestArgumentsOfTheAuditTrailAreTheServers(t *testing.T) {
+	t.Parallel()
+	for _, params := range []string{
+		`{"name":"get_issue","arguments":{"project":"real"},"Arguments":{"project":"told"}}`,
+		`{"name":"get_issue","ARGUMENTS":{"project":"told"}}`,
+		`{"name":"get_issue","arguments":{"project":"told"},"arguments":{"project":"real"}}`,
+	} {
+		g := newGateway(t)
+		g.auditArguments = []string{"project"}
+		s := startCaddy(t, g, resource, viaProxy, new(recorder))
+		wantStatus(t, s.request(t, http.MethodPost, "/jira/mcp", nil, `{"id":1,"method":"tools/call","params":`+params+`}`), http.StatusOK)
+		eventually(t, "a line", func() bool { return len(auditOf(t, s)) == 1 })
+		if entry := auditOf(t, s)[0]; entry["arguments"] != nil || entry["mcp_name"] != "" {
+			t.Errorf("%s: %v", params, entry)
+		}
+	}
+}
+
+func TestTheAuditTrailDoesNotRepeatWhatIsUnclear(t *testing.T) {
+	t.Parallel()
+	s := startCaddy(t, policyGateway(t), resource, viaProxy, new(recorder))
+	header := map[string]string{"Authorization": "Bearer reader"}
+	wantStatus(t, s.request(t, http.MethodPost, "/jira/mcp", header, `{"id":1,"method":"completion/complete","params":{"ref":{"type":"private words"}}}`), http.StatusBadRequest)
+	eventually(t, "a line", func() bool { return len(auditOf(t, s)) == 1 })
+	if strings.Contains(s.log.String(), "private words") {
+		t.Error(s.log.String())
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
@@ -28,7 +29,7 @@ type body struct {
 	said *contents
 }
 
-// captureBody reads a POST's JSON body of at most maxBody bytes into memory, and leaves r a body of the same bytes. Whoever asks again
+// captureBody reads a JSON body of at most maxBody bytes into memory, and leaves r a body of the same bytes. Whoever asks again
 // gets the same.
 // A body that cannot be read could not be sent on either: its error is for the client.
 func captureBody(r *http.Request) (*body, error) {
@@ -40,7 +41,7 @@ func captureBody(r *http.Request) (*body, error) {
 	case !hasBody(r):
 		b.complete = true
 		return b, nil
-	case r.Method != http.MethodPost || !isJSON(r.Header):
+	case !isJSON(r.Header):
 		return b, nil
 	}
 	var head bytes.Buffer
@@ -75,6 +76,30 @@ func (b *body) contents() *contents {
 		b.said = readContents(b.bytes)
 	}
 	return b.said
+}
+
+// maxPadding is how much space at the beginning of a body is skipped to see what begins there, in bytes.
+const maxPadding = 512
+
+// padding is what parsers skip in front of JSON, in any of Unicode's encodings. The last one stands for bytes that are no UTF-8.
+const padding = " \t\r\n\x00\ufeff\ufffd"
+
+// beginsAsJSON reports whether a body may be a JSON-RPC message, for servers that do not look at its Content-Type. It leaves r a body of the same bytes.
+func beginsAsJSON(r *http.Request) (bool, error) {
+	var head, text []byte
+	var err error
+	for len(text) == 0 && len(head) < maxPadding && err == nil {
+		var n int
+		head = slices.Grow(head, maxPadding-len(head))
+		n, err = r.Body.Read(head[len(head):maxPadding])
+		head = head[:len(head)+n]
+		text = bytes.TrimLeft(head, padding)
+	}
+	if err != nil && err != io.EOF {
+		return false, caddyhttp.Error(http.StatusBadRequest, fmt.Errorf("read request body: %w", err))
+	}
+	r.Body = readCloser{io.MultiReader(bytes.NewReader(head), r.Body), r.Body}
+	return len(text) > 0 && (text[0] == '{' || text[0] == '[') || len(text) == 0 && len(head) == maxPadding, nil
 }
 
 func hasBody(req *http.Request) bool {

@@ -16,13 +16,14 @@ func init() {
 }
 
 // Matcher matches MCP requests by what they ask for. Each field that is given must match; of `tools`, `resources` and `prompts` one is enough. Without
-// fields it matches every POST that carries a JSON-RPC message.
+// fields it matches every request that carries a JSON-RPC message.
 //
 // In patterns, `*` stands for any characters. Case does not count.
 //
 // The body is read into memory, up to 4 MiB, once for all matchers and handlers, and goes on as it came. A longer one is judged by the headers `Mcp-Method` and
 // `Mcp-Name` where its MCP-Protocol-Version makes servers compare them with the body (2026-07-28 and later), and refused (413) otherwise. A JSON body that two servers could
-// understand differently is refused (400), and so is a batch of which only a part matches: otherwise what a matcher keeps out of one route could slip through another.
+// understand differently is refused (400), so is a batch of which only a part matches, and JSON whose Content-Type is another (415): otherwise what a matcher keeps out of one
+// route could slip through another.
 //
 // The placeholders `{mcp.method}`, `{mcp.target}`, `{mcp.name}`, `{mcp.session}` and `{mcp.protocol_version}` are set wherever the matcher was asked.
 type Matcher struct {
@@ -61,9 +62,17 @@ func (m *Matcher) MatchWithError(r *http.Request) (bool, error) {
 			return true, nil
 		}
 	}
-	if r.Method != http.MethodPost || !hasBody(r) || !isJSON(r.Header) {
+	if !hasBody(r) || r.Method == http.MethodConnect { // what follows CONNECT is no body
 		describe(r, nil)
 		return false, nil
+	}
+	if !isJSON(r.Header) {
+		describe(r, nil)
+		disguised, err := beginsAsJSON(r)
+		if err == nil && disguised {
+			err = caddyhttp.Error(http.StatusUnsupportedMediaType, fmt.Errorf("mcp matcher: the body looks like JSON, but its Content-Type is another"))
+		}
+		return false, err
 	}
 	b, err := captureBody(r)
 	if err != nil {
@@ -74,7 +83,7 @@ func (m *Matcher) MatchWithError(r *http.Request) (bool, error) {
 	switch {
 	case len(r.Header["Content-Encoding"]) > 0:
 		return false, caddyhttp.Error(http.StatusUnsupportedMediaType, fmt.Errorf("mcp matcher: the body has a Content-Encoding"))
-	case !b.complete:
+	case said.unclear == errIncomplete: //nolint:errorlint // it is never wrapped
 		if mirrors(r.Header) {
 			if mirror := mirroredMessage(r.Header); mirror != nil {
 				return m.matches(mirror), nil

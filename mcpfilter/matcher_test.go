@@ -47,7 +47,11 @@ func TestMatcherComposesWithOtherDirectives(t *testing.T) {
 		"a method without a name":                  {nil, `{"id":1,"method":"ping"}`, 200, "ping"},
 		"a response":                               {nil, `{"id":1,"result":{}}`, 200, "response"},
 		"a body that is no message":                {nil, `{"a":1}`, 200, ""},
-		"no JSON":                                  {map[string]string{"Content-Type": "text/plain"}, callBody("tools/call", "delete_issue"), 200, ""},
+		"no JSON":                                  {map[string]string{"Content-Type": "text/plain"}, "delete_issue", 200, ""},
+		"JSON of another type":                     {map[string]string{"Content-Type": "text/plain"}, callBody("tools/call", "delete_issue"), 415, ""},
+		"JSON of no type":                          {map[string]string{"Content-Type": ""}, "\ufeff " + callBody("tools/call", "delete_issue"), 415, ""},
+		"JSON of a type that is not well-formed":   {map[string]string{"Content-Type": "application/json; charset"}, callBody("tools/call", "delete_issue"), 415, ""},
+		"JSON of another type, behind spaces":      {map[string]string{"Content-Type": "text/plain"}, strings.Repeat(" ", 600) + callBody("tools/call", "delete_issue"), 415, ""},
 		"a batch that matches":                     {nil, "[" + callBody("tools/call", "delete_a") + "," + callBody("tools/call", "drop_b") + "]", http.StatusTeapot, "batch"},
 		"a batch of which a part matches":          {nil, "[" + callBody("tools/call", "delete_a") + "," + callBody("tools/call", "get_b") + "]", 400, "batch"},
 		"a body that is unclear":                   {nil, `{"method":"ping","Method":"tools/call"}`, 400, ""},
@@ -65,6 +69,8 @@ func TestMatcherComposesWithOtherDirectives(t *testing.T) {
 		"a long body with headers that say other":  {modern("tools/call", "get_a"), callBody("tools/call", long), 200, "tools/call tool get_a 2026-07-28"},
 		"a long body with headers of an old one":   {map[string]string{"MCP-Protocol-Version": "2025-11-25", "Mcp-Method": "ping"}, callBody("tools/call", long), 413, ""},
 		"a long body with half of the headers":     {map[string]string{"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "tools/call"}, callBody("tools/call", long), 413, ""},
+		"a long body with headers that stay here":  {map[string]string{"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "ping", "Connection": "mcp-protocol-version, mcp-method"}, callBody("tools/call", long), 413, ""},
+		"a long body of what no header names":      {map[string]string{"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "completion/complete"}, `{"method":"completion/complete","params":{"ref":{"type":"ref/resource","uri":"file:///docs/a"},"x":"` + long + `"}}`, 413, ""},
 		"headers that contradict the body":         {modern("tools/call", "get_a"), callBody("tools/call", "other"), 400, "tools/call tool other 2026-07-28"},
 		"headers that contradict a body to refuse": {modern("tools/call", "get_a"), callBody("tools/call", "delete_a"), http.StatusTeapot, "tools/call tool delete_a 2026-07-28"},
 	} {
@@ -82,6 +88,13 @@ func TestMatcherComposesWithOtherDirectives(t *testing.T) {
 		}
 		if era := res.Header.Get("X-Era"); (era == "modern") != (c.header["MCP-Protocol-Version"] == "2026-07-28") {
 			t.Errorf("%s: era %q", name, era)
+		}
+	}
+	// Some servers do not look at the method either.
+	for _, method := range []string{http.MethodPut, http.MethodGet, http.MethodDelete} {
+		before := up.count()
+		if res := s.request(t, method, "/jira/mcp", nil, callBody("tools/call", "delete_issue")); res.StatusCode != http.StatusTeapot || up.count() != before {
+			t.Errorf("%s of a message that matches: %d", method, res.StatusCode)
 		}
 	}
 	// Requests without a message match by their version alone.

@@ -178,6 +178,9 @@ func readMessage(raw []byte) (message, error) {
 // strictly has readObject read the known members, each at most once and in its own spelling.
 func strictly(known map[string]*json.RawMessage) func(string) (*json.RawMessage, error) {
 	return func(name string) (*json.RawMessage, error) {
+		if !plainText(name) {
+			return nil, errors.New("has a member with control or broken characters in its name") // where some parsers end it
+		}
 		into := known[name]
 		for k := range known {
 			if k != name && strings.EqualFold(k, name) {
@@ -193,7 +196,7 @@ func strictly(known map[string]*json.RawMessage) func(string) (*json.RawMessage,
 
 // named are the methods that are about something, and how it is found.
 var named = map[string]func(params json.RawMessage) (Target, []string, error){
-	"tools/call":            oneName(TargetTool, "name"),
+	"tools/call":            oneName(TargetTool, "name", "arguments"),
 	"prompts/get":           oneName(TargetPrompt, "name"),
 	"resources/read":        oneName(TargetResource, "uri"),
 	"resources/subscribe":   oneName(TargetResource, "uri"),
@@ -224,11 +227,15 @@ func (m *message) readNames(params json.RawMessage) {
 	}
 }
 
-// oneName finds the one member that names the target.
-func oneName(target Target, member string) func(json.RawMessage) (Target, []string, error) {
+// oneName finds the one member that names the target. Others must be clear as well.
+func oneName(target Target, member string, others ...string) func(json.RawMessage) (Target, []string, error) {
 	return func(params json.RawMessage) (Target, []string, error) {
 		var value json.RawMessage
-		if err := readObject(params, strictly(map[string]*json.RawMessage{member: &value})); err != nil {
+		known := map[string]*json.RawMessage{member: &value}
+		for _, other := range others {
+			known[other] = new(json.RawMessage)
+		}
+		if err := readObject(params, strictly(known)); err != nil {
 			return target, nil, err
 		}
 		name, err := readString(member, value)
@@ -257,7 +264,7 @@ func referenced(params json.RawMessage) (Target, []string, error) {
 		text, err = readString("uri", uri)
 		return TargetResource, []string{text}, err
 	default:
-		return "", nil, fmt.Errorf("ref: the type %q is unknown", text)
+		return "", nil, errors.New("ref: the type is unknown")
 	}
 }
 

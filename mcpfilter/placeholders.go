@@ -51,6 +51,9 @@ func mirroredMessage(h http.Header) *message {
 	case "resources/read":
 		m.target = TargetResource
 	default:
+		if named[method] != nil { // there is no header that names what it is about
+			return nil
+		}
 		return m
 	}
 	name, ok := mirrorValue(h, "Mcp-Name")

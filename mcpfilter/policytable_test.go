@@ -207,6 +207,8 @@ func TestT66NoTrickPassesThePolicy(t *testing.T) {
 		"no params":                             {nil, `{"id":1,"method":"tools/call"}`, "400"},
 		"a name that is no string":              {nil, `{"id":1,"method":"tools/call","params":{"name":["drop_table"]}}`, "400"},
 		"a NUL at the end":                      {nil, `{"id":1,"method":"tools/call","params":{"name":"get_issue\u0000drop_table"}}`, "400"},
+		"a member that ends at a NUL":           {nil, `{"id":1,"method":"tools/call","params":{"name\u0000":"drop_table","name":"get_issue"}}`, "400"},
+		"a method that ends at a NUL":           {nil, `{"id":1,"method\u0000":"tools/call","method":"ping","params":{"name":"drop_table"}}`, "400"},
 		"a lone surrogate":                      {nil, `{"id":1,"method":"tools/call","params":{"name":"get_\ud800issue"}}`, "400"},
 		"no UTF-8":                              {nil, "{\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":\"get_\xffissue\"}}", "400"},
 		"a byte order mark":                     {nil, "\xef\xbb\xbf" + denied, "400"},

@@ -13,8 +13,14 @@ const mirrored = "2026-07-28"
 
 var protocolDate = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}$`)
 
-// mirrors reports whether the request is of a protocol version whose headers say what the body says.
+// mirrors reports whether the request is of a protocol version whose headers say what the body says. Headers that Connection names do not reach the
+// MCP server (RFC 9110 section 7.6.1), which then compares nothing.
 func mirrors(h http.Header) bool {
+	for name := range strings.SplitSeq(strings.Join(h["Connection"], ","), ",") {
+		if hasPrefixFold(strings.TrimSpace(name), "Mcp-") {
+			return false
+		}
+	}
 	values := h["Mcp-Protocol-Version"]
 	return len(values) == 1 && protocolDate.MatchString(values[0]) && values[0] >= mirrored
 }
