@@ -12,7 +12,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 )
 
@@ -139,15 +141,41 @@ func visible(s string) bool {
 	return s != "" && len(s) <= maxSessionID && !strings.ContainsFunc(s, func(c rune) bool { return c < '!' || c > '~' })
 }
 
-// farewell makes the request that ends the session of req. It outlives req, but finds the MCP server in the same way: how is said in the context,
-// with a table of variables that is not to be read while req is still handled.
+// dialInfoKey is the context key by which reverse_proxy tells its transport which server a request goes to (see [reverseproxy.GetDialInfo]).
+const dialInfoKey caddy.CtxKey = "reverse_proxy.dial_info"
+
+// dialVars begins the names of the variables by which it tells it how.
+const dialVars = "reverse_proxy."
+
+// dialPlaceholders are those by which a transport's options may name a server.
+var dialPlaceholders = []string{
+	"http.reverse_proxy.upstream.address", "http.reverse_proxy.upstream.hostport", "http.reverse_proxy.upstream.host", "http.reverse_proxy.upstream.port",
+	"http.request.host", "http.request.hostport",
+}
+
+// farewell makes the request that ends the session of req. It outlives req by far, so of req's context it has what finds the MCP server in
+// the same way, and nothing else: that holds the request's body, and tables that are not to be read while req is still handled.
 func farewell(req *http.Request) *http.Request {
-	ctx := context.WithoutCancel(req.Context())
-	if vars, ok := ctx.Value(caddyhttp.VarsCtxKey).(map[string]any); ok {
-		ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, maps.Clone(vars))
+	ctx := context.Background()
+	if dial, ok := reverseproxy.GetDialInfo(req.Context()); ok {
+		ctx = context.WithValue(ctx, dialInfoKey, dial)
+	}
+	if vars, ok := req.Context().Value(caddyhttp.VarsCtxKey).(map[string]any); ok {
+		vars = maps.Clone(vars)
+		maps.DeleteFunc(vars, func(name string, _ any) bool { return !strings.HasPrefix(name, dialVars) })
+		ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, vars)
+	}
+	if repl, ok := req.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		named := caddy.NewReplacer()
+		for _, placeholder := range dialPlaceholders {
+			if value, ok := repl.GetString(placeholder); ok {
+				named.Set(placeholder, value)
+			}
+		}
+		ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, named)
 	}
 	out := req.Clone(ctx)
-	out.Method, out.Body, out.ContentLength = http.MethodDelete, nil, 0
+	out.Method, out.Body, out.GetBody, out.ContentLength = http.MethodDelete, nil, nil, 0
 	out.Header.Del("Content-Type")
 	return out
 }
