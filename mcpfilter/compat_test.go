@@ -738,3 +738,20 @@ func TestCompatAnswersAsSoonAsTheServerDoes(t *testing.T) {
 	}
 	up.waitLeft(t)
 }
+
+func TestCompatSaysWhoEndsASession(t *testing.T) {
+	t.Parallel()
+	g, up := newGateway(t), &recorder{answer: toolServer(nil).ServeHTTP}
+	g.compat, g.identityHeaders, g.identityAssertion = true, map[string]string{"X-Acme-Email": "email"}, "X-Acme-Assertion"
+	s := startCaddy(t, g, resource, viaProxy, up)
+	for n := range 51 { // one more than are kept of one user
+		s.simple(t, fmt.Sprintf("/jira/mcp?%d", n), listTools, nil)
+	}
+	eventually(t, "the end of the first", func() bool { return up.sent(http.MethodDelete) == 1 })
+	want := map[string][]string{"X-Acme-Email": {"ada@example.com"}, "X-Acme-Assertion": {"assertion-of-user-1-jti-1"}}
+	for i, method := range up.methods() {
+		if got := told(up.requests[i]); !maps.EqualFunc(got, want, slices.Equal) {
+			t.Errorf("%s: the server is told %q, want %q", method, got, want)
+		}
+	}
+}

@@ -37,9 +37,9 @@ type session struct {
 	key         sessionKey
 	id, version string
 
-	// farewell is the request that ends it, but for the token, and proxy says how that travels.
+	// farewell is the request that ends it, but for what opener's requests are authorized with.
 	farewell *http.Request
-	proxy    *Proxy
+	opener   opener
 
 	// ids counts requests. Simple clients often send the same id in each, and a server must not mix up two of them.
 	ids atomic.Int64
@@ -51,6 +51,13 @@ type session struct {
 	idle  *time.Timer
 	lost  bool
 	token string
+}
+
+// opener is what is known of who opened a session.
+type opener struct {
+	gateway Gateway
+	proxy   *Proxy
+	session *Session
 }
 
 // rest stops the session's time from running out.
@@ -113,7 +120,7 @@ func (t *Transport) openSession(req *http.Request, x *exchange) (*session, error
 	if res.StatusCode != http.StatusOK || json.Unmarshal(answer, &opened) != nil || !visible(opened.Result.ProtocolVersion) {
 		return none("initialize failed", res)
 	}
-	s := &session{id: res.Header.Get("Mcp-Session-Id"), version: opened.Result.ProtocolVersion, proxy: x.proxy, token: x.token}
+	s := &session{id: res.Header.Get("Mcp-Session-Id"), version: opened.Result.ProtocolVersion, opener: opener{x.gateway, x.proxy, x.session}, token: x.token}
 	if !visible(s.id) {
 		return none("it has no id", res)
 	}
@@ -184,13 +191,16 @@ func farewell(req *http.Request) *http.Request {
 func (t *Transport) endSession(s *session) {
 	ctx, cancel := context.WithTimeout(s.farewell.Context(), endLimit)
 	defer cancel()
-	req := s.farewell.Clone(ctx)
-	s.proxy.inject(req.Header, s.token)
-	res, err := t.HTTPTransport.RoundTrip(req)
+	x := &exchange{proxy: s.opener.proxy, token: s.token}
+	if x.proxy.IdentityAssertion != "" {
+		// Without one the server may still listen, where the process leaves and the gateway is closed already.
+		x.assertion, _ = s.opener.gateway.IdentityAssertion(ctx, s.opener.session)
+	}
+	res, err := t.HTTPTransport.RoundTrip(x.authorized(s.farewell.WithContext(ctx)))
 	if err != nil {
-		t.log.Debug("session not ended", zap.String("proxy", s.proxy.ID), zap.Error(err))
+		t.log.Debug("session not ended", zap.String("proxy", x.proxy.ID), zap.Error(err))
 		return
 	}
 	_ = res.Body.Close()
-	t.log.Debug("session ended", zap.String("proxy", s.proxy.ID), zap.Int("status", res.StatusCode))
+	t.log.Debug("session ended", zap.String("proxy", x.proxy.ID), zap.Int("status", res.StatusCode))
 }
