@@ -24,12 +24,13 @@ func plainAnswer(ctx context.Context, res *http.Response, id json.RawMessage) er
 		_ = res.Body.Close()
 		return ctx.Err()
 	}
-	late := time.AfterFunc(restOfStream, func() { _ = res.Body.Close() })
+	stream := res.Body // for a goroutine that may still run when the response has another body
+	late := time.AfterFunc(restOfStream, func() { _ = stream.Close() })
 	if err == nil {
-		_, _ = io.CopyN(io.Discard, res.Body, maxDrain)
+		_, _ = io.CopyN(io.Discard, stream, maxDrain)
 	}
 	late.Stop()
-	_ = res.Body.Close()
+	_ = stream.Close()
 	var asked *askedError
 	switch {
 	case errors.As(err, &asked):
