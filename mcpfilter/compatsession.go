@@ -3,7 +3,6 @@ package mcpfilter
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"maps"
 	"net/http"
@@ -78,8 +77,12 @@ func (s *session) sign(h http.Header) {
 	h.Set("Mcp-Protocol-Version", s.version)
 }
 
-// errSessionRefused says that the MCP server answered 401 while a session was opened.
-var errSessionRefused = errors.New("the MCP server does not accept the upstream token")
+// notAuthorizedError is the MCP server's answer 401 or 403 to the opening of a session. It is the answer to the request that the session was for.
+type notAuthorizedError struct{ res *http.Response }
+
+func (e *notAuthorizedError) Error() string {
+	return "no session: the MCP server answers " + e.res.Status
+}
 
 // openSession opens a session at the MCP server that req goes to, for the same user. There is none, and no error, when the server has its own reasons to give none.
 func (t *Transport) openSession(req *http.Request, x *exchange) (*session, error) {
@@ -93,8 +96,8 @@ func (t *Transport) openSession(req *http.Request, x *exchange) (*session, error
 
 	none := func(why string, res *http.Response) (*session, error) {
 		t.log.Debug("the MCP server opens no session", zap.String("proxy", x.proxy.ID), zap.String("reason", why), zap.Int("status", res.StatusCode))
-		if res.StatusCode == http.StatusUnauthorized {
-			return nil, errSessionRefused
+		if res.StatusCode == http.StatusUnauthorized || res.StatusCode == http.StatusForbidden {
+			return nil, &notAuthorizedError{res}
 		}
 		return nil, nil
 	}
@@ -112,6 +115,7 @@ func (t *Transport) openSession(req *http.Request, x *exchange) (*session, error
 	if err != nil {
 		return nil, err
 	}
+	setBody(res, answer)
 	var opened struct {
 		Result struct {
 			ProtocolVersion string `json:"protocolVersion"`
@@ -130,6 +134,7 @@ func (t *Transport) openSession(req *http.Request, x *exchange) (*session, error
 	res, err = t.deliver(withBody(req, []byte(initialized)), x)
 	if err == nil {
 		_ = res.Body.Close()
+		setBody(res, nil)
 		s.token = x.token
 	}
 	if err != nil || res.StatusCode >= http.StatusMultipleChoices {
