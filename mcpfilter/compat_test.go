@@ -567,6 +567,32 @@ func TestCompatAnswersAnUpstream401AsEverywhere(t *testing.T) {
 	}
 }
 
+func TestCompatTellsWhatTheServerWantsTheUserToAllow(t *testing.T) {
+	t.Parallel()
+	for _, method := range []string{"initialize", "notifications/initialized"} {
+		t.Run(method, func(t *testing.T) {
+			t.Parallel()
+			g := newGateway(t)
+			g.compat, g.upstreamScope, g.scopes = true, "upstream:", []string{"mcp"}
+			up := demanding(toolServer(nil), says(400, ""), says(404, ""))
+			s := startCaddy(t, g, resource, viaProxy, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				body, _ := io.ReadAll(r.Body)
+				r.Body = io.NopCloser(bytes.NewReader(body))
+				if bytes.Contains(body, []byte(`"`+method+`"`)) {
+					w.Header().Set("WWW-Authenticate", `Bearer error="insufficient_scope", scope="tools"`)
+					w.WriteHeader(http.StatusForbidden)
+					return
+				}
+				up.ServeHTTP(w, r)
+			}))
+			a := s.simple(t, "/jira/mcp", listTools, nil)
+			if challenge := a.header.Get("WWW-Authenticate"); a.status != http.StatusForbidden || !strings.Contains(challenge, `scope="mcp upstream:tools"`) {
+				t.Errorf("%d %s %s", a.status, challenge, a.raw)
+			}
+		})
+	}
+}
+
 // events is an MCP server that answers everything with an event stream.
 func events(stream string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
@@ -833,4 +859,21 @@ func TestCompatAnswersAsSoonAsTheServerDoes(t *testing.T) {
 		t.Errorf("%d after %s", a.status, time.Since(start))
 	}
 	up.waitLeft(t)
+}
+
+func TestCompatSaysWhoEndsASession(t *testing.T) {
+	t.Parallel()
+	g, up := newGateway(t), &recorder{answer: toolServer(nil).ServeHTTP}
+	g.compat, g.identityHeaders, g.identityAssertion = true, map[string]string{"X-Acme-Email": "email"}, "X-Acme-Assertion"
+	s := startCaddy(t, g, resource, viaProxy, up)
+	for n := range 51 { // one more than are kept of one user
+		s.simple(t, fmt.Sprintf("/jira/mcp?%d", n), listTools, nil)
+	}
+	eventually(t, "the end of the first", func() bool { return up.sent(http.MethodDelete) == 1 })
+	want := map[string][]string{"X-Acme-Email": {"ada@example.com"}, "X-Acme-Assertion": {"assertion-of-user-1-jti-1"}}
+	for i, method := range up.methods() {
+		if got := told(up.requests[i]); !maps.EqualFunc(got, want, slices.Equal) {
+			t.Errorf("%s: the server is told %q, want %q", method, got, want)
+		}
+	}
 }

@@ -33,11 +33,11 @@ func (t *Transport) deliverSimple(req *http.Request, x *exchange) (*http.Respons
 		t.sessions.drop(s)
 	}
 	s, err = t.sessions.open(req.Context(), key, func() (*session, error) { return t.openSession(req, x) })
+	var no *notAuthorizedError
 	switch {
-	case errors.Is(err, errSessionRefused):
+	case errors.As(err, &no):
 		discard(res)
-		res.StatusCode = http.StatusUnauthorized // which is answered as everywhere
-		return res, nil
+		return no.res, nil // which is answered as everywhere
 	case err != nil:
 		_ = res.Body.Close()
 		return nil, err

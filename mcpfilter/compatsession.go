@@ -3,7 +3,6 @@ package mcpfilter
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"maps"
 	"net/http"
@@ -12,7 +11,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 )
 
@@ -35,9 +36,9 @@ type session struct {
 	key         sessionKey
 	id, version string
 
-	// farewell is the request that ends it, but for the token, and proxy says how that travels.
+	// farewell is the request that ends it, but for what opener's requests are authorized with.
 	farewell *http.Request
-	proxy    *Proxy
+	opener   opener
 
 	// ids counts requests. Simple clients often send the same id in each, and a server must not mix up two of them.
 	ids atomic.Int64
@@ -49,6 +50,13 @@ type session struct {
 	idle  *time.Timer
 	lost  bool
 	token string
+}
+
+// opener is what is known of who opened a session.
+type opener struct {
+	gateway Gateway
+	proxy   *Proxy
+	session *Session
 }
 
 // rest stops the session's time from running out.
@@ -69,8 +77,12 @@ func (s *session) sign(h http.Header) {
 	h.Set("Mcp-Protocol-Version", s.version)
 }
 
-// errSessionRefused says that the MCP server answered 401 while a session was opened.
-var errSessionRefused = errors.New("the MCP server does not accept the upstream token")
+// notAuthorizedError is the MCP server's answer 401 or 403 to the opening of a session. It is the answer to the request that the session was for.
+type notAuthorizedError struct{ res *http.Response }
+
+func (e *notAuthorizedError) Error() string {
+	return "no session: the MCP server answers " + e.res.Status
+}
 
 // openSession opens a session at the MCP server that req goes to, for the same user. There is none, and no error, when the server has its own reasons to give none.
 func (t *Transport) openSession(req *http.Request, x *exchange) (*session, error) {
@@ -84,8 +96,8 @@ func (t *Transport) openSession(req *http.Request, x *exchange) (*session, error
 
 	none := func(why string, res *http.Response) (*session, error) {
 		t.log.Debug("the MCP server opens no session", zap.String("proxy", x.proxy.ID), zap.String("reason", why), zap.Int("status", res.StatusCode))
-		if res.StatusCode == http.StatusUnauthorized {
-			return nil, errSessionRefused
+		if res.StatusCode == http.StatusUnauthorized || res.StatusCode == http.StatusForbidden {
+			return nil, &notAuthorizedError{res}
 		}
 		return nil, nil
 	}
@@ -103,6 +115,7 @@ func (t *Transport) openSession(req *http.Request, x *exchange) (*session, error
 	if err != nil {
 		return nil, err
 	}
+	setBody(res, answer)
 	var opened struct {
 		Result struct {
 			ProtocolVersion string `json:"protocolVersion"`
@@ -111,7 +124,7 @@ func (t *Transport) openSession(req *http.Request, x *exchange) (*session, error
 	if res.StatusCode != http.StatusOK || json.Unmarshal(answer, &opened) != nil || !visible(opened.Result.ProtocolVersion) {
 		return none("initialize failed", res)
 	}
-	s := &session{id: res.Header.Get("Mcp-Session-Id"), version: opened.Result.ProtocolVersion, proxy: x.proxy, token: x.token}
+	s := &session{id: res.Header.Get("Mcp-Session-Id"), version: opened.Result.ProtocolVersion, opener: opener{x.gateway, x.proxy, x.session}, token: x.token}
 	if !visible(s.id) {
 		return none("it has no id", res)
 	}
@@ -121,6 +134,7 @@ func (t *Transport) openSession(req *http.Request, x *exchange) (*session, error
 	res, err = t.deliver(withBody(req, []byte(initialized)), x)
 	if err == nil {
 		_ = res.Body.Close()
+		setBody(res, nil)
 		s.token = x.token
 	}
 	if err != nil || res.StatusCode >= http.StatusMultipleChoices {
@@ -139,12 +153,38 @@ func visible(s string) bool {
 	return s != "" && len(s) <= maxSessionID && !strings.ContainsFunc(s, func(c rune) bool { return c < '!' || c > '~' })
 }
 
-// farewell makes the request that ends the session of req. It outlives req, but finds the MCP server in the same way: how is said in the context,
-// with a table of variables that is not to be read while req is still handled.
+// dialInfoKey is the context key by which reverse_proxy tells its transport which server a request goes to (see [reverseproxy.GetDialInfo]).
+const dialInfoKey caddy.CtxKey = "reverse_proxy.dial_info"
+
+// dialVars begins the names of the variables by which it tells it how.
+const dialVars = "reverse_proxy."
+
+// dialPlaceholders are those by which a transport's options may name a server.
+var dialPlaceholders = []string{
+	"http.reverse_proxy.upstream.address", "http.reverse_proxy.upstream.hostport", "http.reverse_proxy.upstream.host", "http.reverse_proxy.upstream.port",
+	"http.request.host", "http.request.hostport",
+}
+
+// farewell makes the request that ends the session of req. It outlives req by far, so of req's context it has what finds the MCP server in
+// the same way, and nothing else: that holds the request's body, and tables that are not to be read while req is still handled.
 func farewell(req *http.Request) *http.Request {
-	ctx := context.WithoutCancel(req.Context())
-	if vars, ok := ctx.Value(caddyhttp.VarsCtxKey).(map[string]any); ok {
-		ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, maps.Clone(vars))
+	ctx := context.Background()
+	if dial, ok := reverseproxy.GetDialInfo(req.Context()); ok {
+		ctx = context.WithValue(ctx, dialInfoKey, dial)
+	}
+	if vars, ok := req.Context().Value(caddyhttp.VarsCtxKey).(map[string]any); ok {
+		vars = maps.Clone(vars)
+		maps.DeleteFunc(vars, func(name string, _ any) bool { return !strings.HasPrefix(name, dialVars) })
+		ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, vars)
+	}
+	if repl, ok := req.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		named := caddy.NewReplacer()
+		for _, placeholder := range dialPlaceholders {
+			if value, ok := repl.GetString(placeholder); ok {
+				named.Set(placeholder, value)
+			}
+		}
+		ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, named)
 	}
 	out := req.Clone(ctx)
 	out.Method, out.Body, out.GetBody, out.ContentLength = http.MethodDelete, nil, nil, 0
@@ -156,13 +196,16 @@ func farewell(req *http.Request) *http.Request {
 func (t *Transport) endSession(s *session) {
 	ctx, cancel := context.WithTimeout(s.farewell.Context(), endLimit)
 	defer cancel()
-	req := s.farewell.Clone(ctx)
-	s.proxy.inject(req.Header, s.token)
-	res, err := t.HTTPTransport.RoundTrip(req)
+	x := &exchange{proxy: s.opener.proxy, token: s.token}
+	if x.proxy.IdentityAssertion != "" {
+		// Without one the server may still listen, where the process leaves and the gateway is closed already.
+		x.assertion, _ = s.opener.gateway.IdentityAssertion(ctx, s.opener.session)
+	}
+	res, err := t.HTTPTransport.RoundTrip(x.authorized(s.farewell.WithContext(ctx)))
 	if err != nil {
-		t.log.Debug("session not ended", zap.String("proxy", s.proxy.ID), zap.Error(err))
+		t.log.Debug("session not ended", zap.String("proxy", x.proxy.ID), zap.Error(err))
 		return
 	}
 	_ = res.Body.Close()
-	t.log.Debug("session ended", zap.String("proxy", s.proxy.ID), zap.Int("status", res.StatusCode))
+	t.log.Debug("session ended", zap.String("proxy", x.proxy.ID), zap.Int("status", res.StatusCode))
 }
