@@ -25,6 +25,8 @@ func init() {
 //     has no body or a JSON body of at most 1 MiB. Other bodies are not repeated: the token is
 //     renewed, and the client gets a challenge and tries again.
 //   - An event stream that the filter ends, ends cleanly for the client.
+//   - What a client says of the encodings that it takes, and how the server encodes its answer, is between those two: unless
+//     `compression` is set, nothing is asked for or unpacked on the way.
 //
 // A request that did not come through an `mcp_filter` is not sent (502). Active health checks are
 // sent without a token.
@@ -44,6 +46,14 @@ func (Transport) CaddyModule() caddy.ModuleInfo {
 		ID:  "http.reverse_proxy.transport.mcp",
 		New: func() caddy.Module { return new(Transport) },
 	}
+}
+
+// Provision sets the default of `compression`, which in the `http` transport is on.
+func (t *Transport) Provision(ctx caddy.Context) error {
+	if t.Compression == nil {
+		t.Compression = new(bool)
+	}
+	return t.HTTPTransport.Provision(ctx)
 }
 
 // lateConnections is when connections are closed that were still busy when their config was replaced.
