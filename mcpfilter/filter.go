@@ -281,6 +281,12 @@ func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		defer f.proxy.withdraw(r.Header)
 	}
 
+	if !x.body.complete {
+		// The body is read while the MCP server answers already. An HTTP/1 server would take the rest of it away then, and reverse_proxy
+		// break off the answer. What cannot switch that off, such as HTTP/3, does not do it.
+		_ = http.NewResponseController(w).EnableFullDuplex()
+	}
+
 	g := newGuard(w, r, f, x)
 	g.begun = func(stream bool) {
 		watching.Add(1)

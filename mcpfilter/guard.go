@@ -101,6 +101,9 @@ func (g *guard) WriteHeader(status int) {
 		// Whatever else it is, it must not run on the origin of the consent page.
 		h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
 	}
+	if _, typed := h["Content-Type"]; !typed && h.Get("Content-Length") != "0" {
+		h["Content-Type"] = nil // or the server would guess one
+	}
 	g.begun(stream)
 	g.ResponseWriter.WriteHeader(status)
 }

@@ -29,6 +29,8 @@ func init() {
 //   - An event stream that the filter ends, ends cleanly for the client.
 //   - What lists name that the proxy's policy does not let the caller use is taken from them.
 //   - For the clients that a proxy's `compat` helps, answers become JSON, and MCP sessions are opened and kept.
+//   - What a client says of the encodings that it takes, and how the server encodes its answer, is between those two: unless
+//     `compression` is set, nothing is asked for or unpacked on the way.
 //
 // A request that did not come through an `mcp_filter` is not sent (502). Active health checks are
 // sent without a token.
@@ -53,10 +55,13 @@ func (Transport) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision sets up the transport.
+// Provision sets up the transport. The default of `compression`, which in the `http` transport is on, is off.
 func (t *Transport) Provision(ctx caddy.Context) error {
 	t.log = ctx.Logger()
 	t.sessions = newSessions(t.endSession)
+	if t.Compression == nil {
+		t.Compression = new(bool)
+	}
 	return t.HTTPTransport.Provision(ctx)
 }
 

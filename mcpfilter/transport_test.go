@@ -219,17 +219,18 @@ func TestTransportHasTheOptionsOfHTTP(t *testing.T) {
 func TestActiveHealthChecksPassWithoutToken(t *testing.T) {
 	t.Parallel()
 	var checks atomic.Int64
-	up := &recorder{answer: func(w http.ResponseWriter, r *http.Request) {
+	// It is not closed: this Caddy goes on asking, and the port would be another test's.
+	up := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/health" && r.Header.Get("Authorization") == "" {
 			checks.Add(1)
 		}
-	}}
+	}))
 	g := newGateway(t)
-	s := startCaddy(t, g, resource, `
+	s := startCaddyAt(t, g, resource, `
 	mcp_proxy PROXY UPSTREAM {
 		health_uri /health
-		health_interval 5ms
-	}`, up)
+		health_interval 50ms
+	}`, up.URL)
 	eventually(t, "health checks", func() bool { return checks.Load() > 2 })
 	wantStatus(t, s.post(t, "/jira/mcp", nil), http.StatusOK)
 }

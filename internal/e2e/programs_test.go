@@ -1,0 +1,73 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// program is a client or a provider that runs as a process of its own.
+type program struct {
+	cmd    *exec.Cmd
+	stdin  io.WriteCloser
+	lines  *bufio.Scanner // of stdout
+	stderr bytes.Buffer
+}
+
+// needNode skips the test where the JavaScript clients, and the Node.js that comes with them, are not installed; in CI it fails.
+func needNode(t *testing.T) {
+	t.Helper()
+	if _, err := os.Stat("js/node_modules/.bin/node"); err != nil {
+		const how = "the JavaScript clients are not installed; in the checkout run: npm ci --prefix internal/e2e/js"
+		if os.Getenv("CI") != "" {
+			t.Fatal(how)
+		}
+		t.Skip(how)
+	}
+}
+
+// startNode runs a script with that Node.js, for two minutes at most.
+func startNode(t *testing.T, script string, args ...string) *program {
+	t.Helper()
+	node, err := filepath.Abs("js/node_modules/.bin/node")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return startProgram(t, "js", node, append([]string{script}, args...)...)
+}
+
+// startProgram runs a program in a directory, for two minutes at most.
+func startProgram(t *testing.T, dir, name string, args ...string) *program {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	p := &program{cmd: exec.CommandContext(ctx, name, args...)}
+	p.cmd.Dir = dir
+	p.cmd.Stderr = &p.stderr
+	var err error
+	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.lines = bufio.NewScanner(stdout)
+	p.lines.Buffer(nil, 1<<20)
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cancel()
+		_ = p.cmd.Wait()
+		if t.Failed() {
+			t.Logf("%s, its stderr:\n%s", p.cmd, p.stderr.String())
+		}
+	})
+	return p
+}
