@@ -45,8 +45,8 @@ var testPolicy = mcpfilter.Policy{
 // offered is what the test's MCP server has.
 var offered = map[string][]string{
 	"tools":     {"drop_table", "DROP_table", "delete_issue", "report_daily", "create_issue", "update_issue", "get_issue", "other", "Get_Issue", "get_issue\u200b"},
-	"resources": {"file:///docs/a", "file:///docs/../etc/passwd", "file:///docs/%2e%2e/etc", "file:///etc/passwd", "memo://a", "MEMO://b", "file:///docs%2fa", "file:////docs/a", `file:///docs/\a`},
-	"prompts":   {"secret", "secretive", "greet", "SECRET"},
+	"resources": {"file:///docs/a", "file:///docs/../etc/passwd", "file:///docs/%2e%2e/etc", "file:///docs/?/../../etc", "file:///etc/passwd", "memo://a", "MEMO://b", "file:///docs%2fa", "file:////docs/a", `file:///docs/\a`},
+	"prompts":   {"secret", "secretive", "greet", "SECRET", "secret ", "greet "},
 }
 
 func policySession(id, client string, groups []string, scopes ...string) *mcpfilter.Session {
@@ -161,11 +161,13 @@ func TestPolicyDecidesWhoCallsWhat(t *testing.T) {
 		{"reader", "resources/read", "file:///docs/../etc/passwd", "400"},
 		{"reader", "resources/read", "file:///docs/%2e%2e/etc/passwd", "400"},
 		{"reader", "resources/read", "file:///docs/%252e%252e/etc/passwd", "400"},
+		{"reader", "resources/read", "file:///docs/?/../../etc/passwd", "400"},
 		{"reader", "resources/read", "file:///docs//a", "400"},
 		{"reader", "resources/read", "file:///docs%2fa", "denied"}, // what is written is not below docs
 		{"reader", "prompts/get", "greet", "allowed"},
 		{"reader", "prompts/get", "secret", "denied"},
 		{"reader", "prompts/get", "Secretive", "denied"},
+		{"reader", "prompts/get", " secret", "400"},
 		{"nobody", "ping", "", "allowed"},
 		{"nobody", "tools/list", "", "allowed"},
 	} {
