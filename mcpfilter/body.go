@@ -36,6 +36,9 @@ func captureBody(r *http.Request) (*body, error) {
 	if b, ok := caddyhttp.GetVar(r.Context(), bodyVar).(*body); ok && b.reader == r.Body {
 		return b, nil
 	}
+	if r.Method != http.MethodPost {
+		settleBody(r)
+	}
 	b := &body{reader: r.Body}
 	switch {
 	case !hasBody(r):
@@ -76,6 +79,20 @@ func (b *body) contents() *contents {
 		b.said = readContents(b.bytes)
 	}
 	return b.said
+}
+
+// settleBody finds out whether there is anything in a body of unknown length. Over HTTP/2 and HTTP/3, requests need not say that they have none.
+func settleBody(r *http.Request) {
+	if !hasBody(r) || r.ContentLength > 0 {
+		return
+	}
+	first := make([]byte, 1)
+	switch n, err := io.ReadFull(r.Body, first); {
+	case n > 0:
+		r.Body = readCloser{io.MultiReader(bytes.NewReader(first), r.Body), r.Body}
+	case err == io.EOF:
+		r.Body, r.ContentLength = http.NoBody, 0
+	}
 }
 
 // maxPadding is how much space at the beginning of a body is skipped to see what begins there, in bytes.

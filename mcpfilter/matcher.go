@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -121,7 +120,7 @@ func (m *Matcher) matches(msg *message) bool {
 	}
 	patterns := map[Target][]string{TargetTool: m.Tools, TargetResource: m.Resources, TargetPrompt: m.Prompts}[msg.target]
 	return slices.ContainsFunc(msg.names, func(name string) bool {
-		return slices.ContainsFunc(spellings(msg.target, name), func(spelling string) bool { return MatchAny(patterns, spelling) })
+		return slices.ContainsFunc(spellings(msg.target, name), func(spelling string) bool { return matchName(msg.target, patterns, spelling) })
 	})
 }
 
@@ -168,8 +167,8 @@ func (m *Matcher) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // MatchAny reports whether a value has the form of any of the patterns.
 func MatchAny(patterns []string, value string) bool {
-	folded := strings.ToLower(value)
-	return slices.ContainsFunc(patterns, func(p string) bool { return matchFolded(strings.ToLower(p), folded) })
+	folded := fold(value)
+	return slices.ContainsFunc(patterns, func(p string) bool { return matchFolded(fold(p), folded) })
 }
 
 // Interface guards

@@ -310,14 +310,14 @@ func plainMethod(s string) bool {
 // maxName is the longest name or URI that is told apart, in bytes.
 const maxName = 2048
 
-// plainName says why servers could take a name for another one: they cut it at control characters, drop what is not well encoded, or resolve the
-// path of a URI.
+// plainName says why servers could take a name for another one: they cut it at control characters, drop what is not well encoded or space around it, or
+// resolve the path of a URI.
 func plainName(target Target, name string) error {
 	switch {
 	case name == "" || len(name) > maxName:
 		return fmt.Errorf("the %s has no name, or one that is longer than %d bytes", target, maxName)
-	case !plainText(name):
-		return fmt.Errorf("the name of the %s has control or broken characters", target)
+	case !plainText(name) || strings.TrimSpace(name) != name:
+		return fmt.Errorf("the name of the %s has control or broken characters, or space around it", target)
 	case target != TargetResource:
 		return nil
 	}
@@ -341,22 +341,20 @@ func plainText(s string) bool {
 	return !strings.ContainsFunc(s, func(c rune) bool { return unicode.Is(unicode.C, c) || c == utf8.RuneError })
 }
 
-// resolvable says whether the path of a URI has segments by which it could be another one's.
+// resolvable says whether a URI has segments by which it could be another one. For dot segments that is all of it: servers that make a file name of a URI know
+// nothing of queries.
 func resolvable(uri string) bool {
-	path := uri
-	if _, rest, ok := strings.Cut(uri, "://"); ok {
-		path = rest
+	rest := uri
+	if _, after, ok := strings.Cut(uri, "://"); ok {
+		rest = after
 	}
-	if i := strings.IndexAny(path, "?#"); i >= 0 {
-		path = path[:i]
-	}
-	if strings.Contains(path, "//") || strings.Contains(path, `\`) {
-		return true
-	}
-	for segment := range strings.SplitSeq(path, "/") {
+	for segment := range strings.FieldsFuncSeq(rest, func(c rune) bool { return strings.ContainsRune(`/\?#`, c) }) {
 		if segment == "." || segment == ".." {
 			return true
 		}
 	}
-	return false
+	if i := strings.IndexAny(rest, "?#"); i >= 0 {
+		rest = rest[:i]
+	}
+	return strings.Contains(rest, "//") || strings.Contains(rest, `\`)
 }

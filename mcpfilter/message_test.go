@@ -139,7 +139,8 @@ func FuzzMessageNames(f *testing.F) {
 func TestURIsThatCouldBeAnotherOnesAreUnclear(t *testing.T) {
 	t.Parallel()
 	for uri, clear := range map[string]bool{
-		"file:///docs/a": true, "memo://a": true, "urn:x:y": true, "https://example.com/a?next=//b/../c": true, "x://a b": true, "file:///docs/%C3%A4": true, "file:///docs/ä": true,
+		"file:///docs/a": true, "memo://a": true, "urn:x:y": true, "https://example.com/a?next=//b/c..d\\": true, "x://a b": true, "file:///docs/%C3%A4": true, "file:///docs/ä": true,
+		"file:///docs/?/../../etc": false, "file:///docs/#/../../etc": false, "file:///docs/?..": false, `file:///docs/?\..\..`: false, " file:///docs/a": false, "file:///docs/a\u00a0": false,
 		"file:///docs/..": false, "file:///docs/./a": false, "file:////etc": false, `file:///docs\..\a`: false, "file:///%2e%2e/a": false, "file:///a%00b": false, "file:///%252e": false, "file:///%zz": false,
 		"file:///a%5cb": false, "": false, "x://\u202eb": false, "x://" + strings.Repeat("a", 2048): false,
 	} {

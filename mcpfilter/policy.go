@@ -54,12 +54,12 @@ func (p *Policy) restricts(target Target) bool {
 func (p *Policy) judge(s *Session, target Target, name string) verdict {
 	var all verdict
 	for _, spelling := range spellings(target, name) {
-		all = all.and(p.judgeSpelling(s, target, strings.ToLower(spelling)))
+		all = all.and(p.judgeSpelling(s, target, spelling))
 	}
 	return all
 }
 
-func (p *Policy) judgeSpelling(s *Session, target Target, folded string) verdict {
+func (p *Policy) judgeSpelling(s *Session, target Target, name string) verdict {
 	opened := false
 	for i := range p.Rules {
 		r := &p.Rules[i]
@@ -67,7 +67,7 @@ func (p *Policy) judgeSpelling(s *Session, target Target, folded string) verdict
 			continue
 		}
 		opened = opened || !r.Deny
-		if !r.names(folded) || r.For != nil && !r.For(s) {
+		if !matchName(target, r.Patterns, name) || r.For != nil && !r.For(s) {
 			continue
 		}
 		if r.Deny {
@@ -115,11 +115,15 @@ func (p *Policy) includes(held, scope string, seen []string) bool {
 	return slices.ContainsFunc(p.Includes[held], func(next string) bool { return p.includes(next, scope, append(seen, held)) })
 }
 
-func (r *Rule) names(folded string) bool {
-	return MatchAny(r.Patterns, folded)
+// matchName reports whether a name has the form of any of the patterns, in the way in which it is spelled. A URI that is decoded has the form of patterns that are.
+func matchName(target Target, patterns []string, name string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool { return MatchAny(spellings(target, p), name) })
 }
 
-// matchFolded reports whether a name has the form of a pattern, in which * stands for any characters. Both are in lower case.
+// fold makes names equal that differ in case alone, in the sense of any server's: there are letters of which only the upper case is the same.
+func fold(s string) string { return strings.ToLower(strings.ToUpper(s)) }
+
+// matchFolded reports whether a name has the form of a pattern, in which * stands for any characters. Both are folded.
 func matchFolded(pattern, name string) bool {
 	first, rest, wild := strings.Cut(pattern, "*")
 	if !wild {

@@ -1,6 +1,9 @@
 package mcpfilter
 
-import "testing"
+import (
+	"testing"
+	"unicode"
+)
 
 func TestPatternsMatchAnyCharactersForAStar(t *testing.T) {
 	t.Parallel()
@@ -17,6 +20,31 @@ func TestPatternsMatchAnyCharactersForAStar(t *testing.T) {
 	} {
 		if got := matchFolded(c.pattern, c.name); got != c.want {
 			t.Errorf("%q and %q: %v", c.pattern, c.name, got)
+		}
+	}
+}
+
+func TestFoldedLettersAreThoseThatAnyServerTakesForTheSame(t *testing.T) {
+	t.Parallel()
+	for c := rune(0); c <= unicode.MaxRune; c++ {
+		if other := unicode.SimpleFold(c); fold(string(c)) != fold(string(other)) {
+			t.Errorf("%q and %q", c, other)
+		}
+	}
+	if !MatchAny([]string{"secret*"}, "\u017fECRETS") {
+		t.Error("a long s is an s for servers that ignore case")
+	}
+}
+
+// A pattern may be written as the URIs are, encoded.
+func TestEncodedPatternsNameEncodedURIs(t *testing.T) {
+	t.Parallel()
+	for _, pattern := range []string{"file:///my%20docs/*", "FILE:///my%20docs/*"} {
+		p := &Policy{Rules: []Rule{{Target: TargetResource, Patterns: []string{pattern}}}}
+		for uri, want := range map[string]bool{"file:///my%20docs/a": true, "file:///my%20docs/%C3%A4": true, "file:///my docs/a": true, "file:///my%2520docs/a": false, "file:///mydocs/a": false} {
+			if got := p.judge(&Session{}, TargetResource, uri).allowed(); got != want {
+				t.Errorf("%s, %s: %v", pattern, uri, got)
+			}
 		}
 	}
 }

@@ -45,8 +45,8 @@ var testPolicy = mcpfilter.Policy{
 // offered is what the test's MCP server has.
 var offered = map[string][]string{
 	"tools":     {"drop_table", "DROP_table", "delete_issue", "report_daily", "create_issue", "update_issue", "get_issue", "other", "Get_Issue", "get_issue\u200b"},
-	"resources": {"file:///docs/a", "file:///docs/../etc/passwd", "file:///docs/%2e%2e/etc", "file:///etc/passwd", "memo://a", "MEMO://b", "file:///docs%2fa", "file:////docs/a", `file:///docs/\a`},
-	"prompts":   {"secret", "secretive", "greet", "SECRET"},
+	"resources": {"file:///docs/a", "file:///docs/../etc/passwd", "file:///docs/%2e%2e/etc", "file:///docs/?/../../etc", "file:///etc/passwd", "memo://a", "MEMO://b", "file:///docs%2fa", "file:////docs/a", `file:///docs/\a`},
+	"prompts":   {"secret", "secretive", "greet", "SECRET", "secret ", "greet "},
 }
 
 func policySession(id, client string, groups []string, scopes ...string) *mcpfilter.Session {
@@ -161,11 +161,13 @@ func TestPolicyDecidesWhoCallsWhat(t *testing.T) {
 		{"reader", "resources/read", "file:///docs/../etc/passwd", "400"},
 		{"reader", "resources/read", "file:///docs/%2e%2e/etc/passwd", "400"},
 		{"reader", "resources/read", "file:///docs/%252e%252e/etc/passwd", "400"},
+		{"reader", "resources/read", "file:///docs/?/../../etc/passwd", "400"},
 		{"reader", "resources/read", "file:///docs//a", "400"},
 		{"reader", "resources/read", "file:///docs%2fa", "denied"}, // what is written is not below docs
 		{"reader", "prompts/get", "greet", "allowed"},
 		{"reader", "prompts/get", "secret", "denied"},
 		{"reader", "prompts/get", "Secretive", "denied"},
+		{"reader", "prompts/get", " secret", "400"},
 		{"nobody", "ping", "", "allowed"},
 		{"nobody", "tools/list", "", "allowed"},
 	} {
@@ -323,13 +325,15 @@ func TestListsArePrunedWhereverTheyComeBack(t *testing.T) {
 		status                                      int
 		want                                        string
 	}{
-		"on a GET stream":   {http.MethodGet, "", "text/event-stream", "", "data: " + tools + "\n\n", 200, "get_issue"},
-		"in a batch":        {http.MethodPost, `[{"id":1,"method":"tools/list"},{"id":2,"method":"ping"}]`, "application/json", "", "[" + tools + `,{"id":2,"result":{}}]`, 200, "get_issue"},
-		"as no JSON":        {http.MethodPost, `{"id":1,"method":"tools/list"}`, "text/plain", "", tools, 502, ""},
-		"as broken JSON":    {http.MethodPost, `{"id":1,"method":"tools/list"}`, "application/json", "", tools[:60], 502, ""},
-		"encoded":           {http.MethodPost, `{"id":1,"method":"tools/list"}`, "application/json", "br", tools, 502, ""},
-		"too long":          {http.MethodPost, `{"id":1,"method":"tools/list"}`, "application/json", "", tools + strings.Repeat(" ", 4<<20), 502, ""},
-		"after another one": {http.MethodPost, `{"id":1,"method":"tools/call","params":{"name":"get_issue"}}`, "application/json", "", tools, 200, "drop_table"}, // no list was asked for
+		"on a GET stream":                     {http.MethodGet, "", "text/event-stream", "", "data: " + tools + "\n\n", 200, "get_issue"},
+		"in a batch":                          {http.MethodPost, `[{"id":1,"method":"tools/list"},{"id":2,"method":"ping"}]`, "application/json", "", "[" + tools + `,{"id":2,"result":{}}]`, 200, "get_issue"},
+		"as no JSON":                          {http.MethodPost, `{"id":1,"method":"tools/list"}`, "text/plain", "", tools, 502, ""},
+		"as a stream that is not well-formed": {http.MethodGet, "", "text/event-stream; charset", "", "data: " + tools + "\n\n", 502, ""},
+		"as a stream of two types":            {http.MethodPost, `{"id":1,"method":"tools/list"}`, "text/event-stream, text/event-stream", "", "data: " + tools + "\n\n", 502, ""},
+		"as broken JSON":                      {http.MethodPost, `{"id":1,"method":"tools/list"}`, "application/json", "", tools[:60], 502, ""},
+		"encoded":                             {http.MethodPost, `{"id":1,"method":"tools/list"}`, "application/json", "br", tools, 502, ""},
+		"too long":                            {http.MethodPost, `{"id":1,"method":"tools/list"}`, "application/json", "", tools + strings.Repeat(" ", 4<<20), 502, ""},
+		"after another one":                   {http.MethodPost, `{"id":1,"method":"tools/call","params":{"name":"get_issue"}}`, "application/json", "", tools, 200, "drop_table"}, // no list was asked for
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -360,5 +364,30 @@ func TestPolicyNeedsItsTransport(t *testing.T) {
 	res := s.request(t, http.MethodPost, "/jira/mcp", map[string]string{"Authorization": "Bearer reader"}, `{"id":1,"method":"tools/list"}`)
 	if text := bodyOf(t, res); res.StatusCode != http.StatusBadGateway || strings.Contains(text, "drop_table") {
 		t.Errorf("%d %s", res.StatusCode, text)
+	}
+}
+
+func TestListsAreLegibleWhateverTheStatus(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		answer, status          int
+		contentType, body, want string
+	}{
+		{201, 502, "text/plain", `{"id":1,"result":{"tools":[{"name":"drop_table"}]}}`, ""},
+		{203, 203, "application/json", `{"id":1,"result":{"tools":[{"name":"drop_table"}]}}`, `{"id":1,"result":{"tools":[]}}`},
+		{202, 202, "text/plain", "Accepted", "Accepted"}, // the answer comes on another stream
+		{200, 200, "text/plain", "", ""},
+		{204, 204, "", "", ""},
+	} {
+		s := startCaddy(t, policyGateway(t), resource, viaProxy, &recorder{answer: func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", c.contentType)
+			w.WriteHeader(c.answer)
+			_ = http.NewResponseController(w).Flush() // so that its length is not known
+			_, _ = io.WriteString(w, c.body)
+		}})
+		res := s.request(t, http.MethodPost, "/jira/mcp", map[string]string{"Authorization": "Bearer reader"}, `{"id":1,"method":"tools/list"}`)
+		if text := bodyOf(t, res); res.StatusCode != c.status || c.want != "" && text != c.want || strings.Contains(text, "drop_table") {
+			t.Errorf("%d %s: %d %s", c.answer, c.contentType, res.StatusCode, text)
+		}
 	}
 }

@@ -37,7 +37,7 @@ func (x *exchange) prune(method string, res *http.Response) error {
 	if res.StatusCode < 200 || res.StatusCode > 299 || !x.prunes(method) {
 		return nil
 	}
-	if encoding := res.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+	if encoding := strings.Join(res.Header["Content-Encoding"], ", "); encoding != "" && !strings.EqualFold(encoding, "identity") {
 		return fmt.Errorf("%w: it is encoded as %q, which nobody asked for", errIllegible, encoding)
 	}
 	switch {
@@ -48,8 +48,13 @@ func (x *exchange) prune(method string, res *http.Response) error {
 		return nil
 	case isJSON(res.Header):
 		return x.pruneAnswer(res)
-	case method == http.MethodPost && res.StatusCode == http.StatusOK && res.ContentLength != 0:
-		return fmt.Errorf("%w: its Content-Type is %q", errIllegible, res.Header.Get("Content-Type"))
+	case method != http.MethodPost && (mediaType(res.Header) != "" || res.Header["Content-Type"] == nil):
+		return nil // a stream says that it is one
+	case res.StatusCode == http.StatusAccepted:
+		return nil // the answer comes on a stream; clients do not read this one
+	}
+	if n, _ := io.ReadFull(res.Body, make([]byte, 1)); n > 0 { // an error comes again when it is read on
+		return fmt.Errorf("%w: its Content-Type is %q", errIllegible, res.Header["Content-Type"])
 	}
 	return nil
 }
