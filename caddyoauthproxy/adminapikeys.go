@@ -23,8 +23,8 @@ type newAPIKey struct {
 	// The proxies that the key is for. At least one.
 	Proxies []string `json:"proxies"`
 
-	// The key's scopes. Default: all of the proxies'.
-	Scopes []string `json:"scopes,omitempty"`
+	// The key's scopes: at least one. Default: all of the proxies'.
+	Scopes []string `json:"scopes,omitzero"`
 
 	// How long the key lives, such as `12h` or `30d`: at most 365d. Default: 90d.
 	ExpiresIn string `json:"expires_in,omitempty"`
@@ -98,6 +98,9 @@ func readNewAPIKey(w http.ResponseWriter, r *http.Request) (*authserver.NewAPIKe
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("send one JSON object")
+	}
+	if body.Scopes != nil && len(body.Scopes) == 0 { // such as those of a variable that a script forgot to set
+		return nil, errors.New("scopes is empty: name the key's, or leave it out for all of the proxies'")
 	}
 	lifetime, err := parseExpiresIn(body.ExpiresIn)
 	if err != nil {

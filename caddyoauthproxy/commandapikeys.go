@@ -56,8 +56,10 @@ func createAPIKey(fl caddycmd.Flags) (int, error) {
 	if wanted.Proxies, err = fl.GetStringArray("proxy"); err != nil {
 		return 1, err
 	}
-	if wanted.Scopes, err = fl.GetStringArray("scope"); err != nil {
-		return 1, err
+	if fl.Changed("scope") {
+		if wanted.Scopes, err = fl.GetStringArray("scope"); err != nil {
+			return 1, err
+		}
 	}
 	var created createdAPIKey
 	if err := askAdmin(fl, http.MethodPost, "/oauth_proxy/api_keys", wanted, &created); err != nil {

@@ -10,14 +10,14 @@ import (
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
-// Caddy's logs redact the headers that it knows to hold credentials. X-Session-Token and X-API-Key are not among them, and what the logs show of a
+// Caddy's logs redact the headers that it knows to hold credentials. X-Session-Token and X-API-Key are not among them, nor is the URL, and what the logs show of a
 // request is set before any handler sees it. So requests that carry a credential in one of these are left out of those logs; the audit trail has them.
 
-// carriesLoggedCredential reports whether a request has a credential of the gateway's in a header that Caddy's logs would show: also one that is
+// carriesLoggedCredential reports whether a request has a credential of the gateway's where Caddy's logs would show it: also one that is
 // not written as it should be.
 func carriesLoggedCredential(r *http.Request) bool {
 	apiKey := func(value string) bool { return strings.Contains(value, tokenstore.APIKeyPrefix) }
-	if len(r.Header["X-Session-Token"]) == 0 && !slices.ContainsFunc(r.Header["X-Api-Key"], apiKey) {
+	if len(r.Header["X-Session-Token"]) == 0 && !slices.ContainsFunc(r.Header["X-Api-Key"], apiKey) && !queryToken(r.URL.RawQuery) {
 		return false
 	}
 	srv, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)

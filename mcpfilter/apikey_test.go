@@ -95,9 +95,11 @@ func TestT78APIKeyIsInNoLogHoweverItIsSent(t *testing.T) {
 			send(400, "/jira/mcp", map[string]string{"X-API-Key": "gwk_good"})
 			send(400, "/jira/mcp/a;b", map[string]string{"Authorization": "", "X-API-Key": "gwk_good"})
 			send(200, "/.well-known/oauth-protected-resource", map[string]string{"Authorization": "", "X-API-Key": "gwk_good"})
+			send(400, "/jira/mcp?api_key=gwk_good", map[string]string{"Authorization": ""})
+			send(400, "/jira/mcp?key=gwk_good", nil)
 			g.set(func() { g.tokenErr = errors.New("vault is gone") })
 			send(503, "/jira/mcp", map[string]string{"Authorization": "", "X-API-Key": "gwk_good"})
-			eventually(t, "every request in the log", func() bool { return strings.Count(s.log.String(), `"msg":"mcp request"`) >= 8 })
+			eventually(t, "every request in the log", func() bool { return strings.Count(s.log.String(), `"msg":"mcp request"`) >= 10 })
 			if log := s.log.String(); strings.Contains(log, "gwk_") {
 				t.Errorf("the log has a key:\n%s", log)
 			}
@@ -112,4 +114,16 @@ func TestT78APIKeyIsInNoLogHoweverItIsSent(t *testing.T) {
 			eventually(t, "Caddy's line", func() bool { return strings.Count(s.log.String(), "http.log.access") == before+1 })
 		})
 	}
+}
+
+func TestT78TokenInTheURLIsInNoLog(t *testing.T) {
+	t.Parallel()
+	bothWays(t, func(t *testing.T, site string) {
+		s := startCaddy(t, newGateway(t), resource, site, new(recorder))
+		wantStatus(t, s.post(t, "/jira/mcp?access_token=good-token", map[string]string{"Authorization": ""}), http.StatusBadRequest)
+		eventually(t, "a line of the audit trail", func() bool { return len(auditOf(t, s)) == 1 })
+		if log := s.log.String(); strings.Contains(log, "good-token") {
+			t.Errorf("the log has the token:\n%s", log)
+		}
+	})
 }

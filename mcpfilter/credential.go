@@ -70,10 +70,13 @@ func isToken68(s string) bool {
 }
 
 // queryToken says whether a query has an access_token parameter (RFC 6750 section 2.3), in any
-// spelling that some server might read as one.
+// spelling that some server might read as one, or an API key under whatever name.
 func queryToken(query string) bool {
 	for pair := range strings.FieldsFuncSeq(query, func(c rune) bool { return c == '&' || c == ';' }) {
-		name, _, _ := strings.Cut(pair, "=")
+		name, value, _ := strings.Cut(pair, "=")
+		if strings.HasPrefix(value, tokenstore.APIKeyPrefix) {
+			return true
+		}
 		if decoded, err := url.QueryUnescape(name); err == nil {
 			name = decoded
 		}

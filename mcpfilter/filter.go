@@ -61,7 +61,7 @@ func init() {
 // `{mcp.session}` | The Mcp-Session-Id header
 //
 // The access log gets the fields `user`, `client_id`, `grant`, `jti`, `proxy`, `mcp_method`, `mcp_target` and `mcp_name`. Caddy redacts
-// Authorization there, but not X-Session-Token, nor an API key in X-API-Key: requests that carry one are left out of Caddy's logs. The logger
+// Authorization there, but not X-Session-Token, nor an API key in X-API-Key, nor a token in the URL: requests that carry one are left out of Caddy's logs. The logger
 // `http.handlers.mcp_filter.audit` writes a line for each request.
 type Filter struct {
 	// The id of the proxy, as the `oauth_proxy` app knows it. Required.

@@ -208,6 +208,7 @@ func TestMistakesWithAPIKeysAreExplained(t *testing.T) {
 		"nobody\" is not declared": {"create-api-key", "--name", "x", "--proxy", "nobody"},
 		"proxy \"demo\" has no upstream token for an API key, which acts for no user: set its machine_token": {"create-api-key", "--name", "x", "--proxy", "demo"},
 		"admin\" is none of the proxies', which have read, write":                                            {"create-api-key", "--name", "x", "--proxy", "robots", "--scope", "admin", "--scope", "read"},
+		"scopes is empty":                        {"create-api-key", "--name", "x", "--proxy", "robots", "--scope", ""},
 		"never\" is no time to live":             {"create-api-key", "--name", "x", "--proxy", "robots", "--expires", "never"},
 		"a key lives for 1m to 365d":             {"create-api-key", "--name", "x", "--proxy", "robots", "--expires", "366d"},
 		"\"0s\" is no time to live":              {"create-api-key", "--name", "x", "--proxy", "robots", "--expires", "0s"},
@@ -230,6 +231,8 @@ func TestMistakesWithAPIKeysAreExplained(t *testing.T) {
 		want                               string
 	}{
 		"slip of the pen": {"POST", keys, "application/json", `{"name":"x","proxies":["robots"],"scope":["read"]}`, 400, `unknown field \"scope\"`},
+		"no scope":        {"POST", keys, "application/json", `{"name":"x","proxies":["robots"],"scopes":[]}`, 400, "scopes is empty"},
+		"empty scope":     {"POST", keys, "application/json", `{"name":"x","proxies":["robots"],"scopes":[""]}`, 400, "scopes: none is one of proxy"},
 		"no JSON":         {"POST", keys, "application/json", `name=x`, 400, "send a JSON object with name, proxies, scopes and expires_in"},
 		"two objects":     {"POST", keys, "application/json", `{"name":"x","proxies":["robots"]}{}`, 400, "send one JSON object"},
 		"list":            {"POST", keys, "application/json", `[]`, 400, "send a JSON object"},
