@@ -41,7 +41,7 @@ type Gateway interface {
 	// alive, and still lets the user in. Its errors are those of Authenticate.
 	CheckGrant(ctx context.Context, s *Session) error
 
-	// SessionTag binds an Mcp-Session-Id to who opened it: it is always the same for one user, client, proxy and id, and nobody
+	// SessionTag binds an Mcp-Session-Id to who opened it: it is always the same for one user, proxy and id, whatever the client, and nobody
 	// else can make it. Printable ASCII without spaces and dots.
 	SessionTag(s *Session, id string) (string, error)
 
