@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 )
@@ -139,15 +140,30 @@ func visible(s string) bool {
 	return s != "" && len(s) <= maxSessionID && !strings.ContainsFunc(s, func(c rune) bool { return c < '!' || c > '~' })
 }
 
-// farewell makes the request that ends the session of req. It outlives req, but finds the MCP server in the same way: how is said in the context,
-// with a table of variables that is not to be read while req is still handled.
+// transportPlaceholders are those that an HTTP transport may need to reach the MCP server.
+var transportPlaceholders = []string{
+	"http.request.host", "http.reverse_proxy.upstream.address", "http.reverse_proxy.upstream.host", "http.reverse_proxy.upstream.hostport", "http.reverse_proxy.upstream.port",
+}
+
+// farewell makes the request that ends the session of req. It outlives req, of whose context it keeps nothing but how the MCP server is found: not its
+// body, nor a table of variables that is not to be read while req is still handled.
 func farewell(req *http.Request) *http.Request {
-	ctx := context.WithoutCancel(req.Context())
-	if vars, ok := ctx.Value(caddyhttp.VarsCtxKey).(map[string]any); ok {
-		ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, maps.Clone(vars))
+	ctx, known := context.Background(), caddy.NewReplacer()
+	if repl, ok := req.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		for _, name := range transportPlaceholders {
+			if value, ok := repl.Get(name); ok {
+				known.Set(name, value)
+			}
+		}
+	}
+	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, known)
+	if vars, ok := req.Context().Value(caddyhttp.VarsCtxKey).(map[string]any); ok {
+		vars = maps.Clone(vars)
+		delete(vars, bodyVar)
+		ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, vars)
 	}
 	out := req.Clone(ctx)
-	out.Method, out.Body, out.ContentLength = http.MethodDelete, nil, 0
+	out.Method, out.Body, out.GetBody, out.ContentLength = http.MethodDelete, nil, nil, 0
 	out.Header.Del("Content-Type")
 	return out
 }
