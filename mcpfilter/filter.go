@@ -39,7 +39,7 @@ func init() {
 //   - path and method overrides: X-Original-URL, X-Rewrite-URL, X-HTTP-Method-Override and its kin;
 //   - protocol upgrades: Upgrade, HTTP2-Settings;
 //   - the headers in which the proxy's own upstream_token, identity_header and identity_assertion travel;
-//   - Forwarded, odd spellings of X-Forwarded-*, and whatever Connection names.
+//   - Forwarded, odd spellings of X-Forwarded-* and Mcp-Session-Id, and whatever Connection names.
 //
 // These placeholders are set for handlers behind the filter:
 //

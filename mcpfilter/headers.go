@@ -80,7 +80,7 @@ func cleanRequest(r *http.Request, own map[string]bool) {
 	cleanConnection(h)
 	for name := range h {
 		folded := foldName(name)
-		odd := strings.HasPrefix(folded, "x-forwarded-") && http.CanonicalHeaderKey(folded) != name
+		odd := (strings.HasPrefix(folded, "x-forwarded-") || folded == "mcp-session-id") && http.CanonicalHeaderKey(folded) != name
 		if odd || own[folded] || deletedHeaders.has(folded) {
 			delete(h, name)
 		}

@@ -13,7 +13,7 @@ func TestT59T61T63CredentialsAndIdentityNeverGoUpstream(t *testing.T) {
 		"X-Forwarded-Email", "X-Forwarded-Groups", "X-Forwarded-Preferred-Username", "X-Forwarded-Access-Token",
 		"X-Auth-Request-User", "X_Auth.Request-Email", "Remote-User", "Remote_User", "X-Remote-User", "X-User", "X-User-Email",
 		"X-Gateway-User", "X-Gw-User", "x_gw_user", "X.Gw.User", "Cf-Access-Jwt-Assertion", "Authorization_", "X-Original-Url", "X-Http-Method-Override",
-		"Forwarded", "X_Forwarded_For", "X.Forwarded.Host",
+		"Forwarded", "X_Forwarded_For", "X.Forwarded.Host", "Mcp_Session_Id", "Mcp.Session-Id",
 		"Impersonate-User", "Impersonate-Group", "Impersonate-Uid", "Impersonate-Extra-Scopes", "Impersonate_User", "X-Scope-Orgid",
 		"X-Consumer-Id", "X-Consumer-Username", "X-Userinfo", "X-Endpoint-Api-Userinfo", "X-Apigateway-Api-Userinfo",
 		"X-Ssl-Client-Verify", "X-Ssl-Client-S-Dn", "Ssl-Client-Cert", "SSL_CLIENT_S_DN", "X-Forwarded-Client-Cert", "X-Forwarded-Tls-Client-Cert-Info", "Client-Cert", "Client-Cert-Chain", "X-Credential-Identifier",
