@@ -44,7 +44,7 @@ func (p *parser) policy(d *caddyfile.Dispenser, id string, v *Proxy) error {
 			if err != nil {
 				return nil //nolint:nilerr // reported where the proxy is declared
 			}
-			if err := v.checkRule(&v.Policy[index], made); err != nil {
+			if err := v.checkRule(index, made); err != nil {
 				return at(fmt.Errorf("proxy %q: policy: %w", id, err))
 			}
 			return nil

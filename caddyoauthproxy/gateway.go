@@ -199,13 +199,14 @@ func (p *proxyGateway) Proxy() mcpfilter.Proxy {
 // purposeSession is that of tags that bind session ids of MCP servers.
 const purposeSession tokenstore.Purpose = "mcp_session"
 
-// SessionTag implements mcpfilter.Gateway.
+// SessionTag implements mcpfilter.Gateway. The client's id is not in it: some clients, as those of the official Go SDK, register anew whenever they ask the user for
+// more, and keep their session.
 func (p *proxyGateway) SessionTag(s *mcpfilter.Session, id string) (string, error) {
 	g, err := p.app.open()
 	if err != nil {
 		return "", &mcpfilter.UnavailableError{Err: err}
 	}
-	return g.vault.Derive(purposeSession, s.Grant.UserID, s.Grant.ClientID, p.proxy.ID, id), nil
+	return g.vault.Derive(purposeSession, s.Grant.UserID, p.proxy.ID, id), nil
 }
 
 // Enter implements mcpfilter.Gateway.

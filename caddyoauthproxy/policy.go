@@ -46,6 +46,11 @@ func (r *PolicyRule) check(scopes []string) error {
 	case r.Effect == "deny" && len(r.Scopes) > 0:
 		return fmt.Errorf("deny %s: scope is for allow: write allow with the scope, and no deny", r.Target)
 	}
+	for _, pattern := range r.Patterns {
+		if err := mcpfilter.CheckPattern(mcpfilter.Target(r.Target), pattern); err != nil {
+			return fmt.Errorf("%s %s %q names nothing that could be asked for: %w", r.Effect, r.Target, pattern, err)
+		}
+	}
 	for _, scope := range r.Scopes {
 		if !slices.Contains(scopes, scope) {
 			return fmt.Errorf("%s %s: scope %q is not one of the proxy's: %s", r.Effect, r.Target, scope, strings.Join(scopes, ", "))
@@ -71,7 +76,7 @@ func (r *PolicyRule) rule() mcpfilter.Rule {
 func (p *Proxy) policy(made *authserver.Proxy) (mcpfilter.Policy, error) {
 	out := mcpfilter.Policy{Includes: p.ScopeIncludes}
 	for i := range p.Policy {
-		if err := p.checkRule(&p.Policy[i], made); err != nil {
+		if err := p.checkRule(i, made); err != nil {
 			return out, fmt.Errorf("policy: %w", err)
 		}
 		out.Rules = append(out.Rules, p.Policy[i].rule())
@@ -79,10 +84,18 @@ func (p *Proxy) policy(made *authserver.Proxy) (mcpfilter.Policy, error) {
 	return out, p.checkScopeIncludes(made.Scopes)
 }
 
-// checkRule finds what is wrong with a rule.
-func (p *Proxy) checkRule(r *PolicyRule, made *authserver.Proxy) error {
+// checkRule finds what is wrong with the rule at an index.
+func (p *Proxy) checkRule(index int, made *authserver.Proxy) error {
+	r := &p.Policy[index]
 	if err := r.check(made.Scopes); err != nil {
 		return err
+	}
+	later := r.rule()
+	for i := range index {
+		if rule := p.Policy[i].rule(); rule.Covers(&later) {
+			return fmt.Errorf("%s %s %s: %s %s %s in front of it decides that for everybody: put the narrower rule first",
+				r.Effect, r.Target, strings.Join(r.Patterns, " "), p.Policy[i].Effect, p.Policy[i].Target, strings.Join(p.Policy[i].Patterns, " "))
+		}
 	}
 	if r.Users.Everybody() || made.Provider == nil {
 		return nil

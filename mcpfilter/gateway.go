@@ -46,7 +46,7 @@ type Gateway interface {
 	// read it does not. stop must be called in the end.
 	Watch(ctx context.Context, s *Session) (ended <-chan struct{}, stop func())
 
-	// SessionTag binds an Mcp-Session-Id to who opened it: it is always the same for one user, client, proxy and id, and nobody
+	// SessionTag binds an Mcp-Session-Id to who opened it: it is always the same for one user, proxy and id, whatever the client, and nobody
 	// else can make it. Printable ASCII without spaces and dots.
 	SessionTag(s *Session, id string) (string, error)
 

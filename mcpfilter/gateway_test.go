@@ -284,13 +284,13 @@ func (g *testGateway) ServeMetadata(w http.ResponseWriter, r *http.Request) bool
 
 // SessionTag implements mcpfilter.Gateway.
 func (g *testGateway) SessionTag(s *mcpfilter.Session, id string) (string, error) {
-	sum := sha256.Sum256([]byte(s.Grant.UserID + "|" + s.Grant.ClientID + "|" + g.id + "|" + id))
+	sum := sha256.Sum256([]byte(s.Grant.UserID + "|" + g.id + "|" + id))
 	return hex.EncodeToString(sum[:]), nil
 }
 
 // tagged is a session id of the MCP server's as the gateway tells it ada's chatbot.
 func (g *testGateway) tagged(id string) string {
-	tag, _ := g.SessionTag(&mcpfilter.Session{Grant: &tokenstore.Grant{UserID: "user-1", ClientID: "gateway_0f"}}, id)
+	tag, _ := g.SessionTag(&mcpfilter.Session{Grant: &tokenstore.Grant{UserID: "user-1"}}, id)
 	return id + "." + tag
 }
 

@@ -121,6 +121,9 @@ func (f *Filter) judgeContents(said *contents, x *exchange) *refusal {
 }
 
 func deniedText(m *message) string {
+	if len(m.names) > 1 {
+		return fmt.Sprintf("this gateway does not let you use each %s that is named", m.target)
+	}
 	return fmt.Sprintf("this gateway does not let you use the %s %q", m.target, m.name())
 }
 

@@ -34,6 +34,9 @@ const (
 
 	// maxBatch is how many messages of a batch are looked at.
 	maxBatch = 100
+
+	// maxSubscriptions is how many resources a message may be about. Each is judged by all rules.
+	maxSubscriptions = 1000
 )
 
 // message is one JSON-RPC message of a client.
@@ -284,6 +287,9 @@ func subscribed(params json.RawMessage) (Target, []string, error) {
 	if uris != nil {
 		if err := json.Unmarshal(uris, &names); err != nil {
 			return "", nil, errors.New("resourceSubscriptions is no list of URIs")
+		}
+		if len(names) > maxSubscriptions {
+			return "", nil, fmt.Errorf("resourceSubscriptions has more than %d URIs", maxSubscriptions)
 		}
 	}
 	return TargetResource, names, nil

@@ -123,6 +123,19 @@ func matchName(target Target, patterns []string, name string) bool {
 // fold makes names equal that differ in case alone, in the sense of any server's: there are letters of which only the upper case is the same.
 func fold(s string) string { return strings.ToLower(strings.ToUpper(s)) }
 
+// CheckPattern says why no name that the gateway lets pass has the form of a pattern.
+func CheckPattern(target Target, pattern string) error {
+	if !strings.Contains(pattern, "://") {
+		pattern = strings.Replace(pattern, "*//", "*://", 1)
+	}
+	return plainName(target, pattern)
+}
+
+// Covers reports whether a rule leaves nothing to a later one, because whatever that names, for whomever, it decides itself.
+func (r *Rule) Covers(later *Rule) bool {
+	return r.Target == later.Target && r.For == nil && !slices.ContainsFunc(later.Patterns, func(p string) bool { return !matchName(r.Target, r.Patterns, p) })
+}
+
 // matchFolded reports whether a name has the form of a pattern, in which * stands for any characters. Both are folded.
 func matchFolded(pattern, name string) bool {
 	first, rest, wild := strings.Cut(pattern, "*")

@@ -48,3 +48,36 @@ func TestEncodedPatternsNameEncodedURIs(t *testing.T) {
 		}
 	}
 }
+
+func TestRulesThatDecideNothingAreFound(t *testing.T) {
+	t.Parallel()
+	some := func(*Session) bool { return true }
+	for _, c := range []struct {
+		first, later Rule
+		want         bool
+	}{
+		{Rule{Patterns: []string{"*"}}, Rule{Patterns: []string{"a", "b*"}}, true},
+		{Rule{Patterns: []string{"*"}, For: some}, Rule{Patterns: []string{"a"}}, false},
+		{Rule{Patterns: []string{"*"}}, Rule{Patterns: []string{"a"}, For: some}, true},
+		{Rule{Patterns: []string{"a*", "b*"}}, Rule{Patterns: []string{"B1", "aa*"}}, true},
+		{Rule{Patterns: []string{"a*"}}, Rule{Patterns: []string{"*a"}}, false},
+		{Rule{Patterns: []string{"a*"}}, Rule{Patterns: []string{"a1", "b"}}, false},
+		{Rule{Patterns: []string{"*"}}, Rule{Target: TargetPrompt, Patterns: []string{"a"}}, false},
+	} {
+		if got := c.first.Covers(&c.later); got != c.want {
+			t.Errorf("%q before %q: %v", c.first.Patterns, c.later.Patterns, got)
+		}
+	}
+}
+
+func TestPatternsThatNameNothingAreFound(t *testing.T) {
+	t.Parallel()
+	for pattern, ok := range map[string]bool{
+		"*": true, "file:///*": true, "*://internal/*": true, "*//internal/*": true, "*.md": true, "file:///my%20docs/*": true,
+		"": false, "file:///docs/../*": false, "file:///docs//*": false, `c:\*`: false, "file:///%2e%2e/*": false, " file:///*": false,
+	} {
+		if err := CheckPattern(TargetResource, pattern); (err == nil) != ok {
+			t.Errorf("%q: %v", pattern, err)
+		}
+	}
+}

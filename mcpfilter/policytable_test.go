@@ -240,6 +240,7 @@ func TestT66NoTrickPassesThePolicy(t *testing.T) {
 		"a completion of nothing":               {nil, `{"id":1,"method":"completion/complete","params":{}}`, "400"},
 		"a subscription":                        {nil, `{"id":1,"method":"subscriptions/listen","params":{"notifications":{"resourceSubscriptions":["memo://a","file:///etc/passwd"]}}}`, "denied"},
 		"a subscription to what is allowed":     {nil, `{"id":1,"method":"subscriptions/listen","params":{"notifications":{"resourceSubscriptions":["memo://a"]}}}`, "allowed"},
+		"a subscription to too much":            {nil, `{"id":1,"method":"subscriptions/listen","params":{"notifications":{"resourceSubscriptions":["memo://a"` + strings.Repeat(`,"memo://a"`, 1000) + `]}}}`, "400"},
 		"a subscription that is no list":        {nil, `{"id":1,"method":"subscriptions/listen","params":{"notifications":{"resourceSubscriptions":"file:///etc/passwd"}}}`, "400"},
 		"a method that is no method":            {nil, `{"id":1,"method":"tools/call ","params":{"name":"drop_table"}}`, "400"},
 		"a method in another case":              {nil, `{"id":1,"method":"Tools/Call","params":{"name":"drop_table"}}`, "400"},
@@ -256,8 +257,8 @@ func TestT66NoTrickPassesThePolicy(t *testing.T) {
 	for _, method := range []string{http.MethodPut, http.MethodPatch, "FOO"} {
 		before := up.count()
 		res := s.request(t, method, "/jira/mcp", map[string]string{"Authorization": "Bearer reader"}, denied)
-		if res.StatusCode != http.StatusMethodNotAllowed || up.count() != before {
-			t.Errorf("%s: %d", method, res.StatusCode)
+		if res.StatusCode != http.StatusMethodNotAllowed || res.Header.Get("Allow") == "" || up.count() != before {
+			t.Errorf("%s: %d, allowed are %q", method, res.StatusCode, res.Header.Get("Allow"))
 		}
 	}
 	before := up.count()

@@ -153,6 +153,9 @@ func (f *Filter) refuse(w http.ResponseWriter, no *refusal) error {
 	if no.challenge {
 		h.Set("WWW-Authenticate", f.challenge(no))
 	}
+	if no.status == http.StatusMethodNotAllowed {
+		h.Set("Allow", "GET, HEAD, POST, DELETE, OPTIONS") // RFC 9110 section 15.5.6
+	}
 	if no.retryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(max(1, int(math.Ceil(no.retryAfter.Seconds())))))
 	}

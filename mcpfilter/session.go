@@ -7,7 +7,7 @@ import (
 )
 
 // Session ids of MCP servers are no credentials, and some servers give everything to whoever knows one (THREATS: session hijacking). So clients
-// know an id only together with a tag that binds it to the user and client who opened the session: `<id>.<tag>`.
+// know an id only together with a tag that binds it to the user who opened the session: `<id>.<tag>`.
 
 // sessionHeader is the header that carries the id both ways (MCP 2025-11-25, Session Management).
 const sessionHeader = "Mcp-Session-Id"

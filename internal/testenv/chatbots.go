@@ -45,6 +45,14 @@ func (w *World) ConnectPublished(t testing.TB, b *Browser, resource, clientID st
 	})
 }
 
+// ConnectAsking is Connect for a client that chooses among the scopes that it is told to ask for.
+func (w *World) ConnectAsking(t testing.TB, b *Browser, resource, version string, choose func([]string) []string) *mcp.ClientSession {
+	t.Helper()
+	config := registering()
+	config.ScopeFilter = choose
+	return w.connect(t, b, resource, version, nil, config)
+}
+
 // SDKRedirect is the redirect URI of the SDK's clients. Nobody listens there: the browser stops before.
 const SDKRedirect = "http://localhost:33418/callback"
 
