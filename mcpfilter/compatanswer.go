@@ -9,12 +9,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"time"
 )
-
-// restOfStream is how long the end of a stream is waited for after the answer came. Most servers end it at once, and then the
-// connection can be used again.
-const restOfStream = 20 * time.Millisecond
 
 // plainAnswer turns an event stream into the one answer in it. What the client cannot get that way it is told as a JSON-RPC error; an error is
 // returned only when nobody is there any more to be told.
@@ -24,13 +19,11 @@ func plainAnswer(ctx context.Context, res *http.Response, id json.RawMessage) er
 		_ = res.Body.Close()
 		return ctx.Err()
 	}
-	stream := res.Body // for a goroutine that may still run when the response has another body
-	late := time.AfterFunc(restOfStream, func() { _ = stream.Close() })
 	if err == nil {
-		_, _ = io.CopyN(io.Discard, stream, maxDrain)
+		drain(res.Body)
+	} else {
+		_ = res.Body.Close()
 	}
-	late.Stop()
-	_ = stream.Close()
 	var asked *askedError
 	switch {
 	case errors.As(err, &asked):
