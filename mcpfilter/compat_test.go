@@ -811,3 +811,17 @@ func TestCompatHelpsNobodyPastThePolicy(t *testing.T) {
 		}
 	})
 }
+
+// In a session that the gateway keeps, the server knows requests by ids of the gateway's: the client's own may be somebody else's there.
+func TestCompatCancelsNoRequestOfSomebodyElse(t *testing.T) {
+	t.Parallel()
+	s, up, _ := startCompat(t, toolServer(nil))
+	s.simple(t, "/jira/mcp", listTools, nil)
+	a := s.simple(t, "/jira/mcp", `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`, nil)
+	if a.status != http.StatusAccepted || a.raw != "" || up.sent("notifications/cancelled") != 0 {
+		t.Errorf("%d %s; the server was sent %v", a.status, a.raw, up.methods())
+	}
+	if a := s.simple(t, "/jira/mcp", call("1", "echo", `{"text":"hello"}`), nil); a.said(t) != "hello" || up.sent("initialize") != 1 {
+		t.Errorf("%s; the server was sent %v", a.raw, up.methods())
+	}
+}
