@@ -18,6 +18,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
 )
 
 // What simple clients send is in internal/testenv and the documentation: no Accept for event streams, no session, no initialize,
@@ -875,5 +877,47 @@ func TestCompatSaysWhoEndsASession(t *testing.T) {
 		if got := told(up.requests[i]); !maps.EqualFunc(got, want, slices.Equal) {
 			t.Errorf("%s: the server is told %q, want %q", method, got, want)
 		}
+	}
+}
+
+func TestCompatHelpsNobodyPastThePolicy(t *testing.T) {
+	t.Parallel()
+	servers(t, func(t *testing.T, server func() http.Handler, _ bool) {
+		g, up := newGateway(t), &recorder{answer: server().ServeHTTP}
+		g.compat, g.policy = true, mcpfilter.Policy{Rules: []mcpfilter.Rule{{Target: mcpfilter.TargetTool, Deny: true, Patterns: []string{"big"}}}}
+		s := startCaddy(t, g, resource, viaProxy, up)
+		for range 2 { // without a session, and with one
+			for _, path := range []string{"/jira/mcp", "/jira/mcp/tools/list"} {
+				if a := s.simple(t, path, listTools, nil); len(a.Result.Tools) != 2 || strings.Contains(a.raw, "big") {
+					t.Errorf("%d %s", a.status, a.raw)
+				}
+			}
+			before := up.count()
+			for _, path := range []string{"/jira/mcp", "/jira/mcp/tools/call"} {
+				if a := s.simple(t, path, call("7", "big", `{"size":9}`), nil); a.status != http.StatusOK || a.Error.Code != -32602 || string(a.ID) != "7" {
+					t.Errorf("%d %s", a.status, a.raw)
+				}
+			}
+			if up.count() != before {
+				t.Error("the server was asked")
+			}
+			if a := s.simple(t, "/jira/mcp", call("7", "echo", `{"text":"hello"}`), nil); a.said(t) != "hello" {
+				t.Errorf("%d %s", a.status, a.raw)
+			}
+		}
+	})
+}
+
+// In a session that the gateway keeps, the server knows requests by ids of the gateway's: the client's own may be somebody else's there.
+func TestCompatCancelsNoRequestOfSomebodyElse(t *testing.T) {
+	t.Parallel()
+	s, up, _ := startCompat(t, toolServer(nil))
+	s.simple(t, "/jira/mcp", listTools, nil)
+	a := s.simple(t, "/jira/mcp", `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`, nil)
+	if a.status != http.StatusAccepted || a.raw != "" || up.sent("notifications/cancelled") != 0 {
+		t.Errorf("%d %s; the server was sent %v", a.status, a.raw, up.methods())
+	}
+	if a := s.simple(t, "/jira/mcp", call("1", "echo", `{"text":"hello"}`), nil); a.said(t) != "hello" || up.sent("initialize") != 1 {
+		t.Errorf("%s; the server was sent %v", a.raw, up.methods())
 	}
 }

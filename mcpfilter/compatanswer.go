@@ -9,24 +9,17 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"time"
 )
-
-// restOfStream is how long the end of a stream is waited for after the answer came. Most servers end it at once, and then the
-// connection can be used again.
-const restOfStream = 20 * time.Millisecond
 
 // plainAnswer turns an event stream into the one answer in it. What the client cannot get that way it is told as a JSON-RPC error; an error is
 // returned only when nobody is there any more to be told.
 func plainAnswer(ctx context.Context, res *http.Response, id json.RawMessage) error {
-	stream := res.Body
 	answer, err := answerIn(res, id)
 	if err == nil {
-		late := time.AfterFunc(restOfStream, func() { _ = stream.Close() })
-		_, _ = io.CopyN(io.Discard, stream, maxDrain)
-		late.Stop()
+		drain(res.Body)
+	} else {
+		_ = res.Body.Close()
 	}
-	_ = stream.Close()
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

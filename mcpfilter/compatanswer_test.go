@@ -32,7 +32,7 @@ func TestAnswerTakesThePlaceOfAStreamThatIsBeingClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const answer = `{"jsonrpc":"2.0","id":1,"result":{}}`
 		res := &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {mediaEvents}}}
-		res.Body = slowEnd{strings.NewReader("data: " + answer + "\n\n"), 2 * restOfStream}
+		res.Body = slowEnd{strings.NewReader("data: " + answer + "\n\n"), 2 * drainTime}
 		if err := plainAnswer(t.Context(), res, json.RawMessage("1")); err != nil {
 			t.Fatal(err)
 		}

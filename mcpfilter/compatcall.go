@@ -20,6 +20,11 @@ func (t *Transport) deliverSimple(req *http.Request, x *exchange) (*http.Respons
 	}
 	key := keyOf(req, x)
 	s := t.sessions.take(key)
+	if s != nil && call.method == "notifications/cancelled" {
+		// It names a request by the client's id, and in the session that may be another request's. Receivers need not heed it (MCP, cancellation).
+		t.leave(s, x, nil)
+		return accepted(req), nil
+	}
 	res, err := t.ask(req, x, s)
 	if err != nil {
 		t.leave(s, x, nil)
@@ -48,6 +53,14 @@ func (t *Transport) deliverSimple(req *http.Request, x *exchange) (*http.Respons
 	res, err = t.ask(req, x, s)
 	t.leave(s, x, res)
 	return res, err
+}
+
+// accepted is the answer to a notification.
+func accepted(req *http.Request) *http.Response {
+	return &http.Response{
+		StatusCode: http.StatusAccepted, Status: "202 Accepted", Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: make(http.Header), Body: http.NoBody, Request: req,
+	}
 }
 
 // leave gives back a session after its request. A server that answers 401 in it may mean that it does not know it.

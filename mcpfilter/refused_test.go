@@ -20,14 +20,15 @@ func TestRefusedResponseEndsAtTheServer(t *testing.T) {
 	}{
 		"scopes, talking": {http.StatusForbidden, true}, "scopes, silent": {http.StatusForbidden, false},
 		"redirect, talking": {http.StatusFound, true}, "redirect, silent": {http.StatusFound, false},
+		"token, talking": {http.StatusUnauthorized, true}, "token, silent": {http.StatusUnauthorized, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bothWays(t, func(t *testing.T, site string) {
 				g := newGateway(t)
 				g.upstreamScope, g.scopes = "upstream:", []string{"mcp"}
-				left := make(chan struct{})
+				left := make(chan struct{}, 2) // a request that is refused for its token is repeated
 				up := &recorder{answer: func(w http.ResponseWriter, r *http.Request) {
-					defer close(left)
+					defer func() { left <- struct{}{} }()
 					w.Header().Set("WWW-Authenticate", `Bearer error="insufficient_scope", scope="x"`)
 					w.Header().Set("Location", "https://elsewhere.example/")
 					w.WriteHeader(c.status)

@@ -44,8 +44,12 @@ type Transport struct {
 // errNoFilter is what a request gets that nobody authenticated.
 var errNoFilter = errors.New("transport mcp: the request did not pass an mcp_filter: put one in front of this reverse_proxy, or use mcp_proxy")
 
-// maxDrain is how much of a refused response is read so that its connection can be used again.
-const maxDrain = 64 << 10
+// maxDrain is how much of the rest of a body is read, and drainTime for how long, so that its connection can be used again. Most servers send it
+// together with what came before.
+const (
+	maxDrain  = 64 << 10
+	drainTime = 20 * time.Millisecond
+)
 
 // CaddyModule returns the Caddy module information.
 func (Transport) CaddyModule() caddy.ModuleInfo {
@@ -142,11 +146,18 @@ func (t *Transport) deliver(req *http.Request, x *exchange) (*http.Response, err
 
 // discard drops the body of a response that the client will not see.
 func discard(res *http.Response) {
-	_, _ = io.CopyN(io.Discard, res.Body, maxDrain) // for the connection's sake; an error costs just that
-	_ = res.Body.Close()
+	drain(res.Body)
 	res.Body = http.NoBody
 	res.ContentLength = 0
 	res.Header.Del("Content-Length")
+}
+
+// drain reads the rest of a body that nobody wants, as far as that is soon done, and closes it.
+func drain(body io.ReadCloser) {
+	late := time.AfterFunc(drainTime, func() { _ = body.Close() })
+	_, _ = io.CopyN(io.Discard, body, maxDrain) // an error costs the connection
+	late.Stop()
+	_ = body.Close()
 }
 
 // Interface guards
