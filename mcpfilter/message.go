@@ -153,7 +153,7 @@ func readContents(body []byte) *contents {
 func readMessage(raw []byte) (message, error) {
 	var method, id, params, answer json.RawMessage
 	known := map[string]*json.RawMessage{"method": &method, "id": &id, "params": &params, "result": &answer, "error": &answer}
-	if err := readObject(raw, strictly(known)); err != nil {
+	if err := readMembers(raw, known); err != nil {
 		return message{}, err
 	}
 	var m message
@@ -176,25 +176,6 @@ func readMessage(raw []byte) (message, error) {
 	}
 	m.readNames(params)
 	return m, nil
-}
-
-// strictly has readObject read the known members, each at most once and in its own spelling.
-func strictly(known map[string]*json.RawMessage) func(string) (*json.RawMessage, error) {
-	return func(name string) (*json.RawMessage, error) {
-		if !plainText(name) {
-			return nil, errors.New("has a member with control or broken characters in its name") // where some parsers end it
-		}
-		into := known[name]
-		for k := range known {
-			if k != name && strings.EqualFold(k, name) {
-				return nil, fmt.Errorf("has %q in another spelling", k)
-			}
-		}
-		if into != nil && *into != nil {
-			return nil, fmt.Errorf("has %q twice", name)
-		}
-		return into, nil
-	}
 }
 
 // named are the methods that are about something, and how it is found.
@@ -238,7 +219,7 @@ func oneName(target Target, member string, others ...string) func(json.RawMessag
 		for _, other := range others {
 			known[other] = new(json.RawMessage)
 		}
-		if err := readObject(params, strictly(known)); err != nil {
+		if err := readMembers(params, known); err != nil {
 			return target, nil, err
 		}
 		name, err := readString(member, value)
@@ -249,10 +230,10 @@ func oneName(target Target, member string, others ...string) func(json.RawMessag
 // referenced finds what completion/complete is about: a prompt, or a resource template.
 func referenced(params json.RawMessage) (Target, []string, error) {
 	var ref, kind, name, uri json.RawMessage
-	if err := readObject(params, strictly(map[string]*json.RawMessage{"ref": &ref})); err != nil {
+	if err := readMembers(params, map[string]*json.RawMessage{"ref": &ref}); err != nil {
 		return "", nil, err
 	}
-	if err := readObject(ref, strictly(map[string]*json.RawMessage{"type": &kind, "name": &name, "uri": &uri})); err != nil {
+	if err := readMembers(ref, map[string]*json.RawMessage{"type": &kind, "name": &name, "uri": &uri}); err != nil {
 		return "", nil, fmt.Errorf("ref: %w", err)
 	}
 	text, err := readString("type", kind)
@@ -274,13 +255,13 @@ func referenced(params json.RawMessage) (Target, []string, error) {
 // subscribed finds the resources that a client wants to be told of.
 func subscribed(params json.RawMessage) (Target, []string, error) {
 	var notifications, uris json.RawMessage
-	if err := readObject(params, strictly(map[string]*json.RawMessage{"notifications": &notifications})); err != nil {
+	if err := readMembers(params, map[string]*json.RawMessage{"notifications": &notifications}); err != nil {
 		return "", nil, err
 	}
 	if notifications == nil || string(notifications) == "null" {
 		return TargetResource, nil, nil
 	}
-	if err := readObject(notifications, strictly(map[string]*json.RawMessage{"resourceSubscriptions": &uris})); err != nil {
+	if err := readMembers(notifications, map[string]*json.RawMessage{"resourceSubscriptions": &uris}); err != nil {
 		return "", nil, fmt.Errorf("notifications: %w", err)
 	}
 	var names []string
