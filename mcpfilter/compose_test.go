@@ -3,7 +3,6 @@ package mcpfilter_test
 import (
 	"bufio"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -216,40 +215,5 @@ func TestAnyHandlerCanStandBehindTheFilter(t *testing.T) {
 	wantStatus(t, res, http.StatusOK)
 	if got := bodyOf(t, res); len(got) != 15000 || res.Header.Get("Content-Security-Policy") == "" {
 		t.Errorf("%d bytes, header %v", len(got), res.Header)
-	}
-}
-
-// BenchmarkProxy compares an MCP call through plain reverse_proxy, through the filter, and through mcp_proxy.
-func BenchmarkProxy(b *testing.B) {
-	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = io.WriteString(w, `{"jsonrpc":"2.0","id":1,"result":{}}`)
-	}))
-	b.Cleanup(up.Close)
-	for i, site := range []struct{ name, directives string }{
-		{"reverse_proxy", "reverse_proxy UPSTREAM"},
-		{"mcp_filter", "mcp_filter PROXY\n\treverse_proxy UPSTREAM"},
-		{"mcp_proxy", "mcp_proxy PROXY UPSTREAM/v1/mcp"},
-	} {
-		b.Run(site.name, func(b *testing.B) {
-			id := fmt.Sprintf("bench-%d-%d", i, b.N)
-			gateways.Store(id, &testGateway{id: id, watchers: make(map[chan struct{}]bool)})
-			defer gateways.Delete(id)
-			text := strings.NewReplacer("PROXY", id, "UPSTREAM", up.URL).Replace(
-				"{\n\tauto_https off\n\toauth_proxy {\n\t\tproxy PROXY " + resource + "\n\t}\n}\nhttp:// {\n\t" + site.directives + "\n}\n")
-			handler := loadQuiet(b, text)
-			b.ReportAllocs()
-			for b.Loop() {
-				r := httptest.NewRequest(http.MethodPost, "/jira/mcp", strings.NewReader(listTools))
-				r.Header.Set("Authorization", "Bearer good-token")
-				r.Header.Set("Content-Type", "application/json")
-				w := httptest.NewRecorder()
-				handler.ServeHTTP(w, r)
-				if w.Code != http.StatusOK {
-					b.Fatalf("status %d: %s", w.Code, w.Body)
-				}
-			}
-		})
 	}
 }

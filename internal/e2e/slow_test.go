@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"net/http"
 	"os/exec"
 	"strings"
 	"sync"
@@ -55,27 +54,6 @@ func TestSlowR12R17ShortTokensUnderLoad(t *testing.T) {
 	if failed.Load() != 0 || s.Refreshes > most || s.Refreshes < int(duration/life)-1 || s.Replays != 0 || s.Refused != 0 || s.Logins != 1 {
 		t.Errorf("%d of %d calls failed; %+v", failed.Load(), calls.Load(), s)
 	}
-}
-
-// Caddy's own idle timeouts are a minute: a stream that is silent for longer must survive, on HTTP/1.1 and HTTP/2.
-func TestSlowSilentStreamsSurvive(t *testing.T) {
-	w := testenv.Start(t, testenv.Options{})
-	var wg sync.WaitGroup
-	for _, http2 := range []bool{false, true} {
-		b := w.NewPlainBot(t)
-		if http2 {
-			b.UseHTTP2()
-		}
-		b.Login(t, testenv.NewBrowser(testenv.Alice))
-		wg.Go(func() {
-			body := strings.NewReplacer(`"arguments":{}`, `"arguments":{"to":1,"ms":75000}`).Replace(testenv.ToolCall("count"))
-			a, err := b.Send(t.Context(), http.MethodPost, body, func(r *http.Request) { r.Header.Set("Mcp-Name", "count") })
-			if err != nil || !strings.Contains(a.Body, "Counted to 1.") {
-				t.Errorf("HTTP/2 %v: %+v, %v", http2, a, err)
-			}
-		})
-	}
-	wg.Wait()
 }
 
 // make run, and what it prints, as a newcomer does it.

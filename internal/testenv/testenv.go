@@ -82,7 +82,7 @@ type UserOf = func(ctx context.Context, accessToken string) (user string, live b
 
 // World is a running gateway with everything around it.
 type World struct {
-	t        *testing.T
+	t        testing.TB
 	options  Options
 	dir      string
 	port     int
@@ -126,7 +126,7 @@ func (r *Recorder) Requests() []Seen {
 }
 
 // Start starts the world and ends it with the test.
-func Start(t *testing.T, o Options) *World {
+func Start(t testing.TB, o Options) *World {
 	t.Helper()
 	w := &World{t: t, options: o, dir: t.TempDir(), log: new(syncBuffer), MCP: new(Recorder)}
 	w.port, w.admin = FreePort(t), FreePort(t)
@@ -368,7 +368,7 @@ func Eventually(t testing.TB, what string, holds func() bool) {
 
 // FreePort is a port that nobody listens on, and nobody is given by the system when they ask for any: it
 // lies below the range of those. No two calls return the same.
-func FreePort(t *testing.T) int {
+func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 1000 {
 		port := 20_000 + rand.IntN(12_000)
