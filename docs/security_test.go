@@ -76,7 +76,7 @@ func TestSecurityTablesNameTestsThatExist(t *testing.T) {
 	tests := declared(t)
 	named := regexp.MustCompile("`(Test[A-Za-z0-9_]+)`")
 	threats, defects := table(t, string(content), "Threats"), table(t, string(content), "Defects seen elsewhere")
-	if len(threats) < 55 || len(defects) < 23 {
+	if len(threats) < 74 || len(defects) < 23 {
 		t.Fatalf("%d threats and %d defects were read", len(threats), len(defects))
 	}
 	rows := make(map[string]string)
