@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -131,7 +132,15 @@ func (w *World) NewPlainBot(t testing.TB) *PlainBot {
 	b := &PlainBot{w: w, Redirect: "http://localhost:8888/callback", Client: http.DefaultClient}
 	body := `{"redirect_uris":["` + b.Redirect + `"],"client_name":"Plain bot","token_endpoint_auth_method":"client_secret_post",` +
 		`"grant_types":["authorization_code","refresh_token"],"response_types":["code"]}`
-	m := b.post(t, "register", "application/json", body, http.StatusCreated)
+	var status int
+	var m map[string]any
+	err := errors.New("not tried")
+	for tries := 0; err != nil && tries < 5; tries++ { // a reload just before may have lost the connection, see UseHTTP2
+		status, m, err = b.Post("register", "application/json", body)
+	}
+	if err != nil || status != http.StatusCreated {
+		t.Fatalf("register: %d %v %v", status, m, err)
+	}
 	b.ID, b.Secret = m["client_id"].(string), m["client_secret"].(string)
 	return b
 }
