@@ -24,7 +24,7 @@ func init() {
 // understand differently is refused (400), so is a batch of which only a part matches, and JSON whose Content-Type is another (415): otherwise what a matcher keeps out of one
 // route could slip through another.
 //
-// The placeholders `{mcp.method}`, `{mcp.target}`, `{mcp.name}`, `{mcp.session}` and `{mcp.protocol_version}` are set wherever the matcher was asked.
+// The placeholders `{mcp.method}`, `{mcp.target}`, `{mcp.name}`, `{mcp.session}` and `{mcp.protocol_version}` are set wherever the matcher was asked for more than `protocol_versions`.
 type Matcher struct {
 	// JSON-RPC methods, such as `tools/call` or `resources/*`.
 	Methods []string `json:"methods,omitempty"`

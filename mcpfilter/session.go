@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Session ids of MCP servers are no credentials, and some servers give everything to whoever knows one (THREATS: session hijacking). So clients
+// Session ids of MCP servers are no credentials, and some servers give everything to whoever knows one (docs/security.md, T67). So clients
 // know an id only together with a tag that binds it to the user who opened the session: `<id>.<tag>`.
 
 // sessionHeader is the header that carries the id both ways (MCP 2025-11-25, Session Management).
