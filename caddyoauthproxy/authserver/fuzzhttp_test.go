@@ -29,7 +29,7 @@ func FuzzAuthorizeParameters(f *testing.F) {
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		r.URL.Path, r.URL.RawQuery = endpoints+"/a/authorize", query
 		if id := r.URL.Query().Get("client_id"); strings.HasPrefix(id, "https://") {
-			t.Skip("would be fetched")
+			return // it would be fetched
 		}
 		resp := w.serve(r)
 		if resp.StatusCode >= 500 {
@@ -59,7 +59,7 @@ func FuzzTokenParameters(f *testing.F) {
 				r.Header["Authorization"] = []string{authorization}
 			}
 			if form, err := url.ParseQuery(body); err == nil && strings.HasPrefix(form.Get("client_id"), "https://") {
-				t.Skip("would be fetched")
+				return // it would be fetched
 			}
 			resp := w.serve(r)
 			var answer map[string]any
