@@ -110,12 +110,16 @@ type AuthRequest struct {
 	// Providers are the identities of the providers that the user was told of.
 	Providers []string `json:"providers,omitempty"`
 
-	// Flow says who asked: a client when empty, else FlowSession or FlowConnect.
+	// Flow says who asked: a client when empty, else FlowSession, FlowConnect or FlowSignIn.
 	Flow Flow `json:"flow,omitempty"`
 
 	// ClientHash is the keyed hash of what makes the client the one that the user was shown: its
 	// name, redirect URIs and keys.
 	ClientHash string `json:"client_hash,omitempty"`
+
+	// ReturnTo is the page of the gateway's that a sign-in leads to, and Address the network address that it began from.
+	ReturnTo string `json:"return_to,omitempty"`
+	Address  string `json:"address,omitempty"`
 }
 
 // Flow is a way to log in without an OAuth client.
@@ -128,6 +132,9 @@ const (
 
 	// FlowConnect is a user who connects a proxy from the browser.
 	FlowConnect Flow = "connect"
+
+	// FlowSignIn is a user, or an operator, who signs in to the gateway's own pages. It ends with a SignIn, and without a grant.
+	FlowSignIn Flow = "sign_in"
 )
 
 // Login is a user's trip to the provider, from pressing Allow to the callback.

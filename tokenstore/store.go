@@ -43,6 +43,7 @@ const (
 	KindAssertion    Kind = "assertion"
 	KindRegistration Kind = "registration"
 	KindAPIKey       Kind = "api_key"
+	KindSignIn       Kind = "sign_in"
 )
 
 // Row is one record as a Store sees it: a sealed value, and in clear only what

@@ -249,7 +249,7 @@ func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	e.setRetryAfter(w.Header())
 	s.logRefusal(r, e, status)
-	p := console.Problem{Title: "This sign-in cannot go on", Text: e.Description, Code: e.Code,
+	p := console.Problem{Title: "This sign-in cannot go on", Text: e.Description, Code: e.Code, Home: s.issuer + homePath,
 		Advice: "Go back to the application and start the connection again."}
 	switch {
 	case status == http.StatusTooManyRequests:

@@ -64,6 +64,10 @@ func (s *Server) serveCallback(w http.ResponseWriter, r *http.Request) {
 		s.nextLeg(w, r, done)
 		return
 	}
+	if done.Request.Flow == tokenstore.FlowSignIn {
+		s.answerSignIn(w, r, done, q.Get("state"))
+		return
+	}
 	if done.Request.Flow != "" {
 		s.answerSession(w, r, done)
 		return
@@ -175,10 +179,13 @@ func (s *Server) finishLogin(ctx context.Context, loginID, answer, callback stri
 	switch {
 	case login.Request.Flow == tokenstore.FlowSession:
 		provider = s.sessionProvider(login.Provider)
+	case login.Request.Flow == tokenstore.FlowSignIn:
+		provider = s.signInProvider(login.Provider)
 	case p != nil:
 		provider = p.legProvider(login)
 	}
-	if provider == nil || provider.Name() != login.Provider || provider.Identity() != login.Identity || login.User != nil && !p.loggedIn(login) || login.Request.Flow != "" && !s.sessions {
+	needsSessions := login.Request.Flow == tokenstore.FlowSession || login.Request.Flow == tokenstore.FlowConnect
+	if provider == nil || provider.Name() != login.Provider || provider.Identity() != login.Identity || login.User != nil && !p.loggedIn(login) || needsSessions && !s.sessions {
 		return nil, refuse("invalid_request", "This gateway's configuration has changed meanwhile.")
 	}
 	if callback != callbackOf(provider) {
@@ -199,6 +206,9 @@ func (s *Server) finishLogin(ctx context.Context, loginID, answer, callback stri
 			return nil, fmt.Errorf("finish login: %w", err)
 		}
 		return login, nil
+	}
+	if login.Request.Flow == tokenstore.FlowSignIn {
+		return login, s.storeSignIn(ctx, login, provider, tokens, user, q.Get("state"))
 	}
 	if p != nil && p.Login != nil && login.User == nil {
 		s.dropTokens(ctx, provider, tokens) // they have said who the user is
@@ -228,7 +238,7 @@ func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login 
 	}
 	tokens, user, err := provider.Exchange(ctx, upstream.CodeResponse{
 		Code: q.Get("code"), Issuer: q.Get("iss"), Nonce: login.Nonce, Verifier: login.Verifier, RedirectURI: s.redirectURI(provider),
-		Binding: login.Binding, Scopes: scopesToAsk(&login.Request, p != nil && p.Login != nil && login.User == nil),
+		Binding: login.Binding, Scopes: scopesToAsk(&login.Request, login.Request.Flow == tokenstore.FlowSignIn || p != nil && p.Login != nil && login.User == nil),
 	})
 	if err != nil {
 		var ue *upstream.Error
@@ -236,6 +246,13 @@ func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login 
 			return tokens, user, fail("temporarily_unavailable", err)
 		}
 		return tokens, user, fail("server_error", err)
+	}
+	if login.Request.Flow == tokenstore.FlowSignIn {
+		if s.maySignIn(user) {
+			return tokens, user, ""
+		}
+		s.forgetTokens(ctx, provider, tokens, user)
+		return tokens, user, fail("access_denied", errors.New("the admin list does not name the user, and users have no page of their own"), zap.String("user", user.Label()))
 	}
 	drop := func(code string, err error) string {
 		s.dropTokens(ctx, provider, tokens)

@@ -57,6 +57,8 @@ type Server struct {
 	openLogins   openLogins
 	clientIP     func(*http.Request) string
 	sessions     bool
+	connections  bool
+	admins       *Admins
 	plainPKCE    bool
 	maxGrants    int
 	vault        *tokenstore.Vault
@@ -114,6 +116,9 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	s.registration.setDefaults()
 	s.limits = newLimiters(o.Limits)
 	s.sessions, s.plainPKCE = !o.NoSessions, o.PlainPKCE
+	if s.connections, s.admins = !o.NoConnections, o.Admins; s.admins.check() != nil {
+		return nil, s.admins.check()
+	}
 	if s.maxGrants = o.MaxGrants; s.maxGrants == 0 {
 		s.maxGrants = 25
 	}
@@ -146,6 +151,8 @@ const (
 	callbackPath      = "/api/v1/oauth/callback"
 	callbackAliasPath = "/oauth/callback"
 	homePath          = "/oauth/"
+	signInPath        = "/oauth/signin"
+	signOutPath       = "/oauth/signout"
 	ownMetadataPath   = "/oauth/client-metadata"
 	connectPath       = "/oauth/authorize"
 	clientPath        = "/api/v1/oauth/clients"
@@ -187,6 +194,10 @@ func (s *Server) routes() {
 		s.mux.Handle(s.base+sessionPath+"/logout", private(s.serveSessionLogout, http.MethodPost))
 	}
 	s.mux.Handle(s.base+ownMetadataPath+"/{provider}", public(s.serveOwnMetadata, http.MethodGet, http.MethodHead))
+	if s.connections || s.admins != nil {
+		s.mux.Handle(s.base+signInPath, private(s.serveSignIn, http.MethodGet))
+		s.mux.Handle(s.base+signOutPath, private(s.serveSignOut, http.MethodPost))
+	}
 	s.mux.Handle(s.base+homePath+"{$}", private(s.serveHome, http.MethodGet, http.MethodHead))
 }
 

@@ -54,7 +54,7 @@ func New(o Options) (*Pages, error) {
 		return nil, fmt.Errorf("pages: %w", err)
 	}
 	p.copy = template.JS(script) //nolint:gosec // our own file
-	for _, name := range []string{"consent", "connect", "session", "problem", "notice", "home"} {
+	for _, name := range []string{"consent", "connect", "session", "problem", "notice", "home", "signin"} {
 		t, err := template.New("layout.html").ParseFS(files, "pages/layout.html", "pages/"+name+".html")
 		if err != nil {
 			return nil, fmt.Errorf("page %s: %w", name, err)
@@ -228,6 +228,9 @@ type Problem struct {
 	Advice string // what to do now
 	Code   string // the OAuth error code, for support
 	Home   string // where to go from here; may be empty
+
+	// Retry is where to begin again, and RetryText what that link says; may be empty.
+	Retry, RetryText string
 }
 
 // Problem draws an error page.
