@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/console"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/operator"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
@@ -25,6 +26,7 @@ type gateway struct {
 	vault    *tokenstore.Vault
 	accounts *upstream.Accounts
 	server   *authserver.Server
+	operator *operator.Server
 	grants   *grantWatch
 }
 
@@ -86,6 +88,9 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		Acquire: g.acquire,
 	})
 	if err != nil {
+		return nil, fmt.Errorf("oauth_proxy: %w", err)
+	}
+	if g.operator, err = newOperator(a, g); err != nil {
 		return nil, fmt.Errorf("oauth_proxy: %w", err)
 	}
 	g.grants = watchGrants(vault, g.server.Ended, g.acquire)
