@@ -43,6 +43,8 @@ const (
 	KindAssertion    Kind = "assertion"
 	KindRegistration Kind = "registration"
 	KindAPIKey       Kind = "api_key"
+
+	KindRevocationOrder Kind = "revocation_order"
 )
 
 // Row is one record as a Store sees it: a sealed value, and in clear only what

@@ -117,7 +117,7 @@ func TestOpenSaysWhatToDo(t *testing.T) {
 			}, "vault.db",
 		},
 		"file is another program's":   {bucketed("acme", "key", "value"), "another program's"},
-		"format is of another time":   {bucketed(metaBucket, formatKey, "5"), `format "5" is not known`},
+		"format is of another time":   {bucketed(metaBucket, formatKey, "6"), `format "6" is not known`},
 		"format is missing from meta": {bucketed(metaBucket, "other", "1"), `format "" is not known`},
 	}
 	for name, tt := range tests {
@@ -255,9 +255,10 @@ func BenchmarkApply(b *testing.B) {
 func TestFileOfAnOlderFormatIsCompleted(t *testing.T) {
 	t.Parallel()
 	for format, unknown := range map[string][]tokenstore.Kind{
-		formatVersion1: {tokenstore.KindConsent, tokenstore.KindAssertion, tokenstore.KindRegistration, tokenstore.KindAPIKey},
-		formatVersion2: {tokenstore.KindRegistration, tokenstore.KindAPIKey},
-		formatVersion3: {tokenstore.KindAPIKey},
+		formatVersion1: {tokenstore.KindConsent, tokenstore.KindAssertion, tokenstore.KindRegistration, tokenstore.KindAPIKey, tokenstore.KindRevocationOrder},
+		formatVersion2: {tokenstore.KindRegistration, tokenstore.KindAPIKey, tokenstore.KindRevocationOrder},
+		formatVersion3: {tokenstore.KindAPIKey, tokenstore.KindRevocationOrder},
+		formatVersion4: {tokenstore.KindRevocationOrder},
 	} {
 		t.Run(format, func(t *testing.T) {
 			t.Parallel()
