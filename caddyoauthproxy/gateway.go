@@ -56,6 +56,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	g = &gateway{vault: vault}
 	g.hold = newHold(func() {
 		g.grants.stop()
+		g.server.StopOrders()
 		release()
 	})
 	g.accounts = upstream.NewAccounts(upstream.AccountsOptions{
@@ -94,6 +95,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		return nil, fmt.Errorf("oauth_proxy: %w", err)
 	}
 	g.grants = watchGrants(vault, g.server.Ended, g.acquire)
+	g.server.WatchOrders(func() { g.grants.grantChanged("") })
 	return g, nil
 }
 

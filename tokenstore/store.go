@@ -44,6 +44,8 @@ const (
 	KindRegistration Kind = "registration"
 	KindAPIKey       Kind = "api_key"
 	KindSignIn       Kind = "sign_in"
+
+	KindRevocationOrder Kind = "revocation_order"
 )
 
 // Row is one record as a Store sees it: a sealed value, and in clear only what

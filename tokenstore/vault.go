@@ -188,7 +188,7 @@ func (v *Vault) WatchGrants(changed func(id string)) (stop func()) {
 // Sweep deletes at most limit records whose DeleteAfter lies before the given time, and returns how many.
 func (v *Vault) Sweep(ctx context.Context, before time.Time, limit int) (int, error) {
 	total := 0
-	for _, kind := range []Kind{KindLogin, KindCode, KindAssertion, KindGrant, KindAccount, KindConsent, KindRegistration, KindClient, KindAPIKey, KindSignIn} {
+	for _, kind := range []Kind{KindLogin, KindCode, KindAssertion, KindGrant, KindAccount, KindConsent, KindRegistration, KindClient, KindAPIKey, KindSignIn, KindRevocationOrder} {
 		if total >= limit {
 			break
 		}

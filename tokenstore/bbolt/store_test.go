@@ -255,10 +255,10 @@ func BenchmarkApply(b *testing.B) {
 func TestFileOfAnOlderFormatIsCompleted(t *testing.T) {
 	t.Parallel()
 	for format, unknown := range map[string][]tokenstore.Kind{
-		formatVersion1: {tokenstore.KindConsent, tokenstore.KindAssertion, tokenstore.KindRegistration, tokenstore.KindAPIKey, tokenstore.KindSignIn},
-		formatVersion2: {tokenstore.KindRegistration, tokenstore.KindAPIKey, tokenstore.KindSignIn},
-		formatVersion3: {tokenstore.KindAPIKey, tokenstore.KindSignIn},
-		formatVersion4: {tokenstore.KindSignIn},
+		formatVersion1: {tokenstore.KindConsent, tokenstore.KindAssertion, tokenstore.KindRegistration, tokenstore.KindAPIKey, tokenstore.KindSignIn, tokenstore.KindRevocationOrder},
+		formatVersion2: {tokenstore.KindRegistration, tokenstore.KindAPIKey, tokenstore.KindSignIn, tokenstore.KindRevocationOrder},
+		formatVersion3: {tokenstore.KindAPIKey, tokenstore.KindSignIn, tokenstore.KindRevocationOrder},
+		formatVersion4: {tokenstore.KindSignIn, tokenstore.KindRevocationOrder},
 	} {
 		t.Run(format, func(t *testing.T) {
 			t.Parallel()
