@@ -24,10 +24,11 @@ import (
 //	<kind>/refs        reference \x00 id → nothing
 //	<kind>/expiry      time (8 bytes, ms) id → nothing
 const (
-	formatVersion  = "4"
+	formatVersion  = "5"
 	formatVersion1 = "1" // without consents and assertions
 	formatVersion2 = "2" // without registrations
 	formatVersion3 = "3" // without API keys
+	formatVersion4 = "4" // without the audit trail
 	metaBucket     = "meta"
 	formatKey      = "format"
 	refsSuffix     = "/refs"
@@ -112,7 +113,7 @@ func (s *Store) prepare() error {
 		switch v := string(meta.Get([]byte(formatKey))); v {
 		case formatVersion:
 			complete = true
-		case formatVersion1, formatVersion2, formatVersion3:
+		case formatVersion1, formatVersion2, formatVersion3, formatVersion4:
 		default:
 			return fmt.Errorf("format %q is not known to this release, which reads %q; use the release that wrote it, or a newer one", v, formatVersion)
 		}

@@ -117,7 +117,7 @@ func TestOpenSaysWhatToDo(t *testing.T) {
 			}, "vault.db",
 		},
 		"file is another program's":   {bucketed("acme", "key", "value"), "another program's"},
-		"format is of another time":   {bucketed(metaBucket, formatKey, "5"), `format "5" is not known`},
+		"format is of another time":   {bucketed(metaBucket, formatKey, "99"), `format "99" is not known`},
 		"format is missing from meta": {bucketed(metaBucket, "other", "1"), `format "" is not known`},
 	}
 	for name, tt := range tests {
@@ -254,10 +254,12 @@ func BenchmarkApply(b *testing.B) {
 
 func TestFileOfAnOlderFormatIsCompleted(t *testing.T) {
 	t.Parallel()
+	trail := []tokenstore.Kind{tokenstore.KindEvent, tokenstore.KindAuditSegment, tokenstore.KindAuditHead}
 	for format, unknown := range map[string][]tokenstore.Kind{
-		formatVersion1: {tokenstore.KindConsent, tokenstore.KindAssertion, tokenstore.KindRegistration, tokenstore.KindAPIKey},
-		formatVersion2: {tokenstore.KindRegistration, tokenstore.KindAPIKey},
-		formatVersion3: {tokenstore.KindAPIKey},
+		formatVersion1: append([]tokenstore.Kind{tokenstore.KindConsent, tokenstore.KindAssertion, tokenstore.KindRegistration, tokenstore.KindAPIKey}, trail...),
+		formatVersion2: append([]tokenstore.Kind{tokenstore.KindRegistration, tokenstore.KindAPIKey}, trail...),
+		formatVersion3: append([]tokenstore.Kind{tokenstore.KindAPIKey}, trail...),
+		formatVersion4: trail,
 	} {
 		t.Run(format, func(t *testing.T) {
 			t.Parallel()
