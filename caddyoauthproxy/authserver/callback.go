@@ -321,6 +321,7 @@ func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, provid
 	if p := s.proxies[login.Request.Proxy]; p != nil {
 		grant.Providers = p.providers()
 	}
+	grant.Provider, grant.UpstreamEnds = account.Provider, s.accounts.Ends(account)
 	s.accounts.Withhold(account)
 	writes = append(writes, tokenstore.Save(account), tokenstore.Save(grant), tokenstore.Save(login))
 	if err := s.vault.Commit(ctx, writes...); err != nil {
