@@ -1,7 +1,6 @@
 package operator
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -97,27 +96,16 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, err)
 		return
 	}
-	ctx := withActor(r.Context(), actor{id: signIn.UserID, label: signIn.User.Label()})
-	http.StripPrefix(s.prefix, s.mux).ServeHTTP(w, r.WithContext(ctx))
+	ctx := tokenstore.WithActor(r.Context(), tokenstore.Actor{Kind: tokenstore.ActorOperator, ID: signIn.UserID, Label: signIn.User.Label()})
+	http.StripPrefix(s.prefix, http.HandlerFunc(s.route)).ServeHTTP(w, r.WithContext(ctx))
 }
+
+// adminEndpoint is who does what comes by Caddy's admin endpoint, which knows nobody by name.
+const adminEndpoint = "admin endpoint"
 
 // API is the JSON API alone, without a prefix. Whoever mounts it sees to who may use it.
 func (s *Server) API() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.mux.ServeHTTP(w, r.WithContext(withActor(r.Context(), actor{id: "admin endpoint", label: "admin endpoint"})))
+		s.route(w, r.WithContext(tokenstore.WithActor(r.Context(), tokenstore.Actor{Kind: tokenstore.ActorOperator, ID: adminEndpoint})))
 	})
-}
-
-// actor is the operator who asks for something.
-type actor struct{ id, label string }
-
-type actorKey struct{}
-
-func withActor(ctx context.Context, a actor) context.Context {
-	return context.WithValue(ctx, actorKey{}, a)
-}
-
-func actorOf(ctx context.Context) actor {
-	a, _ := ctx.Value(actorKey{}).(actor)
-	return a
 }
