@@ -186,6 +186,7 @@ func (a *App) Start() error {
 	}
 	a.jobs.Go(a.watchExit)
 	a.jobs.Go(func() { a.everyMinute(g.server.Maintain) })
+	a.jobs.Go(func() { a.everyMinute(g.server.CarryOutOrders) })
 	a.jobs.Go(func() { a.everyMinute(g.accounts.RetryRevocations) })
 	if interval := a.cleanupInterval(); interval > 0 {
 		a.jobs.Go(func() { a.cleanup(g, interval) })

@@ -3,7 +3,6 @@ package caddyoauthproxy
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -35,7 +34,7 @@ const doctorTimeout = 10 * time.Second
 func runDoctor(fl caddycmd.Flags) (int, error) {
 	app, release, err := loadApp(fl.String("config"), fl.String("adapter"))
 	if err != nil {
-		return caddy.ExitCodeFailedStartup, err
+		return exitFailed, err
 	}
 	defer release()
 	reports := app.examine(context.Background())
@@ -49,7 +48,7 @@ func runDoctor(fl caddycmd.Flags) (int, error) {
 	}
 	for _, r := range reports {
 		if slices.ContainsFunc(r.Findings, func(f upstream.Finding) bool { return f.Level == upstream.Problem }) {
-			return 1, errors.New("there are problems")
+			return exitFailed, errProblems
 		}
 	}
 	return 0, nil

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/operator"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
@@ -24,6 +25,7 @@ type gateway struct {
 	vault    *tokenstore.Vault
 	accounts *upstream.Accounts
 	server   *authserver.Server
+	operator *operator.Server
 	grants   *grantWatch
 }
 
@@ -49,6 +51,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	g = &gateway{vault: vault}
 	g.hold = newHold(func() {
 		g.grants.stop()
+		g.server.StopOrders()
 		release()
 	})
 	g.accounts = upstream.NewAccounts(upstream.AccountsOptions{
@@ -86,7 +89,11 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: %w", err)
 	}
+	if g.operator, err = newOperator(a, g); err != nil {
+		return nil, fmt.Errorf("oauth_proxy: %w", err)
+	}
 	g.grants = watchGrants(vault, g.server.Ended, g.acquire)
+	g.server.WatchOrders(func() { g.grants.grantChanged("") })
 	return g, nil
 }
 

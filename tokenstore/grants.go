@@ -107,8 +107,8 @@ func (v *Vault) ExpiredGrants(ctx context.Context, before time.Time, after strin
 	return grants, next, nil
 }
 
-// LivingGrants reports whether a proxy has at least so many grants that are neither ended nor expired. One that does not open counts as none.
-func (v *Vault) LivingGrants(ctx context.Context, proxy string, least int) (bool, error) {
+// LivingGrants reports whether a proxy has at least so many grants that are neither ended nor expired, nor what over says. One that does not open counts as none.
+func (v *Vault) LivingGrants(ctx context.Context, proxy string, least int, over func(*Grant) bool) (bool, error) {
 	n, now := 0, v.now()
 	for after := ""; ; {
 		rows, err := v.store.List(ctx, KindGrant, Query{Ref: refLiving + proxy, After: after, Limit: 1000})
@@ -118,7 +118,7 @@ func (v *Vault) LivingGrants(ctx context.Context, proxy string, least int) (bool
 		for _, row := range rows {
 			g := new(Grant)
 			row.Kind = KindGrant
-			if v.openRecord(row, g) == nil && now.Before(g.Expires) {
+			if v.openRecord(row, g) == nil && now.Before(g.Expires) && !over(g) {
 				n++
 			}
 			after = row.ID

@@ -151,6 +151,9 @@ type Login struct {
 	LoginIdentity string `json:"login_identity,omitempty"`
 	Next          string `json:"next,omitempty"`
 
+	// Agreed is when the user said yes to the request, which a remembered consent may have been long before the login, or when a script began it.
+	Agreed time.Time `json:"agreed,omitzero"`
+
 	// Browser is the keyed hash of the cookie that only the browser which pressed Allow holds.
 	Browser string `json:"browser"`
 
@@ -240,6 +243,9 @@ type Grant struct {
 	AccountID string    `json:"account_id"`
 	Created   time.Time `json:"created"`
 
+	// Agreed is when the user said yes to what the grant came out of; zero for grants without a user, and for those of before it was kept.
+	Agreed time.Time `json:"agreed,omitzero"`
+
 	// Providers are those that the grant was made with: where the user logged in, and where the account is. The grant is good
 	// while its proxy has the same. Empty for grants without a user, and for those of before it was kept.
 	Providers []string `json:"providers,omitempty"`
@@ -255,8 +261,9 @@ type Grant struct {
 
 	Family RefreshFamily `json:"family"`
 
-	// Reason says in words why the grant is not active any more.
+	// Reason says in words why the grant is not active any more. Order is the id of the revocation order that ended it; its reason is for operators alone.
 	Reason string `json:"reason,omitempty"`
+	Order  string `json:"order,omitempty"`
 }
 
 // HasUser reports whether somebody is behind the grant whom a provider vouches for. A client that acts for itself has nobody.
@@ -368,6 +375,9 @@ type Consent struct {
 	Provider    string    `json:"provider"`
 	Scopes      []string  `json:"scopes,omitempty"`
 	Given       time.Time `json:"given"`
+
+	// Providers are the identities of the providers that the user was told of; empty for consents of before they were kept.
+	Providers []string `json:"providers,omitempty"`
 }
 
 // Assertion marks a client assertion (RFC 7523) as used. Its ID is the keyed hash of the client and the assertion's jti; it is

@@ -43,7 +43,12 @@ const (
 	KindAssertion    Kind = "assertion"
 	KindRegistration Kind = "registration"
 	KindAPIKey       Kind = "api_key"
+	KindEvent        Kind = "event"         // of the audit trail, not chained yet
+	KindAuditSegment Kind = "audit_segment" // of its chain
+	KindAuditHead    Kind = "audit_head"    // the end of its chain
 	KindSignIn       Kind = "sign_in"
+
+	KindRevocationOrder Kind = "revocation_order"
 )
 
 // Row is one record as a Store sees it: a sealed value, and in clear only what

@@ -117,7 +117,7 @@ func (s *Server) Ended(ctx context.Context, grantID string) bool {
 		return errors.Is(err, tokenstore.ErrNotFound) || err == nil && !k.Revoked.IsZero()
 	}
 	g, err := s.vault.Grant(ctx, grantID)
-	return errors.Is(err, tokenstore.ErrNotFound) || err == nil && g.State != tokenstore.StateActive
+	return errors.Is(err, tokenstore.ErrNotFound) || err == nil && s.over(g)
 }
 
 // grantOfAccessToken verifies a token of ours, whatever it is for, and finds its living grant. Errors are ErrInvalidToken, or
@@ -158,7 +158,7 @@ func (s *Server) activeGrant(ctx context.Context, id string) (*tokenstore.Grant,
 		return nil, invalid("is gone")
 	case err != nil:
 		return nil, fmt.Errorf("grant: %w", err)
-	case g.State != tokenstore.StateActive:
+	case s.over(g):
 		return nil, invalid("was ended")
 	}
 	return g, nil

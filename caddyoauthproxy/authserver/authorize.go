@@ -57,7 +57,7 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.logDecision("consent not asked", req, zap.String("why", decision.why))
-	s.startLogin(w, r, req, answered{browser: s.browser(w, r), userID: decision.userID})
+	s.startLogin(w, r, req, answered{browser: s.browser(w, r), userID: decision.userID, agreed: decision.agreed})
 }
 
 // isPrefetch answers a guess of the browser, which must not count as the user's visit.

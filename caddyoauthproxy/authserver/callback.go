@@ -224,6 +224,13 @@ func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login 
 			zap.String("error", code), zap.NamedError("cause", withoutURL(err)))...)
 		return code
 	}
+	userID := login.UserID
+	if login.User != nil {
+		userID = s.userID(*login.User)
+	}
+	if s.orderedAgainst(login, userID) {
+		return tokens, user, fail("access_denied", errLoginRevoked)
+	}
 	p := s.proxies[login.Request.Proxy]
 	if login.Request.Flow == "" {
 		client, err := s.findClient(ctx, login.Request.ClientID, staleForToken)
@@ -264,9 +271,11 @@ func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login 
 		return tokens, user, drop("access_denied", errors.New("the proxy's allow list does not name the user"))
 	case deciding && login.UserID != "" && login.UserID != s.userID(user):
 		return tokens, user, drop("access_denied", errors.New("the remembered consent was another user's"))
+	case deciding && s.orderedAgainst(login, s.userID(user)):
+		return tokens, user, drop("access_denied", errLoginRevoked)
 	}
 	if p != nil && p.MaxGrants > 0 { // strangers are not told
-		full, err := s.vault.LivingGrants(ctx, p.ID, p.MaxGrants)
+		full, err := s.vault.LivingGrants(ctx, p.ID, p.MaxGrants, s.over)
 		if err != nil {
 			return tokens, user, drop("server_error", fmt.Errorf("count grants: %w", err))
 		}
@@ -335,7 +344,7 @@ func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, provid
 			writes = append(writes, write)
 		}
 	}
-	login.GrantID, grant.Providers = grant.ID, []string{provider.Identity(), provider.Identity()}
+	login.GrantID, grant.Agreed, grant.Providers = grant.ID, login.Agreed, []string{provider.Identity(), provider.Identity()}
 	if p := s.proxies[login.Request.Proxy]; p != nil {
 		grant.Providers = p.providers()
 	}

@@ -45,6 +45,7 @@ type consentDecision struct {
 	changed  bool   // the user agreed before, to something else
 	why      string // not asked
 	userID   string // who agreed
+	agreed   time.Time
 }
 
 // decideConsent finds out whether the user has to be asked. A remembered consent counts only when the browser says that the
@@ -67,8 +68,9 @@ func (s *Server) decideConsent(r *http.Request, req *tokenstore.AuthRequest, q u
 	ownStart := (site == "none" || site == "same-origin") && !slices.Contains(strings.Fields(q.Get("prompt")), "consent")
 	consent, err := s.vault.Consent(r.Context(), s.consentID(user, req))
 	switch {
+	case err == nil && s.consentRevoked(consent):
 	case err == nil && ownStart && s.vault.Now().Before(consent.DeleteAfter):
-		return consentDecision{why: "remembered", userID: user}, nil
+		return consentDecision{why: "remembered", userID: user, agreed: consent.Given}, nil
 	case errors.Is(err, tokenstore.ErrNotFound):
 		d.changed, err = s.agreedBefore(r.Context(), user, req)
 	}
@@ -104,7 +106,7 @@ func (s *Server) rememberConsent(ctx context.Context, login *tokenstore.Login, c
 	}
 	consent.UserID, consent.ClientID, consent.Client, consent.RedirectURI = userID, req.ClientID, client.Name, req.RedirectURI
 	consent.Proxy, consent.Resource, consent.Provider, consent.Scopes = req.Proxy, req.Resource, login.Provider, req.Scopes
-	consent.Given, consent.DeleteAfter = now, now.Add(s.life.RefreshTotal)
+	consent.Given, consent.Providers, consent.DeleteAfter = login.Agreed, req.Providers, now.Add(s.life.RefreshTotal)
 	return tokenstore.Save(consent), nil
 }
 
@@ -205,8 +207,9 @@ func (s *Server) serveConsent(w http.ResponseWriter, r *http.Request) {
 type answered struct {
 	browser  string // the cookie of the browser that answered
 	allow    bool
-	remember bool   // from now on
-	userID   string // who gave the answer that was remembered
+	remember bool      // from now on
+	userID   string    // who gave the answer that was remembered
+	agreed   time.Time // when they did
 }
 
 // startLogin opens a login and sends the browser to the provider.
@@ -273,6 +276,9 @@ func (s *Server) openLogin(w http.ResponseWriter, r *http.Request, req *tokensto
 	login, state := s.newLogin(req, p.loginProvider(), "")
 	login.Browser = s.vault.Hash(purposeBrowser, cookie)
 	login.Remember, login.UserID = a.remember, a.userID
+	if !a.agreed.IsZero() {
+		login.Agreed = a.agreed
+	}
 	target, err := s.beginLogin(r.Context(), p.loginProvider(), login, state, p.Login != nil)
 	if err != nil {
 		return "", err
@@ -309,6 +315,7 @@ func (s *Server) newLogin(req *tokenstore.AuthRequest, p *upstream.Provider, leg
 		Identity: p.Identity(),
 		Nonce:    oauth2.GenerateVerifier(),
 		Verifier: oauth2.GenerateVerifier(),
+		Agreed:   now,
 		Expires:  now.Add(s.life.Login),
 	}, state
 }

@@ -21,7 +21,7 @@ const secondLeg = "account"
 // openNextLeg makes the end of the first leg and the begin of the second durable together.
 func (s *Server) openNextLeg(ctx context.Context, login *tokenstore.Login, p *Proxy, u tokenstore.User) error {
 	next, _ := s.newLogin(&login.Request, p.Provider, secondLeg)
-	next.User, next.Browser, next.Remember, next.UserID = &u, login.Browser, login.Remember, login.UserID
+	next.User, next.Browser, next.Remember, next.UserID, next.Agreed = &u, login.Browser, login.Remember, login.UserID, login.Agreed
 	if _, err := s.beginLogin(ctx, p.Provider, next, s.loginState(&login.Request, secondLeg), false); err != nil {
 		s.logDecision("login failed", &login.Request, zap.String("provider", next.Provider), zap.NamedError("cause", withoutURL(err)))
 		login.Error = "temporarily_unavailable"

@@ -76,6 +76,7 @@ type Server struct {
 	callbacks    singleflight.Group
 	tasks        sync.WaitGroup
 	noting       sync.Map // ids of API keys whose use is being written
+	orders       orderBook
 }
 
 // New makes a Server. It reads or creates the signing keys in the vault.
@@ -142,6 +143,9 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		return nil, fmt.Errorf("signing keys: %w", err)
 	}
 	s.routes()
+	if err := s.openOrders(ctx); err != nil {
+		return nil, fmt.Errorf("revocation orders: %w", err)
+	}
 	return s, nil
 }
 
@@ -255,6 +259,7 @@ func (s *Server) redirectURI(p *upstream.Provider) string {
 
 // Close waits until work that outlived its request is done, or ctx ends.
 func (s *Server) Close(ctx context.Context) error {
+	s.orders.rest()
 	done := make(chan struct{})
 	go func() {
 		s.tasks.Wait()

@@ -88,6 +88,9 @@ func (s *Server) finishedSession(ctx context.Context, login *tokenstore.Login) (
 	if err != nil {
 		return nil, fmt.Errorf("grant: %w", err)
 	}
+	if s.over(g) {
+		return nil, refuse("access_denied", "the connection was ended: "+s.endedBy(g))
+	}
 	s.log.Info("session token issued", grantFields(g, zap.Bool("refreshed", false))...)
 	return s.sessionOf(g)
 }

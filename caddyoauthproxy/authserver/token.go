@@ -172,7 +172,7 @@ func (s *Server) limitGrants(ctx context.Context, newest *tokenstore.Grant) erro
 	}
 	now := s.vault.Now()
 	grants = slices.DeleteFunc(grants, func(g *tokenstore.Grant) bool {
-		return g.ID == newest.ID || !now.Before(g.Expires) || g.RedirectURI != newest.RedirectURI || g.Proxy != newest.Proxy
+		return g.ID == newest.ID || !now.Before(g.Expires) || s.over(g) || g.RedirectURI != newest.RedirectURI || g.Proxy != newest.Proxy
 	})
 	slices.SortFunc(grants, func(a, b *tokenstore.Grant) int { return a.Family.Rotated.Compare(b.Family.Rotated) })
 	for len(grants) >= s.maxGrants {
@@ -227,8 +227,8 @@ func (s *Server) checkGrant(g *tokenstore.Grant, c *tokenstore.Client, pinned *P
 		return refuse("invalid_target", "resource is not the one that the user agreed to")
 	case pinned != nil && pinned != p:
 		return refuse("invalid_grant", "the grant is for another proxy than this endpoint's")
-	case g.State != tokenstore.StateActive:
-		return refuse("invalid_grant", "the grant was ended: "+g.Reason)
+	case s.over(g):
+		return refuse("invalid_grant", "the grant was ended: "+s.endedBy(g))
 	case !s.vault.Now().Before(g.Expires):
 		return refuse("invalid_grant", "the grant has expired")
 	case !s.mayUse(c.ID, p):

@@ -28,7 +28,7 @@ const (
 	formatVersion1 = "1" // without consents and assertions
 	formatVersion2 = "2" // without registrations
 	formatVersion3 = "3" // without API keys
-	formatVersion4 = "4" // without sign-ins
+	formatVersion4 = "4" // without sign-ins, revocation orders and the audit trail
 	metaBucket     = "meta"
 	formatKey      = "format"
 	refsSuffix     = "/refs"

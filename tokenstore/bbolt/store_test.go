@@ -254,11 +254,12 @@ func BenchmarkApply(b *testing.B) {
 
 func TestFileOfAnOlderFormatIsCompleted(t *testing.T) {
 	t.Parallel()
+	latest := []tokenstore.Kind{tokenstore.KindSignIn, tokenstore.KindRevocationOrder, tokenstore.KindEvent, tokenstore.KindAuditSegment, tokenstore.KindAuditHead}
 	for format, unknown := range map[string][]tokenstore.Kind{
-		formatVersion1: {tokenstore.KindConsent, tokenstore.KindAssertion, tokenstore.KindRegistration, tokenstore.KindAPIKey, tokenstore.KindSignIn},
-		formatVersion2: {tokenstore.KindRegistration, tokenstore.KindAPIKey, tokenstore.KindSignIn},
-		formatVersion3: {tokenstore.KindAPIKey, tokenstore.KindSignIn},
-		formatVersion4: {tokenstore.KindSignIn},
+		formatVersion1: append([]tokenstore.Kind{tokenstore.KindConsent, tokenstore.KindAssertion, tokenstore.KindRegistration, tokenstore.KindAPIKey}, latest...),
+		formatVersion2: append([]tokenstore.Kind{tokenstore.KindRegistration, tokenstore.KindAPIKey}, latest...),
+		formatVersion3: append([]tokenstore.Kind{tokenstore.KindAPIKey}, latest...),
+		formatVersion4: latest,
 	} {
 		t.Run(format, func(t *testing.T) {
 			t.Parallel()

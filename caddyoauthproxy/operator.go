@@ -1,0 +1,42 @@
+package caddyoauthproxy
+
+import (
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/operator"
+)
+
+// newOperator makes what operators use, of a gateway that is otherwise put together.
+func newOperator(a *App, g *gateway) (*operator.Server, error) {
+	storage := operator.Storage{Keys: len(a.EncryptionKeys)}
+	if m, ok := a.vault.(caddy.Module); ok {
+		storage.Module = m.CaddyModule().ID.Name()
+	}
+	if b, ok := a.vault.(*BboltVault); ok {
+		storage.Path = b.Path
+	}
+	return operator.New(operator.Options{
+		Issuer:    a.config.issuer,
+		Gateway:   g.server,
+		Vault:     g.vault,
+		Providers: a.config.providers,
+		Proxies:   a.config.proxies,
+		Storage:   storage,
+		SignedIn:  g.server.SignedIn,
+		Logger:    a.log.Named("operator"),
+	})
+}
+
+// handles reports whether a request to the site is the gateway's.
+func (g *gateway) handles(r *http.Request) bool { return g.server.Handles(r) || g.operator.Handles(r) }
+
+// ServeHTTP answers the gateway's part of the site.
+func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if g.server.Handles(r) {
+		g.server.ServeHTTP(w, r)
+		return
+	}
+	g.operator.ServeHTTP(w, r)
+}
