@@ -159,7 +159,7 @@ func (v *Vault) RevocationOrders(ctx context.Context, inForce bool) ([]*Revocati
 	const page = 1000
 	q := Query{Limit: page}
 	if inForce {
-		q.Ref = refInForce
+		q.Refs = []string{refInForce}
 	}
 	var orders []*RevocationOrder
 	var faults error
@@ -191,7 +191,7 @@ func (v *Vault) MeantGrants(ctx context.Context, o *RevocationOrder, after strin
 	if ref == "" && o.Filter.Proxy != "" {
 		ref = "proxy:" + o.Filter.Proxy
 	}
-	rows, err := v.store.List(ctx, KindGrant, Query{Ref: ref, After: after, Limit: limit})
+	rows, err := v.store.List(ctx, KindGrant, Query{Refs: carrying(ref), After: after, Limit: limit})
 	if err != nil {
 		return nil, nil, "", err
 	}
@@ -214,9 +214,17 @@ func (v *Vault) MeantGrants(ctx context.Context, o *RevocationOrder, after strin
 	return grants, unreadable, next, nil
 }
 
+// carrying asks for rows with a reference; with all when it is empty.
+func carrying(ref string) []string {
+	if ref == "" {
+		return nil
+	}
+	return []string{ref}
+}
+
 // MeantConsents lists remembered consents that the order means, as MeantGrants does. One that does not open is left out: it counts as none.
 func (v *Vault) MeantConsents(ctx context.Context, o *RevocationOrder, after string, limit int) (consents []*Consent, next string, err error) {
-	rows, err := v.store.List(ctx, KindConsent, Query{Ref: o.Filter.ref(), After: after, Limit: limit})
+	rows, err := v.store.List(ctx, KindConsent, Query{Refs: carrying(o.Filter.ref()), After: after, Limit: limit})
 	if err != nil {
 		return nil, "", err
 	}

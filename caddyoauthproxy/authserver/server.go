@@ -77,6 +77,7 @@ type Server struct {
 	tasks        sync.WaitGroup
 	noting       sync.Map // ids of API keys whose use is being written
 	orders       orderBook
+	uses         uses
 }
 
 // New makes a Server. It reads or creates the signing keys in the vault.
@@ -257,9 +258,10 @@ func (s *Server) redirectURI(p *upstream.Provider) string {
 	return s.issuer + callbackPath
 }
 
-// Close waits until work that outlived its request is done, or ctx ends.
+// Close writes down what is noted, and waits until work that outlived its request is done, or ctx ends.
 func (s *Server) Close(ctx context.Context) error {
 	s.orders.rest()
+	noted := s.WriteUses(ctx)
 	done := make(chan struct{})
 	go func() {
 		s.tasks.Wait()
@@ -267,9 +269,9 @@ func (s *Server) Close(ctx context.Context) error {
 	}()
 	select {
 	case <-done:
-		return nil
+		return noted
 	case <-ctx.Done():
-		return fmt.Errorf("authorization server: work still running: %w", ctx.Err())
+		return errors.Join(noted, fmt.Errorf("authorization server: work still running: %w", ctx.Err()))
 	}
 }
 
