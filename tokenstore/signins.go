@@ -3,6 +3,7 @@ package tokenstore
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -57,7 +58,7 @@ func (v *Vault) SignIns(ctx context.Context, userID string) ([]*SignIn, error) {
 				faults = errors.Join(faults, err)
 				continue
 			}
-			if userID == "" || s.UserID == userID {
+			if userID == "" || s.UserID == userID && slices.Contains(row.Refs, "user:"+userID) {
 				found = append(found, s)
 			}
 		}

@@ -43,11 +43,11 @@ const (
 	KindAssertion    Kind = "assertion"
 	KindRegistration Kind = "registration"
 	KindAPIKey       Kind = "api_key"
+	KindJob          Kind = "job"
 	KindEvent        Kind = "event"         // of the audit trail, not chained yet
 	KindAuditSegment Kind = "audit_segment" // of its chain
 	KindAuditHead    Kind = "audit_head"    // the end of its chain
 	KindSignIn       Kind = "sign_in"
-	KindJob          Kind = "job"
 
 	KindRevocationOrder Kind = "revocation_order"
 )

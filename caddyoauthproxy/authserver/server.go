@@ -76,8 +76,8 @@ type Server struct {
 	callbacks    singleflight.Group
 	tasks        sync.WaitGroup
 	noting       sync.Map // ids of API keys whose use is being written
-	orders       orderBook
 	uses         uses
+	orders       orderBook
 }
 
 // New makes a Server. It reads or creates the signing keys in the vault.
@@ -260,8 +260,8 @@ func (s *Server) redirectURI(p *upstream.Provider) string {
 
 // Close writes down what is noted, and waits until work that outlived its request is done, or ctx ends.
 func (s *Server) Close(ctx context.Context) error {
-	s.orders.rest()
 	noted := s.WriteUses(ctx)
+	s.orders.rest()
 	done := make(chan struct{})
 	go func() {
 		s.tasks.Wait()
