@@ -27,9 +27,6 @@ type RevocationFilter struct {
 	All bool `json:"all,omitempty"`
 }
 
-// maxFiltered is the longest value of a filter's field, in bytes: with its prefix it must be a reference.
-const maxFiltered = maxRef - len("provider:")
-
 // Check says what is wrong with a filter, and what to write instead.
 func (f RevocationFilter) Check() error {
 	named := f.UserID != "" || f.ClientID != "" || f.Proxy != "" || f.Provider != ""
@@ -39,9 +36,9 @@ func (f RevocationFilter) Check() error {
 	case !f.All && !named:
 		return errors.New("the filter is empty: set at least one of user_id, client_id, proxy and provider, or all to revoke every grant")
 	}
-	for _, field := range [][2]string{{"user_id", f.UserID}, {"client_id", f.ClientID}, {"proxy", f.Proxy}, {"provider", f.Provider}} {
-		if field[1] != "" && !plain(field[1], maxFiltered) {
-			return fmt.Errorf("%s %q is none: it has 1 to %d printable ASCII characters without spaces", field[0], clip(field[1]), maxFiltered)
+	for _, field := range [][3]string{{"user_id", "user:", f.UserID}, {"client_id", "client:", f.ClientID}, {"proxy", "proxy:", f.Proxy}, {"provider", "provider:", f.Provider}} {
+		if field[2] != "" && !plain(field[1]+field[2], maxRef) {
+			return fmt.Errorf("%s %q is none: it has 1 to %d printable ASCII characters without spaces", field[0], clip(field[2]), maxRef-len(field[1]))
 		}
 	}
 	return nil
