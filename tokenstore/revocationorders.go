@@ -44,16 +44,20 @@ func (f RevocationFilter) Check() error {
 	return nil
 }
 
-// ref is the reference that fewest rows carry which the filter means, empty for every row. Not all rows with it are meant.
-func (f RevocationFilter) ref() string {
-	switch {
-	case f.UserID != "":
-		return "user:" + f.UserID
-	case f.ClientID != "":
-		return "client:" + f.ClientID
-	default:
-		return ""
+// refs are references that all rows carry which the filter means. Not all rows with them are meant: the provider is not among them, since users may
+// log in at another than that of their account, which is the one that grants are found by.
+func (f RevocationFilter) refs(kind Kind) []string {
+	var refs []string
+	if f.UserID != "" {
+		refs = append(refs, "user:"+f.UserID)
 	}
+	if f.ClientID != "" {
+		refs = append(refs, "client:"+f.ClientID)
+	}
+	if f.Proxy != "" && kind == KindGrant {
+		refs = append(refs, "proxy:"+f.Proxy)
+	}
+	return refs
 }
 
 // means reports whether all of the filter's fields are those given. Providers are names, or identities, which begin with the name and a space.
@@ -127,10 +131,7 @@ func (o *RevocationOrder) MeansGrant(g *Grant) bool {
 	if agreed.After(o.Created) {
 		return false
 	}
-	if o.Filter.means(g.UserID, g.ClientID, g.Proxy, g.User.Provider) {
-		return true
-	}
-	return o.Filter.means(g.UserID, g.ClientID, g.Proxy, g.Providers...)
+	return o.Filter.means(g.UserID, g.ClientID, g.Proxy, g.User.Provider, g.Provider) || o.Filter.means(g.UserID, g.ClientID, g.Proxy, g.Providers...)
 }
 
 // MeansConsent reports whether the order ends the remembered consent.
@@ -156,7 +157,7 @@ func (v *Vault) RevocationOrders(ctx context.Context, inForce bool) ([]*Revocati
 	const page = 1000
 	q := Query{Limit: page}
 	if inForce {
-		q.Ref = refInForce
+		q.Refs = []string{refInForce}
 	}
 	var orders []*RevocationOrder
 	var faults error
@@ -184,11 +185,7 @@ func (v *Vault) RevocationOrders(ctx context.Context, inForce bool) ([]*Revocati
 // MeantGrants lists grants that the order means and that nobody has ended, of a page of limit rows behind the id after. unreadable are the ids of
 // rows among them that do not open, and next is where to go on, empty at the end.
 func (v *Vault) MeantGrants(ctx context.Context, o *RevocationOrder, after string, limit int) (grants []*Grant, unreadable []string, next string, err error) {
-	ref := o.Filter.ref()
-	if ref == "" && o.Filter.Proxy != "" {
-		ref = "proxy:" + o.Filter.Proxy
-	}
-	rows, err := v.store.List(ctx, KindGrant, Query{Ref: ref, After: after, Limit: limit})
+	rows, err := v.store.List(ctx, KindGrant, Query{Refs: o.Filter.refs(KindGrant), After: after, Limit: limit})
 	if err != nil {
 		return nil, nil, "", err
 	}
@@ -213,7 +210,7 @@ func (v *Vault) MeantGrants(ctx context.Context, o *RevocationOrder, after strin
 
 // MeantConsents lists remembered consents that the order means, as MeantGrants does. One that does not open is left out: it counts as none.
 func (v *Vault) MeantConsents(ctx context.Context, o *RevocationOrder, after string, limit int) (consents []*Consent, next string, err error) {
-	rows, err := v.store.List(ctx, KindConsent, Query{Ref: o.Filter.ref(), After: after, Limit: limit})
+	rows, err := v.store.List(ctx, KindConsent, Query{Refs: o.Filter.refs(KindConsent), After: after, Limit: limit})
 	if err != nil {
 		return nil, "", err
 	}

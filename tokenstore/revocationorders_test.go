@@ -74,6 +74,7 @@ func TestRevocationOrdersMeanWhatTheirFilterSays(t *testing.T) {
 		"other proxy":                    {filter: f("", "", "jira", "")},
 		"provider of the login":          {filter: f("", "", "", "okta"), means: true},
 		"provider of the account":        {filter: f("", "", "", "github"), means: true},
+		"provider of the account alone":  {filter: f("", "", "", "github"), edit: func(g *tokenstore.Grant) { g.Providers = nil }, means: true},
 		"part of a provider":             {filter: f("", "", "", "okt")},
 		"other provider":                 {filter: f("", "", "", "google")},
 		"all four":                       {filter: f("user-1", "client-1", "github", "okta"), means: true},
@@ -83,10 +84,10 @@ func TestRevocationOrdersMeanWhatTheirFilterSays(t *testing.T) {
 		"made later":                     {filter: tokenstore.RevocationFilter{All: true}, edit: func(g *tokenstore.Grant) { g.Created = now.Add(1) }},
 		"made later, agreed before":      {filter: tokenstore.RevocationFilter{All: true}, edit: func(g *tokenstore.Grant) { g.Created, g.Agreed = now.Add(1), now }, means: true},
 		"agreed later, by another clock": {filter: tokenstore.RevocationFilter{All: true}, edit: func(g *tokenstore.Grant) { g.Agreed = now.Add(1) }},
-		"no user, provider":              {filter: f("", "", "", "okta"), edit: func(g *tokenstore.Grant) { g.User, g.Providers = tokenstore.User{}, nil }},
+		"no user, provider":              {filter: f("", "", "", "okta"), edit: func(g *tokenstore.Grant) { g.User, g.Providers, g.Provider = tokenstore.User{}, nil, "" }},
 	} {
 		g := newGrant("grant-1")
-		g.Providers = []string{"okta https://okta.test", "github https://github.test/token"}
+		g.Provider, g.Providers = "github", []string{"okta https://okta.test", "github https://github.test/token"}
 		if c.edit != nil {
 			c.edit(g)
 		}

@@ -82,16 +82,6 @@ func gatedWorld(t *testing.T, options ...option) (*world, *gatedStore) {
 	return w, gate
 }
 
-// grantOf returns the grant of an access token.
-func (w *world) grantOf(access string) *tokenstore.Grant {
-	w.t.Helper()
-	g, _, err := w.server.Authenticate(w.t.Context(), access, "a")
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return g
-}
-
 // filled is a grant that nobody logged in for.
 type filled struct{ id, refresh string }
 

@@ -186,6 +186,22 @@ func TestOrdersEndLoginsBetweenTheirLegs(t *testing.T) {
 	}
 }
 
+// A node that has missed an order makes grants that it means; they can be told by when they were agreed to.
+func TestGrantsSayWhenTheyWereAgreedTo(t *testing.T) {
+	t.Parallel()
+	w, _ := twoLegs(t, func(o *authserver.Options) { o.Lifetimes.Login = time.Hour })
+	b, br := w.register(""), w.browser()
+	toWork := br.allow(br.authorize(authorizeParams(b)))
+	w.turn(10 * time.Minute)
+	second := w.secondLeg(br, w.callbackURL(toWork))
+	w.turn(10 * time.Minute)
+	code := location(t, br.get(second)).Query().Get("code")
+	g := w.grantOf(w.tokens(w.postForm(endpoints+"/a/token", codeForm(b, code))).access)
+	if early := g.Created.Sub(g.Agreed); early < 20*time.Minute || early > 21*time.Minute {
+		t.Errorf("agreed to %s before the grant", early)
+	}
+}
+
 // The rows of remembered consents go, too, and those that are given after the order stay.
 func TestOrdersForgetRememberedConsents(t *testing.T) {
 	t.Parallel()
