@@ -89,6 +89,7 @@ func (s *Server) finishedSession(ctx context.Context, login *tokenstore.Login) (
 		return nil, fmt.Errorf("grant: %w", err)
 	}
 	s.log.Info("session token issued", grantFields(g, zap.Bool("refreshed", false))...)
+	s.issued(ctx, grantSession, g, g.Expires)
 	return s.sessionOf(g)
 }
 
