@@ -13,12 +13,12 @@ import (
 )
 
 // storeOperations are the operations of a store that are timed.
-var storeOperations = []string{"get", "apply", "list", "count", "sweep"}
+var storeOperations = []string{"get", "apply", "list", "count", "due", "sweep"}
 
 // timedStore times a store's operations. What it does not know of passes it by.
 type timedStore struct {
 	tokenstore.Store
-	get, apply, list, count, sweep timed
+	get, apply, list, count, due, sweep timed
 
 	deleted *prometheus.CounterVec
 }
@@ -34,7 +34,7 @@ func (m *metrics) timeStore(s tokenstore.Store) *timedStore {
 	of := func(operation string) timed {
 		return timed{m.vaultTime.WithLabelValues(operation), m.vaultErrors.WithLabelValues(operation)}
 	}
-	return &timedStore{Store: s, get: of("get"), apply: of("apply"), list: of("list"), count: of("count"), sweep: of("sweep"), deleted: m.deleted}
+	return &timedStore{Store: s, get: of("get"), apply: of("apply"), list: of("list"), count: of("count"), due: of("due"), sweep: of("sweep"), deleted: m.deleted}
 }
 
 // done measures an operation that began then. That nothing was there, that somebody else was faster, and that nobody waits any more are answers.
@@ -78,11 +78,19 @@ func (s *timedStore) List(ctx context.Context, kind tokenstore.Kind, q tokenstor
 }
 
 // Count implements tokenstore.Store.
-func (s *timedStore) Count(ctx context.Context, kind tokenstore.Kind, ref string) (int, error) {
+func (s *timedStore) Count(ctx context.Context, kind tokenstore.Kind, refs ...string) (int, error) {
 	began := time.Now()
-	n, err := s.Store.Count(ctx, kind, ref)
+	n, err := s.Store.Count(ctx, kind, refs...)
 	s.count.done(began, err)
 	return n, err
+}
+
+// Due implements tokenstore.Store.
+func (s *timedStore) Due(ctx context.Context, kind tokenstore.Kind, before time.Time, limit int) ([]tokenstore.Row, error) {
+	began := time.Now()
+	rows, err := s.Store.Due(ctx, kind, before, limit)
+	s.due.done(began, err)
+	return rows, err
 }
 
 // Sweep implements tokenstore.Store.
@@ -124,8 +132,8 @@ type sized interface {
 	Size(ctx context.Context) (total, free int64, err error)
 }
 
-// countedKinds are the kinds of records whose number is told.
-var countedKinds = []tokenstore.Kind{tokenstore.KindGrant, tokenstore.KindAccount, tokenstore.KindClient, tokenstore.KindAPIKey, tokenstore.KindLogin}
+// countedKinds are the kinds of records whose number is told, beside grants.
+var countedKinds = []tokenstore.Kind{tokenstore.KindAccount, tokenstore.KindClient, tokenstore.KindAPIKey, tokenstore.KindLogin}
 
 // countAgain is how long after a count the next one is due: a minute, and so much more in a large vault that counting takes a hundredth of the time.
 func countAgain(took time.Duration) time.Duration { return max(time.Minute, 100*took) }
@@ -134,7 +142,7 @@ func countAgain(took time.Duration) time.Duration { return max(time.Minute, 100*
 func (a *App) countRecords(g *gateway) {
 	for {
 		began := time.Now()
-		if err := a.metrics.count(a.ctx, g.store); err != nil && a.ctx.Err() == nil {
+		if err := a.metrics.count(a.ctx, g.store, g.vault); err != nil && a.ctx.Err() == nil {
 			a.log.Warn("records cannot be counted for the metrics", zap.Error(err))
 		}
 		select {
@@ -146,9 +154,16 @@ func (a *App) countRecords(g *gateway) {
 }
 
 // count counts what is in the vault.
-func (m *metrics) count(ctx context.Context, store tokenstore.Store) error {
+func (m *metrics) count(ctx context.Context, store tokenstore.Store, vault *tokenstore.Vault) error {
+	for _, health := range tokenstore.Healths() {
+		n, err := vault.CountGrants(ctx, health)
+		if err != nil {
+			return err
+		}
+		m.grants.WithLabelValues(string(health)).Set(float64(n))
+	}
 	for _, kind := range countedKinds {
-		n, err := store.Count(ctx, kind, "")
+		n, err := store.Count(ctx, kind)
 		if err != nil {
 			return err
 		}

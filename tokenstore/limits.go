@@ -13,7 +13,7 @@ const (
 
 	maxID    = 128
 	maxRef   = MaxKey
-	maxRefs  = 8
+	maxRefs  = 32
 	maxState = 32
 )
 
@@ -22,7 +22,7 @@ var ErrInvalid = errors.New("invalid change")
 
 // Kinds lists every kind of rows, for stores that keep each in a place of its own.
 func Kinds() []Kind {
-	return []Kind{KindKeyring, KindSigningKeys, KindClient, KindLogin, KindCode, KindGrant, KindAccount, KindConsent, KindAssertion, KindRegistration, KindAPIKey}
+	return []Kind{KindKeyring, KindSigningKeys, KindClient, KindLogin, KindCode, KindGrant, KindAccount, KindConsent, KindAssertion, KindRegistration, KindAPIKey, KindJob}
 }
 
 // CheckChanges returns ErrInvalid when the changes break a rule of Row or of Store.Apply. Every

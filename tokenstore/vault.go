@@ -80,7 +80,7 @@ func (v *Vault) Registration(ctx context.Context, id string) (*Registration, err
 
 // Consents returns a user's remembered consents, a hundred at most. One that does not open counts as none.
 func (v *Vault) Consents(ctx context.Context, userID string) ([]*Consent, error) {
-	rows, err := v.store.List(ctx, KindConsent, Query{Ref: "user:" + userID})
+	rows, err := v.store.List(ctx, KindConsent, Query{Refs: []string{"user:" + userID}})
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +212,7 @@ func (v *Vault) EvictClients(ctx context.Context, ref string, before time.Time, 
 	if ref == "" {
 		return v.store.Sweep(ctx, KindClient, before, limit)
 	}
-	rows, err := v.store.List(ctx, KindClient, Query{Ref: ref, Limit: 1000})
+	rows, err := v.store.List(ctx, KindClient, Query{Refs: []string{ref}, Limit: 1000})
 	if err != nil {
 		return 0, err
 	}

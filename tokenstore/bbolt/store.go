@@ -23,15 +23,18 @@ import (
 //	<kind>             id → row
 //	<kind>/refs        reference \x00 id → nothing
 //	<kind>/expiry      time (8 bytes, ms) id → nothing
+//	<kind>/due         time (8 bytes, ms) id → nothing
 const (
-	formatVersion  = "4"
+	formatVersion  = "5"
 	formatVersion1 = "1" // without consents and assertions
 	formatVersion2 = "2" // without registrations
 	formatVersion3 = "3" // without API keys
+	formatVersion4 = "4" // without jobs, and rows that are due
 	metaBucket     = "meta"
 	formatKey      = "format"
 	refsSuffix     = "/refs"
 	expirySuffix   = "/expiry"
+	dueSuffix      = "/due"
 )
 
 const (
@@ -40,6 +43,9 @@ const (
 	// maxWait bounds how long Apply and Close wait for the disk.
 	maxWait = 10 * time.Second
 )
+
+// suffixes are those of the buckets that each kind has.
+var suffixes = []string{"", refsSuffix, expirySuffix, dueSuffix}
 
 // Store is a tokenstore.Store on a bbolt file. Use Open.
 type Store struct {
@@ -112,7 +118,7 @@ func (s *Store) prepare() error {
 		switch v := string(meta.Get([]byte(formatKey))); v {
 		case formatVersion:
 			complete = true
-		case formatVersion1, formatVersion2, formatVersion3:
+		case formatVersion1, formatVersion2, formatVersion3, formatVersion4:
 		default:
 			return fmt.Errorf("format %q is not known to this release, which reads %q; use the release that wrote it, or a newer one", v, formatVersion)
 		}
@@ -123,7 +129,7 @@ func (s *Store) prepare() error {
 	}
 	return s.update(func(tx *bolt.Tx) error {
 		for _, kind := range tokenstore.Kinds() {
-			for _, suffix := range []string{"", refsSuffix, expirySuffix} {
+			for _, suffix := range suffixes {
 				if _, err := tx.CreateBucketIfNotExists([]byte(string(kind) + suffix)); err != nil {
 					return err
 				}
