@@ -159,7 +159,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	a.metrics = measured
-	if err := a.metrics.register(ctx.GetMetricsRegistry()); err != nil {
+	if err := a.metrics.register(ctx.GetMetricsRegistry(), providerMetrics{a}); err != nil {
 		return err
 	}
 	for _, p := range a.config.proxies {

@@ -73,10 +73,10 @@ func newMetrics() *metrics {
 		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "caddy", Subsystem: "oauth_proxy", Name: name, Help: help, Buckets: buckets}, labels)
 	}
 	return &metrics{
-		steps:       counter("flow_steps_total", "Steps of logins and requests for tokens, by step, outcome and proxy.", "step", "outcome", "proxy"),
+		steps:       counter("flow_steps_total", "Steps of logins, and requests for tokens, by step, outcome and proxy.", "step", "outcome", "proxy"),
 		issued:      counter("tokens_issued_total", "Access tokens and session tokens handed out, by grant type and proxy.", "grant_type", "proxy"),
 		tokenLife:   histogram("access_token_lifetime_seconds", "How long the access tokens and session tokens live that were handed out, by proxy.", lifeBuckets, "proxy"),
-		ended:       counter("grants_ended_total", "Grants that have ended, by why, and proxy.", "reason", "proxy"),
+		ended:       counter("grants_ended_total", "Grants that have ended, by reason and proxy.", "reason", "proxy"),
 		grantLife:   histogram("grant_lifetime_seconds", "How long the grants have lived that have ended, by proxy.", lifeBuckets, "proxy"),
 		rateLimited: counter("rate_limited_total", "Requests that a rate limit has refused, by limit.", "limit"),
 
@@ -97,12 +97,12 @@ func newMetrics() *metrics {
 		vaultTime:   histogram("vault_operation_duration_seconds", "How long operations of the vault's store took, by operation.", quickBuckets, "operation"),
 		vaultErrors: counter("vault_errors_total", "Operations of the vault's store that failed, by operation.", "operation"),
 		deleted:     counter("vault_deleted_total", "Records deleted because they were past their time, or gave way to newer ones, by kind.", "kind"),
-		records:     gauge("vault_records", "Records in the vault, by kind, as of a minute ago at most.", "kind"),
-		grants:      gauge("grants", "Grants, by health, as of a minute ago at most.", "health"),
+		records:     gauge("vault_records", "Records in the vault, by kind, counted once a minute at most.", "kind"),
+		grants:      gauge("grants", "Grants, by health, counted once a minute at most.", "health"),
 		fileBytes:   gauge("vault_file_bytes", "Size of the vault's file."),
 		freeBytes:   gauge("vault_free_bytes", "How much of the vault's file is free for new records."),
 
-		cleanups:     counter("cleanup_runs_total", "Clean-ups, by outcome: ok or failed.", "outcome"),
+		cleanups:     counter("cleanup_runs_total", "Clean-ups, by outcome.", "outcome"),
 		cleanupTime:  histogram("cleanup_duration_seconds", "How long clean-ups took.", requestBuckets),
 		cleanupLast:  gauge("cleanup_last_success_timestamp_seconds", "When this process last cleaned up, in Unix time; before the first time, when it began."),
 		cleanupEvery: gauge("cleanup_interval_seconds", "How often the configuration wants it cleaned up."),
@@ -120,9 +120,9 @@ func (m *metrics) collectors() []prometheus.Collector {
 	}
 }
 
-// register puts them into a configuration's registry.
-func (m *metrics) register(registry prometheus.Registerer) error {
-	for _, c := range m.collectors() {
+// register puts them into a configuration's registry, and those that are of this configuration alone.
+func (m *metrics) register(registry prometheus.Registerer, own prometheus.Collector) error {
+	for _, c := range append(m.collectors(), own) {
 		err := registry.Register(c)
 		if there, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); err != nil && (!ok || there.ExistingCollector != c) {
 			return fmt.Errorf("metrics: %w", err)
@@ -155,7 +155,7 @@ func (m *metrics) expect(proxies []*authserver.Proxy, providers map[string]*upst
 	for _, limit := range authserver.LimitNames() {
 		m.rateLimited.WithLabelValues(limit)
 	}
-	for _, outcome := range []string{"ok", "failed"} {
+	for _, outcome := range cleanupOutcomes {
 		m.cleanups.WithLabelValues(outcome)
 	}
 	for _, operation := range storeOperations {
@@ -181,6 +181,9 @@ func outcomeOf(failure upstream.Class) string {
 	}
 	return string(failure)
 }
+
+// cleanupOutcomes are those of a clean-up.
+var cleanupOutcomes = []string{"ok", "failed"}
 
 // gaveUp is the outcome of a revocation that is not tried again.
 const gaveUp = "gave_up"

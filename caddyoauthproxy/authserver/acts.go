@@ -58,6 +58,11 @@ const (
 	StepRevoke       Step = "revoke"             // a client revokes a token, or a script logs out
 )
 
+// Steps are all of them.
+func Steps() []Step {
+	return []Step{StepRegister, StepAuthorize, StepConnect, StepSessionStart, StepConsent, StepCallback, StepToken, StepCode, StepRefresh, StepMachine, StepRevoke}
+}
+
 // Outcome is how a step ended.
 type Outcome string
 
@@ -69,6 +74,11 @@ const (
 	OutcomeLimited Outcome = "limited" // too many of them
 	OutcomeFailed  Outcome = "failed"  // the provider, the vault or the gateway is out of order
 )
+
+// Outcomes are all of them.
+func Outcomes() []Outcome {
+	return []Outcome{OutcomeOK, OutcomeDenied, OutcomeRefused, OutcomeLimited, OutcomeFailed}
+}
 
 // Ending is why a grant ended.
 type Ending string
@@ -91,6 +101,9 @@ func Endings() []Ending {
 
 // grantSession is the grant type of session tokens, which are of no OAuth client.
 const grantSession = "session"
+
+// GrantTypes are the grant types by which tokens are issued.
+func GrantTypes() []string { return []string{grantCode, grantRefresh, grantMachine, grantSession} }
 
 // Why this package ends grants.
 const (

@@ -225,6 +225,7 @@ func (a *Accounts) gate(acc *tokenstore.Account) *gate {
 			clear(a.gates) // those in use go on being used by whoever has them
 		}
 		g = newGate()
+		g.provider = acc.Provider
 		a.gates[key] = g
 	}
 	return g
