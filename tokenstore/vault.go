@@ -213,10 +213,15 @@ func (v *Vault) WatchGrants(changed func(id string)) (stop func()) {
 	}
 }
 
+// SweptKinds are the kinds of records that Sweep deletes.
+func SweptKinds() []Kind {
+	return []Kind{KindLogin, KindCode, KindAssertion, KindGrant, KindAccount, KindConsent, KindRegistration, KindClient, KindAPIKey, KindSignIn, KindRevocationOrder, KindAuditSegment}
+}
+
 // Sweep deletes at most limit records whose DeleteAfter lies before the given time, and returns how many.
 func (v *Vault) Sweep(ctx context.Context, before time.Time, limit int) (int, error) {
 	total := 0
-	for _, kind := range []Kind{KindLogin, KindCode, KindAssertion, KindGrant, KindAccount, KindConsent, KindRegistration, KindClient, KindAPIKey, KindSignIn, KindRevocationOrder, KindAuditSegment} {
+	for _, kind := range SweptKinds() {
 		if total >= limit {
 			break
 		}
