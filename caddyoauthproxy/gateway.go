@@ -143,38 +143,6 @@ func (a *App) everyMinute(task func(context.Context) error) {
 	}
 }
 
-// cleanup ends at every interval what has expired, and deletes what is past its time.
-func (a *App) cleanup(g *gateway, interval time.Duration) {
-	const batch = 1000
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-a.done:
-			return
-		case <-tick.C:
-		}
-		start, deleted := time.Now(), 0
-		ended, failed := g.server.EndExpired(a.ctx)
-		if failed != nil {
-			a.log.Error("clean-up failed", zap.Error(failed))
-		}
-		for {
-			n, err := g.vault.Sweep(a.ctx, g.vault.Now(), batch)
-			deleted += n
-			if err != nil {
-				a.log.Error("clean-up failed", zap.Error(err))
-				failed = errors.Join(failed, err)
-			}
-			if err != nil || n < batch {
-				break
-			}
-		}
-		a.metrics.cleanedUp(start, failed)
-		a.log.Info("clean-up finished", zap.Int("ended", ended), zap.Int("deleted", deleted), zap.Duration("took", time.Since(start)))
-	}
-}
-
 // proxyGateway is the gateway as one proxy's filter sees it.
 type proxyGateway struct {
 	app    *App

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -79,6 +80,7 @@ type Server struct {
 	noting       sync.Map // ids of API keys whose use is being written
 	uses         uses
 	orders       orderBook
+	indexed      atomic.Bool // see indexGrants
 }
 
 // New makes a Server. It reads or creates the signing keys in the vault.
