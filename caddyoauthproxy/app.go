@@ -167,8 +167,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.config, err = a.resolve(); err != nil {
 		return err
 	}
-	if a.metrics, err = newMetrics(ctx.GetMetricsRegistry()); err != nil {
-		return fmt.Errorf("metrics: %w", err)
+	a.metrics = measured
+	if err := a.metrics.register(ctx.GetMetricsRegistry(), providerMetrics{a}); err != nil {
+		return err
 	}
 	for _, p := range a.config.proxies {
 		if p.Consent == authserver.ConsentOff && a.anybodyCanBeAClient() {
@@ -185,10 +186,13 @@ func (a *App) Start() error {
 		return err
 	}
 	a.jobs.Go(a.watchExit)
+	a.metrics.expect(a.config.proxies, a.config.providers)
 	a.jobs.Go(func() { a.everyMinute(g.server.Maintain) })
 	a.jobs.Go(func() { a.everyMinute(g.server.CarryOutOrders) })
+	a.jobs.Go(func() { a.countRecords(g) })
 	a.jobs.Go(func() { a.everyMinute(g.accounts.RetryRevocations) })
 	if interval := a.cleanupInterval(); interval > 0 {
+		a.metrics.cleansUp(interval)
 		a.jobs.Go(func() { a.cleanup(g, interval) })
 	}
 	return nil

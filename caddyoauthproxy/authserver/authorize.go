@@ -65,6 +65,7 @@ func isPrefetch(w http.ResponseWriter, r *http.Request) bool {
 	if !strings.Contains(r.Header.Get("Sec-Purpose"), "prefetch") {
 		return false
 	}
+	progressOf(r.Context()).isNone()
 	w.WriteHeader(http.StatusNoContent)
 	return true
 }
@@ -140,6 +141,7 @@ func (s *Server) authorizeRequest(r *http.Request, q url.Values, client *tokenst
 	if refusal != nil {
 		return nil, refusal
 	}
+	progressOf(r.Context()).proxy = p.ID
 	if p.checkRedirect(redirectURI) != nil || !s.mayUse(client.ID, p) {
 		return nil, refuse("access_denied", "this client or its redirect URI is not allowed for this MCP server")
 	}

@@ -39,6 +39,7 @@ func (s *Server) serveCallback(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	q.Del("format") // scripts add it
 	login, err := s.findLogin(r, q)
+	progressOf(r.Context()).isFor(login)
 	if err != nil {
 		if limited := s.charge(s.limits.login, r); limited != nil {
 			err = limited
@@ -59,6 +60,7 @@ func (s *Server) serveCallback(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	done := outcome.(*tokenstore.Login)
+	progressOf(r.Context()).loginDone(done)
 	if done.Next != "" {
 		s.nextLeg(w, r, done)
 		return

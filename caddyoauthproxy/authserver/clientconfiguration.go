@@ -108,7 +108,7 @@ func (s *Server) deleteClient(ctx context.Context, c *tokenstore.Client) error {
 			return fmt.Errorf("end the client's grants: %w", err)
 		}
 		for _, g := range grants {
-			if err := s.endGrant(ctx, g.ID, "the client deleted its registration"); err != nil {
+			if err := s.endGrant(ctx, g.ID, reasonDeleted); err != nil {
 				return err
 			}
 			query.After = g.ID

@@ -22,6 +22,7 @@ func (s *Server) issueToMachine(ctx context.Context, client *tokenstore.Client, 
 	if refusal != nil {
 		return nil, refusal
 	}
+	progressOf(ctx).proxy = p.ID
 	if !s.mayUse(client.ID, p) || !p.Machines {
 		return nil, refuse("invalid_target", "this MCP server is not open to this client without a user")
 	}
@@ -46,6 +47,7 @@ func (s *Server) issueToMachine(ctx context.Context, client *tokenstore.Client, 
 		return nil, fmt.Errorf("store grant: %w", err)
 	}
 	s.log.Info("token issued", grantFields(grant, zap.String("grant_type", grantMachine))...)
+	s.issued(ctx, grantMachine, grant, s.tokenEnd(grant))
 	return s.answer(grant, scopes, "")
 }
 

@@ -252,6 +252,7 @@ func (s *Server) consentAnswer(w http.ResponseWriter, r *http.Request) (*tokenst
 		return nil, none, forbidden(errors.New("form token does not belong to this browser"))
 	}
 	p := s.proxies[req.Proxy]
+	progressOf(r.Context()).proxy = req.Proxy
 	if p == nil || req.Flow == tokenstore.FlowConnect && !s.sessions || !slices.Equal(req.Providers, p.providers()) {
 		return nil, none, refuse("access_denied", "This gateway's configuration has changed meanwhile.")
 	}

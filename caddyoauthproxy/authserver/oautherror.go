@@ -99,6 +99,7 @@ func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 
 // logRefusal writes why a request was refused. The path is one of ours and holds no secret; the query is left out.
 func (s *Server) logRefusal(r *http.Request, e *Error, status int) {
+	progressOf(r.Context()).refused(e.Code, status)
 	level := zap.InfoLevel
 	if status >= 500 {
 		level = zap.ErrorLevel

@@ -172,6 +172,7 @@ func (s *Server) tryRefresh(ctx context.Context, client *tokenstore.Client, pinn
 	if stands == foreign {
 		return nil, invalid("not a token of this grant")
 	}
+	progressOf(ctx).proxy = grant.Proxy
 	if err := s.checkGrant(grant, client, pinned, form); err != nil {
 		return nil, err
 	}
@@ -180,7 +181,7 @@ func (s *Server) tryRefresh(ctx context.Context, client *tokenstore.Client, pinn
 		return nil, refusal
 	}
 	if stands == reused {
-		if err := s.endGrant(ctx, grant.ID, "refresh token used again after it was replaced"); err != nil {
+		if err := s.endGrant(ctx, grant.ID, reasonReuse); err != nil {
 			return nil, err
 		}
 		return nil, invalid("replaced token used again")
@@ -203,6 +204,7 @@ func (s *Server) tryRefresh(ctx context.Context, client *tokenstore.Client, pinn
 		}
 	}
 	s.log.Info("token issued", grantFields(grant, zap.String("grant_type", grantRefresh), zap.Bool("repeated", stands == replaced))...)
+	s.issued(ctx, grantRefresh, grant, s.tokenEnd(grant))
 	return s.answer(grant, scopes, next.String())
 }
 

@@ -38,7 +38,8 @@ func (s *Server) revoke(w http.ResponseWriter, r *http.Request) error {
 	if grant == nil || grant.ClientID != client.ID {
 		return nil // and it counts as a failure: whoever has a token of its own need not guess
 	}
-	if err := s.endGrant(r.Context(), grant.ID, "revoked by the client"); err != nil {
+	progressOf(r.Context()).proxy = grant.Proxy
+	if err := s.endGrant(r.Context(), grant.ID, reasonClient); err != nil {
 		return err
 	}
 	s.ownTokenDone(r, form.Get("token"), grant)
@@ -123,6 +124,7 @@ func (s *Server) revokeGrant(ctx context.Context, id, reason string, still func(
 		if err != nil {
 			return nil, nil, fmt.Errorf("end grant: %w", err)
 		}
+		s.ended(grant)
 		return grant, tellProvider, nil
 	}
 }

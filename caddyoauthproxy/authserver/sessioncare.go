@@ -143,6 +143,7 @@ func (s *Server) refreshSession(w http.ResponseWriter, r *http.Request) (*sessio
 		}
 		s.clientRequestDone(r)
 		s.log.Info("session token issued", grantFields(g, zap.Bool("refreshed", true))...)
+		s.issued(r.Context(), grantSession, g, g.Expires)
 		return s.sessionOf(g)
 	}
 }
@@ -169,5 +170,5 @@ func (s *Server) logoutSession(w http.ResponseWriter, r *http.Request) error {
 		return err // an unknown token is logged out already
 	}
 	s.clientRequestDone(r)
-	return s.endGrant(r.Context(), g.ID, "logged out")
+	return s.endGrant(r.Context(), g.ID, reasonLogout)
 }

@@ -92,6 +92,7 @@ func (s *Server) finishedSession(ctx context.Context, login *tokenstore.Login) (
 		return nil, refuse("access_denied", "the connection was ended: "+s.endedBy(g))
 	}
 	s.log.Info("session token issued", grantFields(g, zap.Bool("refreshed", false))...)
+	s.issued(ctx, grantSession, g, g.Expires)
 	return s.sessionOf(g)
 }
 

@@ -74,10 +74,13 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) (*tokenResponse, 
 	}
 	switch grantType {
 	case grantCode:
+		progressOf(r.Context()).step = StepCode
 		return s.redeemCode(r.Context(), client, pinned, form)
 	case grantRefresh:
+		progressOf(r.Context()).step = StepRefresh
 		return s.redeemRefresh(r.Context(), client, pinned, form)
 	default:
+		progressOf(r.Context()).step = StepMachine
 		return s.issueToMachine(r.Context(), client, pinned, form)
 	}
 }
@@ -129,6 +132,7 @@ func (s *Server) redeemCode(ctx context.Context, client *tokenstore.Client, pinn
 	if err != nil {
 		return nil, fmt.Errorf("grant: %w", err)
 	}
+	progressOf(ctx).proxy = grant.Proxy
 	if err := s.checkGrant(grant, client, pinned, form); err != nil {
 		return nil, err
 	}
@@ -154,6 +158,7 @@ func (s *Server) redeemCode(ctx context.Context, client *tokenstore.Client, pinn
 		return nil, fmt.Errorf("redeem code: %w", err)
 	}
 	s.log.Info("token issued", grantFields(grant, zap.String("grant_type", grantCode))...)
+	s.issued(ctx, grantCode, grant, s.tokenEnd(grant))
 	if err := s.limitGrants(ctx, grant); err != nil { // the code is used up: the client gets its tokens all the same
 		s.log.Error("older grants could not be ended", grantFields(grant, zap.Error(err))...)
 	}
@@ -176,7 +181,7 @@ func (s *Server) limitGrants(ctx context.Context, newest *tokenstore.Grant) erro
 	})
 	slices.SortFunc(grants, func(a, b *tokenstore.Grant) int { return a.Family.Rotated.Compare(b.Family.Rotated) })
 	for len(grants) >= s.maxGrants {
-		if err := s.endGrant(ctx, grants[0].ID, "the user logged in more often than grants are kept"); err != nil {
+		if err := s.endGrant(ctx, grants[0].ID, reasonTooMany); err != nil {
 			return err
 		}
 		grants = grants[1:]
@@ -188,7 +193,7 @@ func (s *Server) limitGrants(ctx context.Context, newest *tokenstore.Grant) erro
 // the code rightfully, so a late second use means that somebody else had it too: the grant ends (RFC 6749 §4.1.2).
 func (s *Server) replayedCode(ctx context.Context, code *tokenstore.Code, now time.Time, invalid func(string) error) error {
 	if now.After(code.Used.Add(replayTolerance)) {
-		if err := s.endGrant(ctx, code.GrantID, "authorization code used twice"); err != nil {
+		if err := s.endGrant(ctx, code.GrantID, reasonCodeTwice); err != nil {
 			return err
 		}
 	}
@@ -243,12 +248,17 @@ func (s *Server) checkGrant(g *tokenstore.Grant, c *tokenstore.Client, pinned *P
 	return nil
 }
 
-// answer makes the response for a grant whose family was just advanced, or is being repeated. No access token outlives its grant.
-func (s *Server) answer(g *tokenstore.Grant, scopes []string, refresh string) (*tokenResponse, error) {
-	expires := g.Family.Rotated.Add(s.life.AccessToken)
-	if expires.After(g.Expires) {
-		expires = g.Expires
+// tokenEnd is when a grant's newest access token ends. None outlives its grant.
+func (s *Server) tokenEnd(g *tokenstore.Grant) time.Time {
+	if end := g.Family.Rotated.Add(s.life.AccessToken); end.Before(g.Expires) {
+		return end
 	}
+	return g.Expires
+}
+
+// answer makes the response for a grant whose family was just advanced, or is being repeated.
+func (s *Server) answer(g *tokenstore.Grant, scopes []string, refresh string) (*tokenResponse, error) {
+	expires := s.tokenEnd(g)
 	access, err := s.keys.sign(Claims{
 		Issuer: s.issuer, Audience: g.Resource, Subject: g.UserID, ClientID: g.ClientID,
 		Scope: strings.Join(scopes, " "), JTI: g.Family.JTI, GrantID: g.ID,

@@ -121,7 +121,7 @@ func TestRefreshesAreCountedByProviderAndClass(t *testing.T) {
 	var mu sync.Mutex
 	counted := map[string]int{}
 	w.accounts = w.node(func(o *AccountsOptions) {
-		o.Refreshed = func(provider string, failure Class) {
+		o.Acts.Refreshed = func(provider string, failure Class, _ time.Duration) {
 			mu.Lock()
 			defer mu.Unlock()
 			counted[provider+" "+string(failure)]++

@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/tracing"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
@@ -37,8 +38,8 @@ var errTakenOver = errors.New("lease was taken over")
 // vault and the lease given up. A lease that ran out says that the refresh token may be spent. It is then tried
 // once more: providers with a grace for lost answers accept it, others refuse it, and the user logs in again.
 // Where the connection was cut, that try is made here, because the user's next request may come after the grace.
-func (a *Accounts) refresh(id, rejected string) (string, *outcome, error) {
-	ctx, cancel := context.WithTimeout(a.ctx, waitTime)
+func (a *Accounts) refresh(ctx context.Context, id, rejected string) (string, *outcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, waitTime)
 	defer cancel()
 	for poll := firstPoll; ; poll = min(2*poll, lastPoll) {
 		acc, err := a.load(ctx, id)
@@ -114,8 +115,13 @@ func (a *Accounts) renew(ctx context.Context, acc *tokenstore.Account, rejected 
 		g.giveBack()
 		return "", nil, err
 	}
-	asked, cancel := context.WithTimeout(a.ctx, lease-saveTime)
+	asked, cancel := context.WithTimeout(tracing.Within(a.ctx, ctx), lease-saveTime)
 	defer cancel()
+	asked, span := tracing.Start(asked, "oauth_proxy refresh")
+	defer span.End()
+	span.Set("provider", acc.Provider)
+	span.Set("account", acc.ID)
+	began := time.Now()
 	t, err := p.Refresh(asked, Tokens{RefreshToken: acc.RefreshToken, Scopes: acc.Scopes, Binding: acc.Binding})
 	var failure *Error
 	errors.As(err, &failure)
@@ -125,9 +131,10 @@ func (a *Accounts) renew(ctx context.Context, acc *tokenstore.Account, rejected 
 		g.leave(a.vault.Now(), acc.ID, failure)
 	}
 	if failure == nil {
-		a.refreshed(acc.Provider, "")
+		a.acts.Refreshed(acc.Provider, "", time.Since(began))
 	} else {
-		a.refreshed(acc.Provider, failure.Class)
+		a.acts.Refreshed(acc.Provider, failure.Class, time.Since(began))
+		span.Fail(string(failure.Class))
 	}
 	if err != nil {
 		return "", nil, a.refused(acc, failure)
@@ -256,6 +263,7 @@ func (a *Accounts) refused(acc *tokenstore.Account, e *Error) error {
 	}
 	if e.Class == Rejected {
 		a.succeeded(acc.ID)
+		a.acts.Broke(acc.Provider)
 		return &ReauthError{Reason: reason, Err: e}
 	}
 	a.failed(acc.ID, now, atLeast)
@@ -290,6 +298,7 @@ func (a *Accounts) giveUp(ctx context.Context, acc *tokenstore.Account, reason s
 		}
 	}
 	a.log.Warn("account must log in again", append(accountFields(acc), zap.String("reason", reason))...)
+	a.acts.Broke(acc.Provider)
 	return needsReauth(acc)
 }
 

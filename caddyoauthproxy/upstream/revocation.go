@@ -114,6 +114,7 @@ func (a *Accounts) retryRevocation(ctx context.Context, acc *tokenstore.Account)
 	case now.After(r.Begun.Add(revokeFor)):
 		acc.Revocation = nil
 		acc.Reason = "revoked; the provider could not be told, so its tokens may still be valid there"
+		a.acts.GaveUp(acc.Provider)
 		a.log.Error("provider could not be told that tokens have ended: revoke them there", append(accountFields(acc), zap.Int("attempts", r.Attempts))...)
 		return true, a.saveRevocation(ctx, acc)
 	case now.Before(r.Next) || !giveBack(acc):
@@ -207,6 +208,15 @@ func (a *Accounts) revokeTokens(ctx context.Context, acc *tokenstore.Account, t 
 	case p == nil:
 		return notConfigured(acc.Provider)
 	default:
-		return p.Revoke(ctx, t)
+		err := p.Revoke(ctx, t)
+		if errors.Is(err, errAccessTokenGone) {
+			return err // that is not how it ends
+		}
+		var class Class
+		if failure, ok := errors.AsType[*Error](err); ok {
+			class = failure.Class
+		}
+		a.acts.Revoked(acc.Provider, class)
+		return err
 	}
 }

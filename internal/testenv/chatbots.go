@@ -135,7 +135,7 @@ func (w *World) NewPlainBot(t testing.TB) *PlainBot {
 	var status int
 	var m map[string]any
 	err := errors.New("not tried")
-	for tries := 0; err != nil && tries < 5; tries++ { // a reload just before may have lost the connection, see UseHTTP2
+	for tries := 0; err != nil && tries < 5; tries++ { // a reload just before may have lost the connection, see redial
 		status, m, err = b.Post("register", "application/json", body)
 	}
 	if err != nil || status != http.StatusCreated {
@@ -170,13 +170,9 @@ func (b *PlainBot) Post(endpoint, contentType, body string) (int, map[string]any
 }
 
 // UseHTTP2 makes the bot speak HTTP/2, where a server that ends says so and the client knows which requests to send
-// again. In HTTP/1.1 a request that is being written while the server closes the connection is lost (RFC 9112 §9.6),
-// and on Linux so is a connection that the old listener has not accepted yet, whatever runs behind them.
-func (b *PlainBot) UseHTTP2() {
-	var p http.Protocols
-	p.SetUnencryptedHTTP2(true)
-	b.Client = &http.Client{Transport: &http.Transport{Protocols: &p}}
-}
+// again. In HTTP/1.1 a request that is being written while the server closes the connection is lost (RFC 9112 §9.6).
+// A connection that no server has accepted is dialed again, see redial.
+func (b *PlainBot) UseHTTP2() { b.Client = &http.Client{Transport: newRedial()} }
 
 // Access is the access token that the bot holds.
 func (b *PlainBot) Access() string { access, _ := b.tokens(); return access }
