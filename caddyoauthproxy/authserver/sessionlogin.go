@@ -7,8 +7,6 @@ import (
 	"net/http"
 	"strings"
 
-	"go.uber.org/zap"
-
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
@@ -88,7 +86,6 @@ func (s *Server) finishedSession(ctx context.Context, login *tokenstore.Login) (
 	if err != nil {
 		return nil, fmt.Errorf("grant: %w", err)
 	}
-	s.log.Info("session token issued", grantFields(g, zap.Bool("refreshed", false))...)
 	return s.sessionOf(g)
 }
 
