@@ -1,13 +1,16 @@
 package caddyoauthproxy
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"net/http"
 
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
 func init() {
@@ -60,7 +63,7 @@ func rotateSigningKey(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer leave()
-	if err := g.server.RotateSigningKey(r.Context(), r.URL.Query().Get("compromised") == "true"); err != nil {
+	if err := g.server.RotateSigningKey(asOperator(r), r.URL.Query().Get("compromised") == "true"); err != nil {
 		return adminError(http.StatusServiceUnavailable, err)
 	}
 	return answerAdmin(w, g.server.SigningKeys())
@@ -79,6 +82,19 @@ func runningGateway() (g *gateway, leave func(), err error) {
 		return nil, nil, adminError(http.StatusServiceUnavailable, err)
 	}
 	return g, leave, nil
+}
+
+// asOperator says who acts through Caddy's admin endpoint: whoever may reach it. Where that asks for a client certificate, it is named.
+func asOperator(r *http.Request) context.Context {
+	actor := tokenstore.Actor{Kind: tokenstore.ActorOperator, Label: "admin endpoint"}
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		actor.ID = r.TLS.PeerCertificates[0].Subject.String()
+	}
+	address, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		address = r.RemoteAddr // a Unix socket
+	}
+	return tokenstore.WithAddress(tokenstore.WithActor(r.Context(), actor), address)
 }
 
 func answerAdmin(w http.ResponseWriter, v any) error {

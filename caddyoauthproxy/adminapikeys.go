@@ -59,7 +59,7 @@ func serveAPIKeys(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return adminError(http.StatusBadRequest, err)
 	}
-	key, made, err := g.server.CreateAPIKey(r.Context(), *wanted)
+	key, made, err := g.server.CreateAPIKey(asOperator(r), *wanted)
 	if err != nil {
 		return serverError(err)
 	}
@@ -76,7 +76,7 @@ func revokeAPIKey(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer leave()
-	key, err := g.server.RevokeAPIKey(r.Context(), r.PathValue("id"))
+	key, err := g.server.RevokeAPIKey(asOperator(r), r.PathValue("id"))
 	if err != nil {
 		return serverError(err)
 	}

@@ -105,12 +105,16 @@ type App struct {
 	// How long ended grants and API keys are kept, at least 2h. Default: 90d.
 	Retention caddy.Duration `json:"retention,omitempty"`
 
+	// What is kept of the audit trail. Default: all of it, for 90d.
+	Audit Audit `json:"audit,omitzero"`
+
 	ctx    caddy.Context
 	log    *zap.Logger
 	vault  Vault
 	config *resolved
 
 	metrics *metrics
+	auditor *auditor
 
 	gateway  atomic.Pointer[gateway]
 	opening  sync.Mutex
@@ -161,6 +165,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.metrics, err = newMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}
+	a.auditor = &auditor{log: a.log.Named("audit")}
+	if a.auditor.hooks, err = newHooks(ctx, a.log, a.done, a.begun); err != nil {
+		return err
+	}
 	for _, p := range a.config.proxies {
 		if p.Consent == authserver.ConsentOff && a.anybodyCanBeAClient() {
 			a.log.Warn("consent is off although strangers can make clients: any of them can have a user logged in unseen", zap.String("proxy", p.ID))
@@ -182,6 +190,13 @@ func (a *App) Start() error {
 		a.jobs.Go(func() { a.cleanup(g, interval) })
 	}
 	return nil
+}
+
+// begun is called once all apps of the configuration run.
+func (a *App) begun() {
+	if g := a.gateway.Load(); g != nil {
+		g.vault.Note(a.configLoaded(g.vault))
+	}
 }
 
 // Stop only marks the end: requests of this config may go on for as long as their streams do, and

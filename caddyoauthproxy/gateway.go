@@ -26,6 +26,7 @@ type gateway struct {
 	accounts *upstream.Accounts
 	server   *authserver.Server
 	grants   *grantWatch
+	endAudit func()
 }
 
 // openGateway opens the vault and puts the rooms together.
@@ -43,7 +44,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: encryption key: %w", err)
 	}
-	vault, err := tokenstore.Open(ctx, store, tokenstore.Options{Keys: keys})
+	vault, err := tokenstore.Open(ctx, store, tokenstore.Options{Keys: keys, Audit: a.auditor.options(a.Audit), Recorded: a.auditor.recorded})
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: open vault: %w", err)
 	}
@@ -54,6 +55,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	g = &gateway{vault: vault}
 	g.hold = newHold(func() {
 		g.grants.stop()
+		g.endAudit()
 		release()
 	})
 	g.accounts = upstream.NewAccounts(upstream.AccountsOptions{
@@ -89,6 +91,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		return nil, fmt.Errorf("oauth_proxy: %w", err)
 	}
 	g.grants = watchGrants(vault, g.server.Ended, g.acquire)
+	g.keepAudit(a)
 	return g, nil
 }
 
@@ -102,7 +105,7 @@ func (g *gateway) acquire() (release func(), err error) {
 
 // drain waits until what was begun is saved.
 func (g *gateway) drain(ctx context.Context) error {
-	return errors.Join(g.server.Close(ctx), g.accounts.Close(ctx))
+	return errors.Join(g.server.Close(ctx), g.accounts.Close(ctx), g.vault.FlushAudit(ctx))
 }
 
 // clientIP is the address that a request came from, as far as the operator's trusted_proxies say who may tell.
