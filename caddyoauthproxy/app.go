@@ -115,6 +115,7 @@ type App struct {
 
 	metrics *metrics
 	auditor *auditor
+	alone   bool // without a configuration of Caddy around it, and so without an events app
 
 	gateway  atomic.Pointer[gateway]
 	opening  sync.Mutex
@@ -166,8 +167,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("metrics: %w", err)
 	}
 	a.auditor = &auditor{log: a.log.Named("audit")}
-	if a.auditor.hooks, err = newHooks(ctx, a.log, a.done, a.begun); err != nil {
-		return err
+	if !a.alone {
+		if a.auditor.hooks, err = newHooks(ctx, a.log, a.done, a.begun); err != nil {
+			return err
+		}
 	}
 	for _, p := range a.config.proxies {
 		if p.Consent == authserver.ConsentOff && a.anybodyCanBeAClient() {

@@ -19,7 +19,7 @@ import (
 const maxHooked = 1024
 
 // hooks emits the events of the audit trail as Caddy events. The events app calls handlers one after the other and waits for each, so it is asked by a
-// goroutine of its own, and what finds no room there is dropped: it is in the log and in the trail.
+// goroutine of its own, and what finds no room there is dropped: it is in the log and in the trail. Nil hooks emit nothing.
 type hooks struct {
 	ctx     caddy.Context
 	app     *caddyevents.App
@@ -58,6 +58,9 @@ func (h *hooks) Handle(context.Context, caddy.Event) error {
 
 // add has an event emitted, unless too many wait.
 func (h *hooks) add(e *tokenstore.Event) {
+	if h == nil {
+		return
+	}
 	select {
 	case h.queue <- e:
 	default:
@@ -67,6 +70,9 @@ func (h *hooks) add(e *tokenstore.Event) {
 
 // run emits what is added, until stop is closed and nothing waits.
 func (h *hooks) run(stop <-chan struct{}) {
+	if h == nil {
+		return
+	}
 	select {
 	case <-h.started:
 	case <-stop: // the configuration never came into use
