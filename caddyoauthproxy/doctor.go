@@ -72,7 +72,7 @@ func loadApp(file, adapter string) (app *App, release func(), err error) {
 	if config.Apps[mcpfilter.AppName] == nil {
 		return nil, nil, fmt.Errorf("%s: has no oauth_proxy option", file)
 	}
-	app = new(App)
+	app = &App{alone: true}
 	if err := caddy.StrictUnmarshalJSON(config.Apps[mcpfilter.AppName], app); err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", file, err)
 	}

@@ -29,6 +29,7 @@ type gateway struct {
 	server   *authserver.Server
 	operator *operator.Server
 	grants   *grantWatch
+	endAudit func()
 }
 
 // openGateway opens the vault and puts the rooms together.
@@ -46,7 +47,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: encryption key: %w", err)
 	}
-	vault, err := tokenstore.Open(ctx, a.metrics.timeStore(store), tokenstore.Options{Keys: keys})
+	vault, err := tokenstore.Open(ctx, a.metrics.timeStore(store), tokenstore.Options{Keys: keys, Audit: a.auditor.options(a.Audit), Recorded: a.auditor.recorded})
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: open vault: %w", err)
 	}
@@ -54,6 +55,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	g.hold = newHold(func() {
 		g.grants.stop()
 		g.server.StopOrders()
+		g.endAudit()
 		release()
 	})
 	g.accounts = upstream.NewAccounts(upstream.AccountsOptions{
@@ -97,6 +99,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	}
 	g.grants = watchGrants(vault, g.server.Ended, g.acquire)
 	g.server.WatchOrders(func() { g.grants.grantChanged("") })
+	g.keepAudit(a)
 	return g, nil
 }
 
@@ -110,7 +113,7 @@ func (g *gateway) acquire() (release func(), err error) {
 
 // drain waits until what was begun is saved.
 func (g *gateway) drain(ctx context.Context) error {
-	return errors.Join(g.server.Close(ctx), g.accounts.Close(ctx))
+	return errors.Join(g.server.Close(ctx), g.accounts.Close(ctx), g.vault.FlushAudit(ctx))
 }
 
 // retire writes down what a gateway knows that no config uses any more, and gives up its hold on the vault.

@@ -233,7 +233,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.ServeMetadata(w, r) {
 		return
 	}
-	s.mux.ServeHTTP(w, r)
+	s.mux.ServeHTTP(w, r.WithContext(tokenstore.WithAddress(r.Context(), s.clientIP(r))))
 }
 
 // RedirectURI is the callback that providers must know for the gateway of this issuer.

@@ -1,8 +1,10 @@
 package operator
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -118,12 +120,20 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.StripPrefix(s.prefix, http.HandlerFunc(s.route)).ServeHTTP(w, r.WithContext(ctx))
 }
 
-// adminEndpoint is who does what comes by Caddy's admin endpoint, which knows nobody by name.
-const adminEndpoint = "admin endpoint"
-
 // API is the JSON API alone, without a prefix. Whoever mounts it sees to who may use it.
 func (s *Server) API() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.route(w, r.WithContext(tokenstore.WithActor(r.Context(), tokenstore.Actor{Kind: tokenstore.ActorOperator, ID: adminEndpoint})))
-	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.route(w, r.WithContext(asOperator(r))) })
+}
+
+// asOperator says who acts through Caddy's admin endpoint: whoever may reach it. Where that asks for a client certificate, it is named.
+func asOperator(r *http.Request) context.Context {
+	actor := tokenstore.Actor{Kind: tokenstore.ActorOperator, Label: "admin endpoint"}
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		actor.ID = r.TLS.PeerCertificates[0].Subject.String()
+	}
+	address, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		address = r.RemoteAddr // a Unix socket
+	}
+	return tokenstore.WithAddress(tokenstore.WithActor(r.Context(), actor), address)
 }
