@@ -183,17 +183,23 @@ func (b *PlainBot) tokens() (access, token string) {
 	return b.access, b.token
 }
 
+const plainState = "state-of-the-plain-bot"
+
+// AuthorizeURL is where the bot sends a user, with a new verifier.
+func (b *PlainBot) AuthorizeURL() string {
+	b.Verifier = rand.Text() + rand.Text()
+	sum := sha256.Sum256([]byte(b.Verifier))
+	return b.w.URL + "/api/v1/oauth-proxy/demo/authorize?" + url.Values{
+		"response_type": {"code"}, "client_id": {b.ID}, "redirect_uri": {b.Redirect}, "state": {plainState}, "scope": {"whatever you have"},
+		"code_challenge": {base64.RawURLEncoding.EncodeToString(sum[:])}, "code_challenge_method": {"S256"},
+	}.Encode()
+}
+
 // Login logs a user in and gets the first tokens.
 func (b *PlainBot) Login(t testing.TB, browser *Browser) {
 	t.Helper()
-	b.Verifier = rand.Text() + rand.Text()
-	sum := sha256.Sum256([]byte(b.Verifier))
-	q := url.Values{
-		"response_type": {"code"}, "client_id": {b.ID}, "redirect_uri": {b.Redirect}, "state": {"state-of-the-plain-bot"}, "scope": {"whatever you have"},
-		"code_challenge": {base64.RawURLEncoding.EncodeToString(sum[:])}, "code_challenge_method": {"S256"},
-	}
-	back := browser.Login(t, b.w.URL+"/api/v1/oauth-proxy/demo/authorize?"+q.Encode(), b.Redirect).Query()
-	if back.Get("state") != q.Get("state") {
+	back := browser.Login(t, b.AuthorizeURL(), b.Redirect).Query()
+	if back.Get("state") != plainState {
 		t.Fatalf("state came back as %q", back.Get("state"))
 	}
 	b.Code = back.Get("code")
