@@ -36,6 +36,9 @@ type Options struct {
 	// SignedIn says who sent a request to the site's routes, as authserver.Server.SignedIn does: with ErrNotSignedIn where nobody has signed in.
 	SignedIn func(*http.Request) (*authserver.SignIn, error)
 
+	// Assistant writes configuration.
+	Assistant *Assistant
+
 	// Logger gets a line for each request that is refused. Never a secret.
 	Logger *zap.Logger
 }
