@@ -105,6 +105,15 @@ type App struct {
 	// How long ended grants and API keys are kept, at least 2h. Default: 90d.
 	Retention caddy.Duration `json:"retention,omitempty"`
 
+	// Who may operate the gateway in a browser. Default: nobody.
+	Admin *Admin `json:"admin,omitempty"`
+
+	// The page on which users see and cut their own connections. Default: on.
+	Connections Connections `json:"connections,omitzero"`
+
+	// How the gateway's pages look.
+	Console Console `json:"console,omitzero"`
+
 	ctx    caddy.Context
 	log    *zap.Logger
 	vault  Vault

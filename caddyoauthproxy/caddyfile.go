@@ -60,6 +60,9 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		consent              always|remember|off|off unsafe
 //		rate_limit           register|authorize|login|token|client <events> <window>|off
 //		metadata_documents   any|off|<host>…
+//		connections          off
+//		admin   { … }
+//		console { … }
 //		registration         [open|off|token <placeholder>…] { … }
 //		client <id> { … }
 //		provider <name> { … }
@@ -171,6 +174,12 @@ func (p *parser) option(d *caddyfile.Dispenser) error {
 		return metadataDocuments(d, &a.MetadataDocuments)
 	case "registration":
 		return registration(d, &a.Registration)
+	case "admin":
+		return p.admin(d)
+	case "connections":
+		return connections(d, &a.Connections)
+	case "console":
+		return p.console(d)
 	case "client":
 		return p.client(d)
 	case "provider":
@@ -178,7 +187,7 @@ func (p *parser) option(d *caddyfile.Dispenser) error {
 	case "proxy":
 		return p.proxy(d)
 	default:
-		return unknown(d, "access_token_ttl", "cleanup_interval", "client", "code_challenge_methods", "code_ttl", "consent", "encryption_key", "issuer", "login_ttl",
+		return unknown(d, "access_token_ttl", "admin", "cleanup_interval", "client", "code_challenge_methods", "code_ttl", "connections", "consent", "console", "encryption_key", "issuer", "login_ttl",
 			"max_grants_per_client", "metadata_documents", "provider", "proxy", "rate_limit", "refresh_before", "refresh_grace", "refresh_token_idle", "refresh_token_ttl",
 			"registration", "retention", "session_token_ttl", "signing_algorithm", "signing_key_rotation", "vault")
 	}

@@ -13,7 +13,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
-	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/console"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/operator"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
@@ -49,10 +48,6 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: open vault: %w", err)
 	}
-	pages, err := console.New(console.Options{})
-	if err != nil {
-		return nil, fmt.Errorf("oauth_proxy: pages: %w", err)
-	}
 	g = &gateway{vault: vault}
 	g.hold = newHold(func() {
 		g.grants.stop()
@@ -72,7 +67,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		Vault:     vault,
 		Accounts:  g.accounts,
 		Proxies:   a.config.proxies,
-		Pages:     pages,
+		Pages:     a.config.pages,
 		Lifetimes: a.lifetimes(),
 		Clients:   a.config.clients,
 
@@ -83,7 +78,10 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		NoSessions:   a.SessionTokenTTL < 0,
 		PlainPKCE:    slices.Contains(a.CodeChallengeMethods, "plain"),
 		MaxGrants:    a.MaxGrantsPerClient,
+		Admins:       a.config.admins,
 		ClientIP:     clientIP,
+
+		NoConnections: a.Connections.Off,
 
 		Logger:  a.log.Named("authserver"),
 		Acquire: g.acquire,

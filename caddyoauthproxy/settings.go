@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/console"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
@@ -34,6 +35,8 @@ type resolved struct {
 
 	registration authserver.Registration
 	limits       authserver.Limits
+	admins       *authserver.Admins
+	pages        *console.Pages
 }
 
 func (r *resolved) proxy(id string) *authserver.Proxy {
@@ -116,6 +119,10 @@ func (a *App) resolve() (*resolved, error) {
 	fail(err)
 	fail(a.MetadataDocuments.check())
 	r.limits, err = resolveLimits(a.RateLimits)
+	fail(err)
+	r.admins, err = a.Admin.resolve(r.providers)
+	fail(err)
+	r.pages, err = a.Console.resolve()
 	fail(err)
 	fail(checkAlgorithm(a.SigningAlgorithm))
 	for _, method := range a.CodeChallengeMethods {
@@ -223,6 +230,7 @@ func (a *App) lifetimes() authserver.Lifetimes {
 		Login:        time.Duration(a.LoginTTL),
 		Retention:    time.Duration(a.Retention),
 		Session:      max(time.Duration(a.SessionTokenTTL), 0),
+		SignIn:       a.signInTTL(),
 	}
 }
 
