@@ -193,8 +193,13 @@ func (p *Provider) option(name string) *string {
 	return nil
 }
 
-// bystanders finds proxies that were right only as long as there was one provider.
+// bystanders finds what was right only as long as there was one provider.
 func (c *additionCheck) bystanders() {
+	if admin := c.app.Admin; admin != nil {
+		if _, err := admin.provider(c.providers); err != nil {
+			c.problem("", fmt.Errorf("admin: %w: write it there first, and reload", err))
+		}
+	}
 	for _, id := range slices.Sorted(maps.Keys(c.app.Proxies)) {
 		if p := c.app.Proxies[id]; p != nil && p.Provider == "" && len(c.app.Providers) == 1 {
 			for only := range c.app.Providers {

@@ -27,6 +27,8 @@ type gateway struct {
 	server   *authserver.Server
 	operator *operator.Server
 	grants   *grantWatch
+
+	assistant *operator.AssistantPages
 }
 
 // openGateway opens the vault and puts the rooms together.
@@ -92,6 +94,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	if g.operator, err = newOperator(a, g); err != nil {
 		return nil, fmt.Errorf("oauth_proxy: %w", err)
 	}
+	g.assistant = newAssistantPages(a, g)
 	g.grants = watchGrants(vault, g.server.Ended, g.acquire)
 	g.server.WatchOrders(func() { g.grants.grantChanged("") })
 	return g, nil

@@ -40,9 +40,17 @@ type ApplyError struct {
 
 	// Text is why, and what to do.
 	Text string
+
+	// Said is what Caddy says, where it is its refusal.
+	Said string
 }
 
-func (e *ApplyError) Error() string { return e.Text }
+func (e *ApplyError) Error() string {
+	if e.Said == "" {
+		return e.Text
+	}
+	return e.Text + ": " + e.Said
+}
 
 // Change is a part of the running config that is to be changed.
 type Change struct {
@@ -71,7 +79,7 @@ func (a *Assistant) plan(ctx context.Context, e *AdminEndpoint, r *Result) (*pla
 		return nil, err
 	}
 	if resource, err := url.Parse(r.Resource); err != nil || !strings.EqualFold(resource.Host, u.Host) || resource.Scheme != u.Scheme {
-		return nil, &ApplyError{http.StatusConflict, "the URL for chatbots is not on the gateway's own site: add the route by hand to the site that it is on"}
+		return nil, &ApplyError{Status: http.StatusConflict, Text: "the URL for chatbots is not on the gateway's own site: add the route by hand to the site that it is on"}
 	}
 	p := new(plan)
 	if p.config, p.etag, err = e.config(ctx); err != nil {
@@ -79,11 +87,11 @@ func (a *Assistant) plan(ctx context.Context, e *AdminEndpoint, r *Result) (*pla
 	}
 	app, _ := dig(p.config, "apps", "oauth_proxy").(map[string]any)
 	if running, _ := app["issuer"].(string); strings.TrimSuffix(running, "/") != a.o.Issuer {
-		return nil, &ApplyError{http.StatusConflict, "the config at Caddy's admin endpoint is not this gateway's: another process may listen there, or the config has just changed"}
+		return nil, &ApplyError{Status: http.StatusConflict, Text: "the config at Caddy's admin endpoint is not this gateway's: another process may listen there, or the config has just changed"}
 	}
 	place, err := findPlace(p.config, u)
 	if err != nil {
-		return nil, &ApplyError{http.StatusConflict, err.Error()}
+		return nil, &ApplyError{Status: http.StatusConflict, Text: err.Error()}
 	}
 	if r.addition.ProviderJSON != nil {
 		if err := p.add(app, "providers", r.addition.Provider, r.addition.ProviderJSON); err != nil {
@@ -94,7 +102,7 @@ func (a *Assistant) plan(ctx context.Context, e *AdminEndpoint, r *Result) (*pla
 		return nil, err
 	}
 	if filterRoute(dig(p.config, "apps", "http"), r.addition.Proxy) != nil {
-		return nil, &ApplyError{http.StatusConflict, fmt.Sprintf("the running config has a route for proxy %q already: take it out first, or choose another id", r.addition.Proxy)}
+		return nil, &ApplyError{Status: http.StatusConflict, Text: fmt.Sprintf("the running config has a route for proxy %q already: take it out first, or choose another id", r.addition.Proxy)}
 	}
 	var route any
 	if err := unmarshal(r.route, &route); err != nil {
@@ -118,7 +126,7 @@ func (p *plan) add(app map[string]any, kind, name string, raw json.RawMessage) e
 		app[kind] = all
 	}
 	if _, taken := all[name]; taken {
-		return &ApplyError{http.StatusConflict, fmt.Sprintf("the running config has %q among its %s already: choose another name; nothing that exists is changed", name, kind)}
+		return &ApplyError{Status: http.StatusConflict, Text: fmt.Sprintf("the running config has %q among its %s already: choose another name; nothing that exists is changed", name, kind)}
 	}
 	var v any
 	if err := unmarshal(raw, &v); err != nil {
@@ -144,16 +152,16 @@ func (p *plan) apply(ctx context.Context, e *AdminEndpoint) error {
 	defer cancel()
 	resp, err := e.do(ctx, http.MethodPost, p.etag, body)
 	if err != nil {
-		return &ApplyError{http.StatusBadGateway, "Caddy's admin endpoint did not answer, and whether the change is applied nobody knows: " + err.Error()}
+		return &ApplyError{Status: http.StatusBadGateway, Text: "Caddy's admin endpoint did not answer, and whether the change is applied nobody knows: " + err.Error()}
 	}
 	defer resp.Body.Close()
 	switch resp.StatusCode {
 	case http.StatusOK:
 		return nil
 	case http.StatusPreconditionFailed:
-		return &ApplyError{http.StatusPreconditionFailed, changedBetween}
+		return &ApplyError{Status: http.StatusPreconditionFailed, Text: changedBetween}
 	}
-	return &ApplyError{http.StatusConflict, "Caddy refused the change, and the config that was running goes on: " + wordsOf(resp)}
+	return &ApplyError{Status: http.StatusConflict, Text: "Caddy refused the change, and the config that was running goes on", Said: wordsOf(resp)}
 }
 
 // config reads the running config.
@@ -162,21 +170,21 @@ func (e *AdminEndpoint) config(ctx context.Context) (config map[string]any, etag
 	defer cancel()
 	resp, err := e.do(ctx, http.MethodGet, "", nil)
 	if err != nil {
-		return nil, "", &ApplyError{http.StatusBadGateway, "Caddy's admin endpoint does not answer: " + err.Error()}
+		return nil, "", &ApplyError{Status: http.StatusBadGateway, Text: "Caddy's admin endpoint does not answer: " + err.Error()}
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, "", &ApplyError{http.StatusBadGateway, fmt.Sprintf("Caddy's admin endpoint does not show the running config (%d): %s", resp.StatusCode, wordsOf(resp))}
+		return nil, "", &ApplyError{Status: http.StatusBadGateway, Text: fmt.Sprintf("Caddy's admin endpoint does not show the running config (%d): %s", resp.StatusCode, wordsOf(resp))}
 	}
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxConfigBytes))
 	if err == nil {
 		err = unmarshal(raw, &config)
 	}
 	if err != nil {
-		return nil, "", &ApplyError{http.StatusBadGateway, "the running config cannot be read: " + err.Error()}
+		return nil, "", &ApplyError{Status: http.StatusBadGateway, Text: "the running config cannot be read: " + err.Error()}
 	}
 	if etag = resp.Header.Get("ETag"); etag == "" {
-		return nil, "", &ApplyError{http.StatusBadGateway, "Caddy's admin endpoint gives the config no ETag, so that nothing can be changed safely: update Caddy"}
+		return nil, "", &ApplyError{Status: http.StatusBadGateway, Text: "Caddy's admin endpoint gives the config no ETag, so that nothing can be changed safely: update Caddy"}
 	}
 	return config, etag, nil
 }

@@ -128,7 +128,7 @@ func TestApplySaysWhyNothingWasApplied(t *testing.T) {
 		t.Errorf("changed meanwhile: %v", err)
 	}
 	admin.status = http.StatusBadRequest
-	if err := p.apply(t.Context(), e); !errors.As(err, &refused) || !strings.Contains(refused.Text, "goes on: loading new config: no") {
+	if err := p.apply(t.Context(), e); !errors.As(err, &refused) || !strings.Contains(refused.Error(), "goes on: loading new config: no") {
 		t.Errorf("refused: %v", err)
 	}
 	e.URL = "http://127.0.0.1:1"

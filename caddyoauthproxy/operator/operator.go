@@ -87,7 +87,9 @@ func (s *Server) Handles(r *http.Request) bool {
 }
 
 // MayHandle reports whether a path looks like one of a server's, while there is no server to ask.
-func MayHandle(r *http.Request) bool { return strings.Contains(r.URL.Path, sitePath+"/") }
+func MayHandle(r *http.Request) bool {
+	return strings.Contains(r.URL.Path, sitePath+"/") || strings.HasSuffix(r.URL.Path, assistantPath)
+}
 
 // ServeHTTP answers the site's routes, to admins who have signed in.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
