@@ -226,7 +226,7 @@ func (a *App) Cleanup() error {
 	case caddy.Exiting():
 		g.hold.leave()
 	default:
-		time.AfterFunc(lateRequests, g.hold.leave)
+		time.AfterFunc(lateRequests, g.retire)
 	}
 	return nil
 }

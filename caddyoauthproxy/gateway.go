@@ -113,6 +113,14 @@ func (g *gateway) drain(ctx context.Context) error {
 	return errors.Join(g.server.Close(ctx), g.accounts.Close(ctx))
 }
 
+// retire writes down what a gateway knows that no config uses any more, and gives up its hold on the vault.
+func (g *gateway) retire() {
+	defer g.hold.leave()
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	_ = g.server.WriteUses(ctx) // a grant whose use is not written down is noted again with its next
+}
+
 // clientIP is the address that a request came from, as far as the operator's trusted_proxies say who may tell.
 func clientIP(r *http.Request) string {
 	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)

@@ -1,6 +1,7 @@
 package tokenstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,38 +10,87 @@ import (
 	"time"
 )
 
-// GrantQuery selects grants by at most one of its first four fields.
+// GrantQuery selects grants that are as all of its fields say; those that are empty say nothing.
 type GrantQuery struct {
 	ClientID, UserID, AccountID, Proxy string
 
-	// After is the id of the last grant of the page before. Limit is the size of a page, 100 when zero.
+	// Provider is the name of the account's provider.
+	Provider string
+
+	// Health is that of when the grant was last saved, which is soon after it turns, see Server.Maintain.
+	Health Health
+
+	// Text is words of which all must be among those that the grant is found by, see Words.
+	Text string
+
+	// After is the id of the last grant of the page before. Limit is the size of a page, 100 when zero and 1000 at most.
 	After string
 	Limit int
 }
 
-func (q GrantQuery) ref() (string, error) {
-	ref := ""
-	for _, by := range [][2]string{{"client:", q.ClientID}, {"user:", q.UserID}, {"account:", q.AccountID}, {"proxy:", q.Proxy}} {
-		if by[1] == "" {
-			continue
+func (v *Vault) query(q GrantQuery) Query {
+	out := Query{After: q.After, Limit: q.Limit}
+	for _, by := range [][2]string{
+		{"client:", q.ClientID}, {"user:", q.UserID}, {"account:", q.AccountID}, {"proxy:", q.Proxy}, {"provider:", q.Provider}, {refHealth, string(q.Health)},
+	} {
+		if by[1] != "" {
+			out.Refs = append(out.Refs, by[0]+by[1])
 		}
-		if ref != "" {
-			return "", fmt.Errorf("grants are selected by one field, not by %s and %s", ref, by[0])
-		}
-		ref = by[0] + by[1]
 	}
-	return ref, nil
+	for _, word := range Words(q.Text) {
+		out.Refs = append(out.Refs, v.refWord(word))
+	}
+	return out
 }
 
-// Grants lists grants, ordered by id. A grant that does not open does not hide the others: they are returned together
+// Grants lists grants, ordered by id, which is the newest first. A grant that does not open does not hide the others: they are returned together
 // with an ErrTampered that names it. Any other error comes with no grants.
 func (v *Vault) Grants(ctx context.Context, q GrantQuery) ([]*Grant, error) {
-	ref, err := q.ref()
+	grants, _, err := v.listGrants(ctx, v.query(q))
+	return grants, err
+}
+
+// FoundGrant is a grant, or why it does not open.
+type FoundGrant struct {
+	ID    string
+	Grant *Grant // nil when it does not open
+	Err   error
+}
+
+// FindGrants lists a page of grants, ordered by id, which is the newest first, with those that do not open. more says that there are others behind them.
+func (v *Vault) FindGrants(ctx context.Context, q GrantQuery) (found []FoundGrant, more bool, err error) {
+	query := v.query(q)
+	rows, err := v.store.List(ctx, KindGrant, query)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, row := range rows {
+		g, err := v.openGrant(row, query.Refs)
+		found = append(found, FoundGrant{ID: row.ID, Grant: g, Err: err})
+	}
+	if limit := cmp.Or(query.Limit, 100); len(rows) >= min(limit, 1000) {
+		query.After, query.Limit = rows[len(rows)-1].ID, 1
+		if rows, err = v.store.List(ctx, KindGrant, query); err != nil {
+			return nil, false, err
+		}
+		more = len(rows) > 0
+	}
+	return found, more, nil
+}
+
+// CountGrants returns how many grants are of a health, as of when each was last saved.
+func (v *Vault) CountGrants(ctx context.Context, h Health) (int, error) {
+	return v.store.Count(ctx, KindGrant, refHealth+string(h))
+}
+
+// DueGrants lists at most limit grants whose health has turned since they were saved, those first that have waited longest. Saving one
+// settles it. Errors are as those of Grants.
+func (v *Vault) DueGrants(ctx context.Context, limit int) ([]*Grant, error) {
+	rows, err := v.store.Due(ctx, KindGrant, v.now(), limit)
 	if err != nil {
 		return nil, err
 	}
-	grants, _, err := v.listGrants(ctx, Query{Ref: ref, After: q.After, Limit: q.Limit})
-	return grants, err
+	return v.openGrants(rows, nil)
 }
 
 // RefreshableGrants lists all grants that a user gave a client, that nobody has ended, and that have refresh tokens; those that have expired
@@ -49,7 +99,7 @@ func (v *Vault) RefreshableGrants(ctx context.Context, userID, clientID string) 
 	const page = 1000
 	var all []*Grant
 	var faults error
-	q := Query{Ref: refRefreshable(userID, clientID), Limit: page}
+	q := Query{Refs: []string{refRefreshable(userID, clientID)}, Limit: page}
 	for {
 		grants, rows, err := v.listGrants(ctx, q)
 		if err != nil && rows == nil {
@@ -69,35 +119,50 @@ func (v *Vault) listGrants(ctx context.Context, q Query) ([]*Grant, []Row, error
 	if err != nil {
 		return nil, nil, err
 	}
+	grants, err := v.openGrants(rows, q.Refs)
+	return grants, rows, err
+}
+
+func (v *Vault) openGrants(rows []Row, refs []string) ([]*Grant, error) {
 	grants := make([]*Grant, 0, len(rows))
 	var faults error
 	for _, row := range rows {
-		g := new(Grant)
-		row.Kind = KindGrant
-		err := v.openRecord(row, g)
-		if err == nil && q.Ref != "" && !slices.Contains(row.Refs, q.Ref) {
-			err = fmt.Errorf("grant %s: %w: listed where it does not belong", row.ID, ErrTampered)
-		}
+		g, err := v.openGrant(row, refs)
 		if err != nil {
 			faults = errors.Join(faults, err)
 			continue
 		}
 		grants = append(grants, g)
 	}
-	return grants, rows, faults
+	return grants, faults
 }
 
-// ExpiredGrants lists grants of users that expired before a time and that nobody has ended, of a page of limit grants behind the id after. One that does not open
-// is left out. next is where to go on, empty at the end.
+// openGrant opens a row that was listed under the references.
+func (v *Vault) openGrant(row Row, refs []string) (*Grant, error) {
+	g := new(Grant)
+	row.Kind = KindGrant
+	if err := v.openRecord(row, g); err != nil {
+		return nil, err
+	}
+	for _, ref := range refs {
+		if !slices.Contains(row.Refs, ref) {
+			return nil, fmt.Errorf("grant %s: %w: listed where it does not belong", row.ID, ErrTampered)
+		}
+	}
+	return g, nil
+}
+
+// ExpiredGrants lists grants of users that expired before a time and that nobody has ended, of a page of limit grants behind the id after: those that were saved
+// since they expired, see DueGrants. One that does not open is left out. next is where to go on, empty at the end.
 func (v *Vault) ExpiredGrants(ctx context.Context, before time.Time, after string, limit int) (grants []*Grant, next string, err error) {
-	rows, err := v.store.List(ctx, KindGrant, Query{Ref: refActive, After: after, Limit: limit})
+	rows, err := v.store.List(ctx, KindGrant, Query{Refs: []string{refHealth + string(HealthExpired)}, After: after, Limit: limit})
 	if err != nil {
 		return nil, "", err
 	}
 	for _, row := range rows {
 		g := new(Grant)
 		row.Kind = KindGrant
-		if v.openRecord(row, g) == nil && g.Expires.Before(before) {
+		if v.openRecord(row, g) == nil && g.State == StateActive && g.AccountID != "" && g.Expires.Before(before) {
 			grants = append(grants, g)
 		}
 	}
@@ -109,9 +174,12 @@ func (v *Vault) ExpiredGrants(ctx context.Context, before time.Time, after strin
 
 // LivingGrants reports whether a proxy has at least so many grants that are neither ended nor expired, nor what over says. One that does not open counts as none.
 func (v *Vault) LivingGrants(ctx context.Context, proxy string, least int, over func(*Grant) bool) (bool, error) {
+	if most, err := v.store.Count(ctx, KindGrant, refLiving+proxy); err != nil || most < least {
+		return false, err
+	}
 	n, now := 0, v.now()
 	for after := ""; ; {
-		rows, err := v.store.List(ctx, KindGrant, Query{Ref: refLiving + proxy, After: after, Limit: 1000})
+		rows, err := v.store.List(ctx, KindGrant, Query{Refs: []string{refLiving + proxy}, After: after, Limit: 1000})
 		if err != nil {
 			return false, err
 		}
@@ -135,7 +203,7 @@ func (v *Vault) OwnerHasAccount(ctx context.Context, a *Account) (bool, error) {
 	const page = 1000
 	for _, ref := range []string{refOwner + a.OwnerID, "user:" + a.UserID} {
 		for after := ""; ; {
-			rows, err := v.store.List(ctx, KindAccount, Query{Ref: ref, After: after, Limit: page})
+			rows, err := v.store.List(ctx, KindAccount, Query{Refs: []string{ref}, After: after, Limit: page})
 			if err != nil {
 				return false, err
 			}
@@ -158,7 +226,7 @@ func (v *Vault) OwnerHasAccount(ctx context.Context, a *Account) (bool, error) {
 // Revoking lists accounts whose tokens are still to be ended at their provider, ordered by id: at most limit, behind the id after. One that
 // does not open is left out. next is where to go on, empty at the end.
 func (v *Vault) Revoking(ctx context.Context, after string, limit int) (accounts []*Account, next string, err error) {
-	rows, err := v.store.List(ctx, KindAccount, Query{Ref: refRevoking, After: after, Limit: limit})
+	rows, err := v.store.List(ctx, KindAccount, Query{Refs: []string{refRevoking}, After: after, Limit: limit})
 	if err != nil {
 		return nil, "", err
 	}

@@ -264,6 +264,18 @@ type Grant struct {
 	// Reason says in words why the grant is not active any more. Order is the id of the revocation order that ended it; its reason is for operators alone.
 	Reason string `json:"reason,omitempty"`
 	Order  string `json:"order,omitempty"`
+
+	// Provider is the configured name of the provider of the account, which need not be the one where the user logged in. Empty for grants without an account.
+	Provider string `json:"provider,omitempty"`
+
+	// Used is when the grant was last used, to within an hour; zero while it never was.
+	Used time.Time `json:"used,omitzero"`
+
+	// Broken says in words why the account must be connected again; empty while it need not.
+	Broken string `json:"broken,omitempty"`
+
+	// UpstreamEnds is when the account's token ends, where there is none to renew it with; zero where there is, and where the provider does not say.
+	UpstreamEnds time.Time `json:"upstream_ends,omitzero"`
 }
 
 // HasUser reports whether somebody is behind the grant whom a provider vouches for. A client that acts for itself has nobody.

@@ -59,6 +59,14 @@ func (f RevocationFilter) ref() string {
 	}
 }
 
+// refs are those of a query by one reference, or by none where it is empty.
+func refs(ref string) []string {
+	if ref == "" {
+		return nil
+	}
+	return []string{ref}
+}
+
 // means reports whether all of the filter's fields are those given. Providers are names, or identities, which begin with the name and a space.
 func (f RevocationFilter) means(userID, clientID, proxy string, providers ...string) bool {
 	switch {
@@ -159,7 +167,7 @@ func (v *Vault) RevocationOrders(ctx context.Context, inForce bool) ([]*Revocati
 	const page = 1000
 	q := Query{Limit: page}
 	if inForce {
-		q.Ref = refInForce
+		q.Refs = []string{refInForce}
 	}
 	var orders []*RevocationOrder
 	var faults error
@@ -191,7 +199,7 @@ func (v *Vault) MeantGrants(ctx context.Context, o *RevocationOrder, after strin
 	if ref == "" && o.Filter.Proxy != "" {
 		ref = "proxy:" + o.Filter.Proxy
 	}
-	rows, err := v.store.List(ctx, KindGrant, Query{Ref: ref, After: after, Limit: limit})
+	rows, err := v.store.List(ctx, KindGrant, Query{Refs: refs(ref), After: after, Limit: limit})
 	if err != nil {
 		return nil, nil, "", err
 	}
@@ -216,7 +224,7 @@ func (v *Vault) MeantGrants(ctx context.Context, o *RevocationOrder, after strin
 
 // MeantConsents lists remembered consents that the order means, as MeantGrants does. One that does not open is left out: it counts as none.
 func (v *Vault) MeantConsents(ctx context.Context, o *RevocationOrder, after string, limit int) (consents []*Consent, next string, err error) {
-	rows, err := v.store.List(ctx, KindConsent, Query{Ref: o.Filter.ref(), After: after, Limit: limit})
+	rows, err := v.store.List(ctx, KindConsent, Query{Refs: refs(o.Filter.ref()), After: after, Limit: limit})
 	if err != nil {
 		return nil, "", err
 	}

@@ -19,9 +19,15 @@ type Record interface {
 // layout says how a record becomes a row.
 type layout struct {
 	kind  Kind
-	use   string   // whose key seals it
-	state State    // in clear
-	refs  []string // in clear
+	use   string    // whose key seals it
+	state State     // in clear
+	refs  []string  // in clear
+	due   time.Time // in clear
+}
+
+// indexed is a record of which more is in clear than can be said without the vault, or than is worth the while when it is only read.
+type indexed interface {
+	index(*Vault, *layout)
 }
 
 func (m *Meta) meta() *Meta { return m }
@@ -68,26 +74,10 @@ func (c *Code) layout() layout {
 	return layout{kind: KindCode, use: useTxn, refs: []string{"grant:" + c.GrantID}}
 }
 
-func (g *Grant) layout() layout {
-	l := layout{kind: KindGrant, use: useGrant, state: g.State,
-		refs: []string{"client:" + g.ClientID, "user:" + g.UserID, "account:" + g.AccountID, "proxy:" + g.Proxy}}
-	if g.State == StateActive && g.Proxy != "" {
-		l.refs = append(l.refs, refLiving+g.Proxy)
-	}
-	if g.State == StateActive && g.AccountID != "" {
-		l.refs = append(l.refs, refActive)
-	}
-	if g.State == StateActive && g.Family.Generation > 0 {
-		l.refs = append(l.refs, refRefreshable(g.UserID, g.ClientID))
-	}
-	return l
-}
+func (g *Grant) layout() layout { return layout{kind: KindGrant, use: useGrant, state: g.State} }
 
 // refLiving begins the reference of grants for a proxy that nobody has ended.
 const refLiving = "living:"
-
-// refActive is the reference of grants of users that nobody has ended.
-const refActive = "active"
 
 // refRefreshable is the reference of grants that a user gave a client, that nobody has ended, and that have refresh tokens. It is
 // a hash because both ids together may be longer than a reference.
@@ -119,22 +109,27 @@ type sealedRecord struct {
 	State       State           `json:"state,omitempty"`
 	Refs        []string        `json:"refs,omitempty"`
 	DeleteAfter int64           `json:"delete_after,omitempty"`
+	Due         int64           `json:"due,omitempty"`
 	Record      json.RawMessage `json:"record"`
 }
 
 // sealRecord makes the row of a record in the given version.
 func (v *Vault) sealRecord(r Record, version uint64) (Row, error) {
 	l, m := r.layout(), r.meta()
+	if r, ok := r.(indexed); ok {
+		r.index(v, &l)
+	}
 	body, err := json.Marshal(r)
 	if err != nil {
 		return Row{}, fmt.Errorf("%s %s: %w", l.kind, m.ID, err)
 	}
 	slices.Sort(l.refs)
-	plain, err := json.Marshal(sealedRecord{State: l.state, Refs: l.refs, DeleteAfter: millis(m.DeleteAfter), Record: body})
+	plain, err := json.Marshal(sealedRecord{State: l.state, Refs: l.refs, DeleteAfter: millis(m.DeleteAfter), Due: millis(l.due), Record: body})
 	if err != nil {
 		return Row{}, fmt.Errorf("%s %s: %w", l.kind, m.ID, err)
 	}
-	row := Row{Kind: l.kind, ID: m.ID, Version: version, State: string(l.state), Refs: l.refs, DeleteAfter: fromMillis(millis(m.DeleteAfter))}
+	row := Row{Kind: l.kind, ID: m.ID, Version: version, State: string(l.state), Refs: l.refs}
+	row.DeleteAfter, row.Due = fromMillis(millis(m.DeleteAfter)), fromMillis(millis(l.due))
 	row.Sealed = v.ring.sealing[l.use].seal(v.rowContext(l, row), plain)
 	return row, nil
 }
@@ -142,6 +137,14 @@ func (v *Vault) sealRecord(r Record, version uint64) (Row, error) {
 // openRecord reads a row into r.
 func (v *Vault) openRecord(row Row, r Record) error {
 	l := r.layout()
+	err := v.unsealRecord(l, row, r)
+	if errors.Is(err, ErrTampered) {
+		v.tampered(row)
+	}
+	return err
+}
+
+func (v *Vault) unsealRecord(l layout, row Row, r Record) error {
 	plain, err := v.ring.open(l.use, v.rowContext(l, row), row.Sealed)
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", row.Kind, row.ID, err)
@@ -151,7 +154,7 @@ func (v *Vault) openRecord(row Row, r Record) error {
 		return fmt.Errorf("%s %s: %w: %w", row.Kind, row.ID, ErrTampered, err)
 	}
 	refs := slices.Sorted(slices.Values(row.Refs))
-	if string(s.State) != row.State || !slices.Equal(s.Refs, refs) || s.DeleteAfter != millis(row.DeleteAfter) {
+	if string(s.State) != row.State || !slices.Equal(s.Refs, refs) || s.DeleteAfter != millis(row.DeleteAfter) || s.Due != millis(row.Due) {
 		return fmt.Errorf("%s %s: %w: a clear column was changed", row.Kind, row.ID, ErrTampered)
 	}
 	if err := decode(s.Record, r); err != nil {

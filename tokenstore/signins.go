@@ -41,7 +41,7 @@ func (v *Vault) SignIns(ctx context.Context, userID string) ([]*SignIn, error) {
 	const page = 1000
 	q := Query{Limit: page}
 	if userID != "" {
-		q.Ref = "user:" + userID
+		q.Refs = []string{"user:" + userID}
 	}
 	var found []*SignIn
 	var faults error
@@ -58,7 +58,7 @@ func (v *Vault) SignIns(ctx context.Context, userID string) ([]*SignIn, error) {
 				faults = errors.Join(faults, err)
 				continue
 			}
-			if userID == "" || s.UserID == userID && slices.Contains(row.Refs, q.Ref) {
+			if userID == "" || s.UserID == userID && slices.Contains(row.Refs, "user:"+userID) {
 				found = append(found, s)
 			}
 		}

@@ -43,6 +43,10 @@ const (
 	KindAssertion    Kind = "assertion"
 	KindRegistration Kind = "registration"
 	KindAPIKey       Kind = "api_key"
+	KindJob          Kind = "job"
+	KindEvent        Kind = "event"         // of the audit trail, not chained yet
+	KindAuditSegment Kind = "audit_segment" // of its chain
+	KindAuditHead    Kind = "audit_head"    // the end of its chain
 	KindSignIn       Kind = "sign_in"
 
 	KindRevocationOrder Kind = "revocation_order"
@@ -64,9 +68,13 @@ type Row struct {
 	State string
 
 	// Refs are further keys under which List finds the row, such as
-	// "client:gateway_0f…" or "user:<keyed hash>". At most 8, each printable ASCII
+	// "client:gateway_0f…" or "user:<keyed hash>". At most 32, each printable ASCII
 	// without spaces of at most 192 bytes, without order or repetition.
 	Refs []string
+
+	// Due is when somebody wants to look at the row again, and finds it with Store.Due. Zero for never. Stored
+	// with millisecond precision.
+	Due time.Time
 
 	// DeleteAfter is the time after which Sweep may delete the row. Zero keeps it
 	// for ever. Stored with millisecond precision.
@@ -101,8 +109,8 @@ type Change struct {
 
 // Query selects rows of one kind.
 type Query struct {
-	// Ref keeps only rows that carry this reference. Empty selects every row of the kind.
-	Ref string
+	// Refs keeps only rows that carry every one of these references. Empty selects every row of the kind.
+	Refs []string
 
 	// After starts behind this id, for paging. Empty starts at the first row.
 	After string
@@ -135,11 +143,16 @@ type Store interface {
 	// When ctx ends while Apply waits, the changes may or may not have been made.
 	Apply(ctx context.Context, changes ...Change) error
 
-	// List returns the rows that q selects, ordered by id.
+	// List returns the rows that q selects, ordered by id. A page takes about as long however many rows there are: it is found in an index of
+	// references, and several are intersected there. Rows that carry too few of them are not read.
 	List(ctx context.Context, kind Kind, q Query) ([]Row, error)
 
-	// Count returns how many rows of the kind carry the reference, or are there at all when it is empty.
-	Count(ctx context.Context, kind Kind, ref string) (int, error)
+	// Count returns how many rows of the kind carry every one of the references, or are there at all when there are none.
+	Count(ctx context.Context, kind Kind, refs ...string) (int, error)
+
+	// Due returns at most limit rows of the kind whose Due is set and lies before the given time, oldest first, and those of one
+	// time ordered by id. Limit is as in Query. Whoever has looked at a row gives it another Due, or none.
+	Due(ctx context.Context, kind Kind, before time.Time, limit int) ([]Row, error)
 
 	// Sweep deletes at most limit rows of the kind whose DeleteAfter is set and lies before
 	// the given time, oldest first, and returns how many.

@@ -61,6 +61,7 @@ func (s *Server) Authenticate(ctx context.Context, token, proxyID string) (*toke
 	if err := s.goodFor(g, c, p); err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrInvalidToken, err)
 	}
+	s.uses.note(g, s.vault.Now())
 	return g, c, nil
 }
 

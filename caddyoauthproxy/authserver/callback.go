@@ -2,7 +2,6 @@ package authserver
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/subtle"
 	"errors"
 	"fmt"
@@ -317,7 +316,7 @@ func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, provid
 	}
 	userID := s.userID(u)
 	account := &tokenstore.Account{
-		Meta:  tokenstore.Meta{ID: rand.Text()},
+		Meta:  tokenstore.Meta{ID: tokenstore.NewID(now)},
 		State: tokenstore.StateActive, Provider: login.Provider, UserID: userID, Owner: owner, OwnerID: ownerID, Identity: login.Identity, Binding: t.Binding,
 		AccessToken: t.AccessToken, RefreshToken: t.RefreshToken, IDToken: t.IDToken, TokenType: t.TokenType,
 		Scopes: t.Scopes, Obtained: now, Expires: t.Expires,
@@ -348,6 +347,7 @@ func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, provid
 	if p := s.proxies[login.Request.Proxy]; p != nil {
 		grant.Providers = p.providers()
 	}
+	grant.Provider, grant.UpstreamEnds = account.Provider, s.accounts.Ends(account)
 	s.accounts.Withhold(account)
 	writes = append(writes, tokenstore.Save(account), tokenstore.Save(grant), tokenstore.Save(login))
 	if err := s.vault.Commit(ctx, writes...); err != nil {
@@ -364,7 +364,7 @@ func (s *Server) newGrant(login *tokenstore.Login, client *tokenstore.Client, u 
 	codeEnd := now.Add(s.life.Code)
 	req := &login.Request
 	grant := &tokenstore.Grant{
-		Meta:  tokenstore.Meta{ID: rand.Text(), DeleteAfter: codeEnd.Add(2 * tidyAfter)}, // EndExpired comes before
+		Meta:  tokenstore.Meta{ID: tokenstore.NewID(now), DeleteAfter: codeEnd.Add(2 * tidyAfter)}, // EndExpired comes before
 		State: tokenstore.StateActive, ClientID: client.ID, Client: client.Name,
 		Proxy: req.Proxy, Resource: req.Resource, Scopes: req.Scopes,
 		UserID: userID, User: u, AccountID: accountID, RedirectURI: req.RedirectURI, ClientHash: req.ClientHash,

@@ -33,7 +33,7 @@ func (s *Server) issueToMachine(ctx context.Context, client *tokenstore.Client, 
 	now := s.vault.Now()
 	ends := now.Add(s.life.AccessToken)
 	grant := &tokenstore.Grant{
-		Meta: tokenstore.Meta{ID: rand.Text(), DeleteAfter: ends.Add(tidyAfter)}, State: tokenstore.StateActive,
+		Meta: tokenstore.Meta{ID: tokenstore.NewID(now), DeleteAfter: ends.Add(tidyAfter)}, State: tokenstore.StateActive,
 		ClientID: client.ID, Client: client.Name, Proxy: p.ID, Resource: p.Resource, Scopes: scopes,
 		UserID: client.ID, User: tokenstore.User{Subject: client.ID, Login: client.ID, Name: client.Name}, // RFC 9068 §2.2: sub is the client
 		Created: now, Expires: ends, Ends: ends,

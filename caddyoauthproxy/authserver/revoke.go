@@ -126,33 +126,3 @@ func (s *Server) revokeGrant(ctx context.Context, id, reason string, still func(
 		return grant, tellProvider, nil
 	}
 }
-
-// expiredPage is how many grants are looked at together.
-const expiredPage = 1000
-
-// EndExpired ends the grants that have expired a while ago, so that no upstream token outlives what it was given for, and returns how many. Their providers are
-// told one after the other, by Accounts.RetryRevocations. It is to be called before each clean-up. A grant that cannot be ended keeps no other from it.
-func (s *Server) EndExpired(ctx context.Context) (ended int, failed error) {
-	limit := s.vault.Now().Add(-tidyAfter)
-	for after := ""; ; {
-		grants, next, err := s.vault.ExpiredGrants(ctx, limit, after, expiredPage)
-		if err != nil {
-			return ended, fmt.Errorf("expired grants: %w", err)
-		}
-		for _, g := range grants {
-			grant, _, err := s.revokeGrant(ctx, g.ID, "expired", func(g *tokenstore.Grant) bool { return g.Expires.Before(limit) })
-			switch {
-			case ctx.Err() != nil:
-				return ended, ctx.Err()
-			case err != nil:
-				failed = err
-			case grant != nil:
-				ended++
-				s.log.Info("grant ended", grantFields(grant, zap.String("reason", "expired"))...)
-			}
-		}
-		if after = next; after == "" {
-			return ended, failed
-		}
-	}
-}

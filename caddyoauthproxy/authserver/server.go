@@ -76,6 +76,7 @@ type Server struct {
 	callbacks    singleflight.Group
 	tasks        sync.WaitGroup
 	noting       sync.Map // ids of API keys whose use is being written
+	uses         uses
 	orders       orderBook
 }
 
@@ -257,8 +258,9 @@ func (s *Server) redirectURI(p *upstream.Provider) string {
 	return s.issuer + callbackPath
 }
 
-// Close waits until work that outlived its request is done, or ctx ends.
+// Close writes down what is noted, and waits until work that outlived its request is done, or ctx ends.
 func (s *Server) Close(ctx context.Context) error {
+	noted := s.WriteUses(ctx)
 	s.orders.rest()
 	done := make(chan struct{})
 	go func() {
@@ -267,9 +269,9 @@ func (s *Server) Close(ctx context.Context) error {
 	}()
 	select {
 	case <-done:
-		return nil
+		return noted
 	case <-ctx.Done():
-		return fmt.Errorf("authorization server: work still running: %w", ctx.Err())
+		return errors.Join(noted, fmt.Errorf("authorization server: work still running: %w", ctx.Err()))
 	}
 }
 

@@ -66,7 +66,7 @@ func (s *Server) permitsSession(provider string, u tokenstore.User) bool {
 func (s *Server) newSessionGrant(login *tokenstore.Login, u tokenstore.User, userID, accountID string) *tokenstore.Grant {
 	now := s.vault.Now()
 	g := &tokenstore.Grant{
-		Meta: tokenstore.Meta{ID: rand.Text()}, State: tokenstore.StateActive,
+		Meta: tokenstore.Meta{ID: tokenstore.NewID(now)}, State: tokenstore.StateActive,
 		ClientID: sessionClient, Client: "session token", Resource: s.issuer, UserID: userID, User: u, AccountID: accountID,
 		Created: now, Ends: now.Add(s.life.RefreshTotal),
 	}

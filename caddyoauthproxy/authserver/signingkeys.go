@@ -340,11 +340,3 @@ func (s *Server) RotateSigningKey(ctx context.Context, compromised bool) error {
 	}
 	return nil
 }
-
-// Maintain does what is due from time to time: it is to be called every minute.
-func (s *Server) Maintain(ctx context.Context) error {
-	if err := s.keys.maintain(ctx); err != nil {
-		return fmt.Errorf("signing keys: %w", err)
-	}
-	return nil
-}

@@ -238,6 +238,14 @@ func (a *Accounts) refreshable(acc *tokenstore.Account) bool {
 	return acc.RefreshToken != "" && (p == nil || !p.config.NoRefresh)
 }
 
+// Ends is when the account's token ends, where there is none to renew it with; zero where there is, and where the provider does not say.
+func (a *Accounts) Ends(acc *tokenstore.Account) time.Time {
+	if a.refreshable(acc) {
+		return time.Time{}
+	}
+	return acc.Expires
+}
+
 // account returns the account as it is, and whether it is one that is kept in memory because it could not be saved.
 func (a *Accounts) account(ctx context.Context, id string) (acc *tokenstore.Account, kept bool, err error) {
 	a.mu.Lock()

@@ -270,10 +270,24 @@ func release(acc *tokenstore.Account) {
 // giveUp marks an account for which there is nothing left to try.
 func (a *Accounts) giveUp(ctx context.Context, acc *tokenstore.Account, reason string) error {
 	end(acc, tokenstore.StateNeedsReauth, reason)
-	if err := a.commit(ctx, acc); err != nil && !errors.Is(err, tokenstore.ErrConflict) {
-		return a.vaultError(acc.ID, err)
-	} else if err != nil {
-		return unavailable(time.Second, err) // changed meanwhile: the next call sees how
+	for {
+		broken, err := a.breakGrants(ctx, acc)
+		if err == nil {
+			err = a.commit(ctx, acc, broken...)
+		}
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, tokenstore.ErrConflict) {
+			return a.vaultError(acc.ID, err)
+		}
+		stored, err := a.vault.Account(ctx, acc.ID)
+		if err != nil {
+			return a.vaultError(acc.ID, err)
+		}
+		if stored.Version != acc.Version {
+			return unavailable(time.Second, tokenstore.ErrConflict) // changed meanwhile: the next call sees how
+		}
 	}
 	a.log.Warn("account must log in again", append(accountFields(acc), zap.String("reason", reason))...)
 	return needsReauth(acc)

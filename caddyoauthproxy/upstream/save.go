@@ -40,7 +40,11 @@ func (a *Accounts) save(acc *tokenstore.Account, o *outcome) error {
 	defer cancel()
 	for {
 		o.write(acc)
-		err := a.commit(ctx, acc)
+		broken, err := a.breakGrants(ctx, acc)
+		if err != nil {
+			return err
+		}
+		err = a.commit(ctx, acc, broken...)
 		if !errors.Is(err, tokenstore.ErrConflict) {
 			return err
 		}

@@ -91,7 +91,7 @@ func (s *memStore) List(_ context.Context, kind tokenstore.Kind, q tokenstore.Qu
 	defer s.mu.Unlock()
 	rows := slices.SortedFunc(maps.Values(s.rows), func(a, b tokenstore.Row) int { return cmp.Compare(a.ID, b.ID) })
 	rows = slices.DeleteFunc(rows, func(r tokenstore.Row) bool {
-		return r.Kind != kind || q.Ref != "" && !slices.Contains(r.Refs, q.Ref) || r.ID <= q.After
+		return r.Kind != kind || r.ID <= q.After || slices.ContainsFunc(q.Refs, func(ref string) bool { return !slices.Contains(r.Refs, ref) })
 	})
 	return rows[:min(len(rows), cmp.Or(q.Limit, 100))], nil
 }
@@ -100,7 +100,12 @@ func (s *memStore) Sweep(context.Context, tokenstore.Kind, time.Time, int) (int,
 	return 0, nil
 }
 
-func (s *memStore) Count(context.Context, tokenstore.Kind, string) (int, error) { return 0, nil }
+func (s *memStore) Count(context.Context, tokenstore.Kind, ...string) (int, error) { return 0, nil }
+
+// Due finds nothing: accounts are looked at when they are used.
+func (s *memStore) Due(context.Context, tokenstore.Kind, time.Time, int) ([]tokenstore.Row, error) {
+	return nil, nil
+}
 
 // Watch tells nothing: accounts are watched by nobody.
 func (s *memStore) Watch(tokenstore.Kind, func(string)) (stop func()) { return func() {} }

@@ -1,9 +1,9 @@
 package bbolt
 
 import (
-	"bytes"
 	"context"
 	"fmt"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -48,29 +48,31 @@ const (
 	maxLimit     = 1000
 )
 
+func pageSize(limit int) int {
+	if limit <= 0 {
+		return defaultLimit
+	}
+	return min(limit, maxLimit)
+}
+
 // List implements tokenstore.Store.
 func (s *Store) List(ctx context.Context, kind tokenstore.Kind, q tokenstore.Query) ([]tokenstore.Row, error) {
 	if err := s.usable(ctx); err != nil {
 		return nil, err
 	}
-	if q.Limit <= 0 {
-		q.Limit = defaultLimit
-	}
-	q.Limit = min(q.Limit, maxLimit)
+	q.Limit = pageSize(q.Limit)
 	var rows []tokenstore.Row
 	err := s.view(func(tx *bolt.Tx) error {
-		ids, err := listIDs(tx, kind, q)
+		var ids []string
+		err := walk(tx, kind, q.Refs, q.After, func(id []byte) bool {
+			ids = append(ids, string(id))
+			return len(ids) < q.Limit
+		})
 		if err != nil {
 			return err
 		}
-		for _, id := range ids {
-			row, err := get(tx, kind, id)
-			if err != nil {
-				return err
-			}
-			rows = append(rows, row)
-		}
-		return nil
+		rows, err = getAll(tx, kind, ids)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -78,55 +80,47 @@ func (s *Store) List(ctx context.Context, kind tokenstore.Kind, q tokenstore.Que
 	return rows, nil
 }
 
-// listIDs reads one page of ids, from the rows themselves or from the index of references.
-func listIDs(tx *bolt.Tx, kind tokenstore.Kind, q tokenstore.Query) ([]string, error) {
-	suffix, prefix := "", ""
-	if q.Ref != "" {
-		suffix, prefix = refsSuffix, refKey(q.Ref, "")
-	}
-	b, err := bucket(tx, kind, suffix)
-	if err != nil {
-		return nil, err
-	}
-	c := b.Cursor()
-	from := []byte(prefix + q.After)
-	key, _ := c.Seek(from)
-	if q.After != "" && bytes.Equal(key, from) {
-		key, _ = c.Next()
-	}
-	var ids []string
-	for ; key != nil && len(ids) < q.Limit; key, _ = c.Next() {
-		id, ok := bytes.CutPrefix(key, []byte(prefix))
-		if !ok {
-			break
+func getAll(tx *bolt.Tx, kind tokenstore.Kind, ids []string) ([]tokenstore.Row, error) {
+	rows := make([]tokenstore.Row, 0, len(ids))
+	for _, id := range ids {
+		row, err := get(tx, kind, id)
+		if err != nil {
+			return nil, err
 		}
-		if len(id) > tokenstore.MaxKey {
-			return nil, fmt.Errorf("%w: %s list cannot be read: the vault file is damaged", tokenstore.ErrUnavailable, kind)
-		}
-		ids = append(ids, string(id))
+		rows = append(rows, row)
 	}
-	return ids, nil
+	return rows, nil
 }
 
 // Count implements tokenstore.Store.
-func (s *Store) Count(ctx context.Context, kind tokenstore.Kind, ref string) (n int, err error) {
+func (s *Store) Count(ctx context.Context, kind tokenstore.Kind, refs ...string) (n int, err error) {
 	if err := s.usable(ctx); err != nil {
 		return 0, err
 	}
-	suffix, prefix := "", ""
-	if ref != "" {
-		suffix, prefix = refsSuffix, refKey(ref, "")
-	}
 	err = s.view(func(tx *bolt.Tx) error {
-		b, err := bucket(tx, kind, suffix)
-		if err != nil {
-			return err
-		}
-		c := b.Cursor()
-		for key, _ := c.Seek([]byte(prefix)); key != nil && bytes.HasPrefix(key, []byte(prefix)); key, _ = c.Next() {
+		return walk(tx, kind, refs, "", func([]byte) bool {
 			n++
-		}
-		return nil
+			return true
+		})
 	})
-	return n, err
+	if err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// Due implements tokenstore.Store.
+func (s *Store) Due(ctx context.Context, kind tokenstore.Kind, before time.Time, limit int) ([]tokenstore.Row, error) {
+	if err := s.usable(ctx); err != nil {
+		return nil, err
+	}
+	var rows []tokenstore.Row
+	err := s.view(func(tx *bolt.Tx) (err error) {
+		rows, err = timed(tx, kind, dueSuffix, before, pageSize(limit))
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return rows, nil
 }

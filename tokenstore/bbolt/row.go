@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -13,22 +14,34 @@ import (
 
 // A row is stored as
 //
-//	version (8 bytes) | delete after (8 bytes, ms, 0 for never) | state (sized) | number of refs | refs (sized) | sealed
+//	version (8 bytes) | delete after (8 bytes, ms, 0 for never) | state (sized) | number of refs | refs (sized) | due (8 bytes, ms) | sealed
 //
-// where a sized text is one byte of length and the text, and sealed is all the rest.
+// where a sized text is one byte of length and the text, and sealed is all the rest. The number of refs has its highest bit set
+// in rows that are due at some time; the others have no due.
 func encodeRow(r tokenstore.Row) []byte {
 	b := binary.BigEndian.AppendUint64(nil, r.Version)
 	b = binary.BigEndian.AppendUint64(b, millis(r.DeleteAfter))
 	b = appendSized(b, r.State)
-	b = append(b, byte(len(r.Refs))) //nolint:gosec // at most 8, see tokenstore.Row
+	refs := byte(len(r.Refs)) //nolint:gosec // at most 32, see tokenstore.Row
+	if !r.Due.IsZero() {
+		refs |= hasDue
+	}
+	b = append(b, refs)
 	for _, ref := range r.Refs {
 		b = appendSized(b, ref)
+	}
+	if !r.Due.IsZero() {
+		b = binary.BigEndian.AppendUint64(b, millis(r.Due))
 	}
 	return append(b, r.Sealed...)
 }
 
-// maxHeader is more than all that stands before the sealed value can take: 8 references of 193 bytes, and the rest.
-const maxHeader = 2048
+const (
+	hasDue = 1 << 7
+
+	// maxHeader is more than all that stands before the sealed value can take: 32 references of 193 bytes, and the rest.
+	maxHeader = 8192
+)
 
 func appendSized(b []byte, s string) []byte {
 	return append(append(b, byte(len(s))), s...) //nolint:gosec // at most 192, see tokenstore.Row
@@ -47,12 +60,15 @@ func decodeRow(kind tokenstore.Kind, id string, b []byte) (tokenstore.Row, error
 	// The sizes in a damaged page can claim gigabytes.
 	d := decoder{rest: b, short: len(b) > tokenstore.MaxSealed+maxHeader}
 	row := tokenstore.Row{Kind: kind, ID: id, Version: d.uint64()}
-	if after := d.uint64(); after != 0 {
-		row.DeleteAfter = time.UnixMilli(int64(after)).UTC() //nolint:gosec // written by millis
-	}
+	row.DeleteAfter = d.time()
 	row.State = string(d.sized())
-	for range d.uint8() {
+	refs := d.uint8()
+	for range refs &^ hasDue {
 		row.Refs = append(row.Refs, string(d.sized()))
+	}
+	if refs&hasDue != 0 {
+		row.Due = d.time()
+		d.short = d.short || row.Due.IsZero()
 	}
 	if d.short {
 		return tokenstore.Row{}, fmt.Errorf("%w: %s %s cannot be read: the vault file is damaged", tokenstore.ErrUnavailable, kind, id)
@@ -79,36 +95,33 @@ func (d *decoder) take(n int) []byte {
 
 func (d *decoder) uint64() uint64 { return binary.BigEndian.Uint64(d.take(8)) }
 func (d *decoder) uint8() uint8   { return d.take(1)[0] }
-func (d *decoder) sized() []byte  { return d.take(int(d.uint8())) }
-
-// put writes a row and its index entries, over the row that was there before, if any.
-func put(tx *bolt.Tx, row tokenstore.Row, before *tokenstore.Row) error {
-	if before != nil {
-		if err := unindex(tx, *before); err != nil {
-			return err
-		}
+func (d *decoder) time() time.Time {
+	ms := d.uint64()
+	if ms == 0 {
+		return time.Time{}
 	}
-	rows, refs, expiry, err := buckets(tx, row.Kind)
+	return time.UnixMilli(int64(ms)).UTC() //nolint:gosec // written by millis
+}
+func (d *decoder) sized() []byte { return d.take(int(d.uint8())) }
+
+// put writes a row and its index entries, over the row that was there before, if any. Of the index it writes what differs: most updates change none of it.
+func put(tx *bolt.Tx, row tokenstore.Row, before *tokenstore.Row) error {
+	rows, err := bucket(tx, row.Kind, "")
 	if err != nil {
 		return err
 	}
 	if err := rows.Put([]byte(row.ID), encodeRow(row)); err != nil {
 		return err
 	}
-	for _, ref := range row.Refs {
-		if err := refs.Put([]byte(refKey(ref, row.ID)), nil); err != nil {
-			return err
-		}
+	if before == nil {
+		before = &tokenstore.Row{}
 	}
-	if row.DeleteAfter.IsZero() {
-		return nil
-	}
-	return expiry.Put(expiryKey(row.DeleteAfter, row.ID), nil)
+	return reindex(tx, row.Kind, row.ID, *before, row)
 }
 
 // remove deletes a row and its index entries.
 func remove(tx *bolt.Tx, row tokenstore.Row) error {
-	if err := unindex(tx, row); err != nil {
+	if err := reindex(tx, row.Kind, row.ID, row, tokenstore.Row{}); err != nil {
 		return err
 	}
 	rows, err := bucket(tx, row.Kind, "")
@@ -118,38 +131,57 @@ func remove(tx *bolt.Tx, row tokenstore.Row) error {
 	return rows.Delete([]byte(row.ID))
 }
 
-func unindex(tx *bolt.Tx, row tokenstore.Row) error {
-	_, refs, expiry, err := buckets(tx, row.Kind)
+// reindex makes the index entries of a row those of its new form.
+func reindex(tx *bolt.Tx, kind tokenstore.Kind, id string, before, row tokenstore.Row) error {
+	refs, err := bucket(tx, kind, refsSuffix)
 	if err != nil {
 		return err
 	}
+	for _, ref := range before.Refs {
+		if !slices.Contains(row.Refs, ref) {
+			if err := refs.Delete([]byte(refKey(ref, id))); err != nil {
+				return err
+			}
+		}
+	}
 	for _, ref := range row.Refs {
-		if err := refs.Delete([]byte(refKey(ref, row.ID))); err != nil {
+		if !slices.Contains(before.Refs, ref) {
+			if err := refs.Put([]byte(refKey(ref, id)), nil); err != nil {
+				return err
+			}
+		}
+	}
+	if err := retime(tx, kind, expirySuffix, id, before.DeleteAfter, row.DeleteAfter); err != nil {
+		return err
+	}
+	return retime(tx, kind, dueSuffix, id, before.Due, row.Due)
+}
+
+// retime moves a row in an index by time.
+func retime(tx *bolt.Tx, kind tokenstore.Kind, suffix, id string, before, after time.Time) error {
+	if millis(before) == millis(after) {
+		return nil
+	}
+	b, err := bucket(tx, kind, suffix)
+	if err != nil {
+		return err
+	}
+	if !before.IsZero() {
+		if err := b.Delete(timeKey(before, id)); err != nil {
 			return err
 		}
 	}
-	if row.DeleteAfter.IsZero() {
+	if after.IsZero() {
 		return nil
 	}
-	return expiry.Delete(expiryKey(row.DeleteAfter, row.ID))
-}
-
-func buckets(tx *bolt.Tx, kind tokenstore.Kind) (rows, refs, expiry *bolt.Bucket, err error) {
-	if rows, err = bucket(tx, kind, ""); err != nil {
-		return nil, nil, nil, err
-	}
-	if refs, err = bucket(tx, kind, refsSuffix); err != nil {
-		return nil, nil, nil, err
-	}
-	expiry, err = bucket(tx, kind, expirySuffix)
-	return rows, refs, expiry, err
+	return b.Put(timeKey(after, id), nil)
 }
 
 func refKey(ref, id string) string { return ref + "\x00" + id }
 
-// expirySize is the size of the time in an expiryKey.
-const expirySize = 8
+// timeSize is the size of the time in a timeKey.
+const timeSize = 8
 
-func expiryKey(t time.Time, id string) []byte {
+func timeKey(t time.Time, id string) []byte {
 	return append(binary.BigEndian.AppendUint64(nil, millis(t)), id...)
 }

@@ -23,16 +23,18 @@ import (
 //	<kind>             id → row
 //	<kind>/refs        reference \x00 id → nothing
 //	<kind>/expiry      time (8 bytes, ms) id → nothing
+//	<kind>/due         time (8 bytes, ms) id → nothing
 const (
 	formatVersion  = "5"
 	formatVersion1 = "1" // without consents and assertions
 	formatVersion2 = "2" // without registrations
 	formatVersion3 = "3" // without API keys
-	formatVersion4 = "4" // without sign-ins and revocation orders
+	formatVersion4 = "4" // without sign-ins, revocation orders, the audit trail, jobs, and rows that are due
 	metaBucket     = "meta"
 	formatKey      = "format"
 	refsSuffix     = "/refs"
 	expirySuffix   = "/expiry"
+	dueSuffix      = "/due"
 )
 
 const (
@@ -41,6 +43,9 @@ const (
 	// maxWait bounds how long Apply and Close wait for the disk.
 	maxWait = 10 * time.Second
 )
+
+// suffixes are those of the buckets that each kind has.
+var suffixes = []string{"", refsSuffix, expirySuffix, dueSuffix}
 
 // Store is a tokenstore.Store on a bbolt file. Use Open.
 type Store struct {
@@ -124,7 +129,7 @@ func (s *Store) prepare() error {
 	}
 	return s.update(func(tx *bolt.Tx) error {
 		for _, kind := range tokenstore.Kinds() {
-			for _, suffix := range []string{"", refsSuffix, expirySuffix} {
+			for _, suffix := range suffixes {
 				if _, err := tx.CreateBucketIfNotExists([]byte(string(kind) + suffix)); err != nil {
 					return err
 				}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -197,11 +198,13 @@ func TestRowThatClaimsToBeHugeIsDamaged(t *testing.T) {
 func FuzzDecodeRow(f *testing.F) {
 	row := insert("id", []byte("sealed")).Row
 	f.Add(encodeRow(row))
+	row.Due = time.UnixMilli(5)
+	f.Add(encodeRow(row))
 	f.Add([]byte{})
 	f.Add(encodeRow(row)[:20])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		row, err := decodeRow(tokenstore.KindGrant, "id", b)
-		if err != nil || row.DeleteAfter.UnixMilli() < 1 && !row.DeleteAfter.IsZero() {
+		if err != nil || row.DeleteAfter.UnixMilli() < 1 && !row.DeleteAfter.IsZero() || row.Due.UnixMilli() < 1 && !row.Due.IsZero() {
 			return
 		}
 		if again := encodeRow(row); string(again) != string(b) {
@@ -254,11 +257,12 @@ func BenchmarkApply(b *testing.B) {
 
 func TestFileOfAnOlderFormatIsCompleted(t *testing.T) {
 	t.Parallel()
+	latest := []tokenstore.Kind{tokenstore.KindSignIn, tokenstore.KindRevocationOrder, tokenstore.KindEvent, tokenstore.KindAuditSegment, tokenstore.KindAuditHead, tokenstore.KindJob}
 	for format, unknown := range map[string][]tokenstore.Kind{
-		formatVersion1: {tokenstore.KindConsent, tokenstore.KindAssertion, tokenstore.KindRegistration, tokenstore.KindAPIKey, tokenstore.KindSignIn, tokenstore.KindRevocationOrder},
-		formatVersion2: {tokenstore.KindRegistration, tokenstore.KindAPIKey, tokenstore.KindSignIn, tokenstore.KindRevocationOrder},
-		formatVersion3: {tokenstore.KindAPIKey, tokenstore.KindSignIn, tokenstore.KindRevocationOrder},
-		formatVersion4: {tokenstore.KindSignIn, tokenstore.KindRevocationOrder},
+		formatVersion1: append([]tokenstore.Kind{tokenstore.KindConsent, tokenstore.KindAssertion, tokenstore.KindRegistration, tokenstore.KindAPIKey}, latest...),
+		formatVersion2: append([]tokenstore.Kind{tokenstore.KindRegistration, tokenstore.KindAPIKey}, latest...),
+		formatVersion3: append([]tokenstore.Kind{tokenstore.KindAPIKey}, latest...),
+		formatVersion4: latest,
 	} {
 		t.Run(format, func(t *testing.T) {
 			t.Parallel()
@@ -275,10 +279,18 @@ func completeOlder(t *testing.T, format string, unknown []tokenstore.Kind) {
 	mustApply(t, s, insert("a", []byte("kept")))
 	if err := s.update(func(tx *bolt.Tx) error {
 		for _, kind := range unknown {
-			for _, suffix := range []string{"", refsSuffix, expirySuffix} {
+			for _, suffix := range suffixes {
 				if err := tx.DeleteBucket([]byte(string(kind) + suffix)); err != nil {
 					return err
 				}
+			}
+		}
+		for _, kind := range tokenstore.Kinds() {
+			if slices.Contains(unknown, kind) {
+				continue
+			}
+			if err := tx.DeleteBucket([]byte(string(kind) + dueSuffix)); err != nil {
+				return err
 			}
 		}
 		return tx.Bucket([]byte(metaBucket)).Put([]byte(formatKey), []byte(format))
@@ -292,11 +304,14 @@ func completeOlder(t *testing.T, format string, unknown []tokenstore.Kind) {
 	if row, err := s.Get(t.Context(), tokenstore.KindGrant, "a"); err != nil || string(row.Sealed) != "kept" {
 		t.Errorf("row of the older file = %q, %v", row.Sealed, err)
 	}
-	for _, kind := range unknown {
+	for _, kind := range tokenstore.Kinds() {
 		added := insert("b", []byte("new"))
-		added.Row.Kind = kind
+		added.Row.Kind, added.Row.Refs, added.Row.Due = kind, []string{"user:2"}, time.UnixMilli(1)
 		mustApply(t, s, added)
-		if n, err := s.Count(t.Context(), kind, "user:1"); n != 1 || err != nil {
+		if rows, err := s.Due(t.Context(), kind, time.UnixMilli(2), 1); len(rows) != 1 || err != nil {
+			t.Errorf("rows of kind %s that are due in the completed file = %v, %v", kind, rows, err)
+		}
+		if n, err := s.Count(t.Context(), kind, "user:2"); n != 1 || err != nil {
 			t.Errorf("rows of kind %s in the completed file = %d, %v", kind, n, err)
 		}
 	}

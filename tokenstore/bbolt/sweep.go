@@ -1,7 +1,6 @@
 package bbolt
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"time"
@@ -53,26 +52,11 @@ func (s *Store) expired(ctx context.Context, kind tokenstore.Kind, before time.T
 	}
 	var changes []tokenstore.Change
 	err := s.view(func(tx *bolt.Tx) error {
-		b, err := bucket(tx, kind, expirySuffix)
-		if err != nil {
-			return err
+		rows, err := timed(tx, kind, expirySuffix, before, limit)
+		for _, row := range rows {
+			changes = append(changes, tokenstore.Change{Op: tokenstore.OpDelete, Row: tokenstore.Row{Kind: kind, ID: row.ID, Version: row.Version}})
 		}
-		var last []byte
-		end := expiryKey(before, "")
-		c := b.Cursor()
-		for key, _ := c.First(); key != nil && bytes.Compare(key, end) < 0 && len(changes) < limit; key, _ = c.Next() {
-			if len(key) <= expirySize || len(key) > expirySize+tokenstore.MaxKey || bytes.Compare(key, last) <= 0 {
-				continue // damaged
-			}
-			last = bytes.Clone(key)
-			row, err := get(tx, kind, string(key[expirySize:]))
-			if err != nil || !bytes.Equal(key, expiryKey(row.DeleteAfter, row.ID)) {
-				continue
-			}
-			deletion := tokenstore.Row{Kind: kind, ID: row.ID, Version: row.Version}
-			changes = append(changes, tokenstore.Change{Op: tokenstore.OpDelete, Row: deletion})
-		}
-		return nil
+		return err
 	})
 	return changes, err
 }

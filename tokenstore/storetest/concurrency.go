@@ -95,7 +95,7 @@ func testConcurrentReaders(t *testing.T, s tokenstore.Store) {
 	for range 4 {
 		readers.Go(func() {
 			for ctx.Err() == nil {
-				rows, err := s.List(t.Context(), tokenstore.KindGrant, tokenstore.Query{Ref: "pair:1"})
+				rows, err := s.List(t.Context(), tokenstore.KindGrant, tokenstore.Query{Refs: []string{"pair:1"}})
 				if err != nil || len(rows) != 2 || rows[0].Version != rows[1].Version {
 					t.Errorf("List = %v, %v; want both rows in one version", rows, err)
 					return

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
@@ -9,34 +10,34 @@ import (
 
 func testPaging(t *testing.T, s tokenstore.Store) {
 	for _, id := range []string{"d", "b", "e", "a", "c"} {
-		mustApply(t, s, insert(row(id, "user:1")))
+		mustApply(t, s, insert(row(id, "user:1", "client:1")))
 	}
-	mustApply(t, s, insert(row("bb", "user:2")))
-	for _, ref := range []string{"", "user:1"} {
-		wantIDs(t, s, tokenstore.Query{Ref: ref, Limit: 1}, "a")
-		wantIDs(t, s, tokenstore.Query{Ref: ref, After: "c", Limit: 1}, "d")
-		wantIDs(t, s, tokenstore.Query{Ref: ref, After: "d", Limit: 2}, "e")
-		wantIDs(t, s, tokenstore.Query{Ref: ref, After: "cc", Limit: 2}, "d", "e") // a row that is gone meanwhile
-		wantIDs(t, s, tokenstore.Query{Ref: ref, After: "e"})
-		wantIDs(t, s, tokenstore.Query{Ref: ref, After: "zzz"})
+	mustApply(t, s, insert(row("bb", "user:2", "client:2")))
+	for _, refs := range [][]string{nil, {"user:1"}, {"user:1", "client:1"}} {
+		wantIDs(t, s, tokenstore.Query{Refs: refs, Limit: 1}, "a")
+		wantIDs(t, s, tokenstore.Query{Refs: refs, After: "c", Limit: 1}, "d")
+		wantIDs(t, s, tokenstore.Query{Refs: refs, After: "d", Limit: 2}, "e")
+		wantIDs(t, s, tokenstore.Query{Refs: refs, After: "cc", Limit: 2}, "d", "e") // a row that is gone meanwhile
+		wantIDs(t, s, tokenstore.Query{Refs: refs, After: "e"})
+		wantIDs(t, s, tokenstore.Query{Refs: refs, After: "zzz"})
 	}
 	wantIDs(t, s, tokenstore.Query{After: "a", Limit: 3}, "b", "bb", "c")
-	wantIDs(t, s, tokenstore.Query{Ref: "user:1", After: "a", Limit: 3}, "b", "c", "d")
+	wantIDs(t, s, tokenstore.Query{Refs: []string{"user:1"}, After: "a", Limit: 3}, "b", "c", "d")
 }
 
 func testPageLimits(t *testing.T, s tokenstore.Store) {
 	for page := range 11 {
 		var changes []tokenstore.Change
 		for i := range 100 {
-			changes = append(changes, insert(row(fmt.Sprintf("%02d-%02d", page, i), "user:1")))
+			changes = append(changes, insert(row(fmt.Sprintf("%02d-%02d", page, i), "user:1", "client:1")))
 		}
 		mustApply(t, s, changes...)
 	}
 	for limit, want := range map[int]int{0: 100, 1: 1, 999: 999, 1000: 1000, 5000: 1000} {
-		for _, ref := range []string{"", "user:1"} {
-			rows, err := s.List(t.Context(), tokenstore.KindGrant, tokenstore.Query{Ref: ref, Limit: limit})
+		for _, refs := range [][]string{nil, {"user:1"}, {"user:1", "client:1"}} {
+			rows, err := s.List(t.Context(), tokenstore.KindGrant, tokenstore.Query{Refs: refs, Limit: limit})
 			if err != nil || len(rows) != want {
-				t.Errorf("List with limit %d and reference %q = %d rows, %v; want %d", limit, ref, len(rows), err, want)
+				t.Errorf("List with limit %d and references %q = %d rows, %v; want %d", limit, refs, len(rows), err, want)
 			}
 		}
 	}
@@ -46,13 +47,13 @@ func testRefs(t *testing.T, s tokenstore.Store) {
 	mustApply(t, s, insert(row("a", "user:1", "client:1")))
 	mustApply(t, s, insert(row("b", "client:1", "user:12")))
 	mustApply(t, s, insert(row("c")))
-	wantIDs(t, s, tokenstore.Query{Ref: "user:1"}, "a")
-	wantIDs(t, s, tokenstore.Query{Ref: "user:12"}, "b")
-	wantIDs(t, s, tokenstore.Query{Ref: "user:"})
-	wantIDs(t, s, tokenstore.Query{Ref: "client:1"}, "a", "b")
-	wantIDs(t, s, tokenstore.Query{Ref: "a"})
+	wantIDs(t, s, tokenstore.Query{Refs: []string{"user:1"}}, "a")
+	wantIDs(t, s, tokenstore.Query{Refs: []string{"user:12"}}, "b")
+	wantIDs(t, s, tokenstore.Query{Refs: []string{"user:"}})
+	wantIDs(t, s, tokenstore.Query{Refs: []string{"client:1"}}, "a", "b")
+	wantIDs(t, s, tokenstore.Query{Refs: []string{"a"}})
 	wantIDs(t, s, tokenstore.Query{}, "a", "b", "c")
-	rows, err := s.List(t.Context(), tokenstore.KindGrant, tokenstore.Query{Ref: "user:1"})
+	rows, err := s.List(t.Context(), tokenstore.KindGrant, tokenstore.Query{Refs: []string{"user:1"}})
 	if err != nil || len(rows) != 1 {
 		t.Fatalf("List = %v, %v", rows, err)
 	}
@@ -66,13 +67,13 @@ func testRefsChange(t *testing.T, s tokenstore.Store) {
 	mustApply(t, s, insert(r))
 	r.Version, r.Refs = 2, []string{"user:2", "client:1"}
 	mustApply(t, s, update(r))
-	wantIDs(t, s, tokenstore.Query{Ref: "user:1"})
-	wantIDs(t, s, tokenstore.Query{Ref: "user:2"}, "a")
-	wantIDs(t, s, tokenstore.Query{Ref: "client:1"}, "a")
+	wantIDs(t, s, tokenstore.Query{Refs: []string{"user:1"}})
+	wantIDs(t, s, tokenstore.Query{Refs: []string{"user:2"}}, "a")
+	wantIDs(t, s, tokenstore.Query{Refs: []string{"client:1"}}, "a")
 	r.Version, r.Refs = 3, nil
 	mustApply(t, s, update(r))
-	wantIDs(t, s, tokenstore.Query{Ref: "user:2"})
-	wantIDs(t, s, tokenstore.Query{Ref: "client:1"})
+	wantIDs(t, s, tokenstore.Query{Refs: []string{"user:2"}})
+	wantIDs(t, s, tokenstore.Query{Refs: []string{"client:1"}})
 	wantIDs(t, s, tokenstore.Query{}, "a")
 }
 
@@ -81,12 +82,14 @@ func testCount(t *testing.T, s tokenstore.Store) {
 	mustApply(t, s, insert(row("b", "user:12")))
 	mustApply(t, s, insert(row("c", "user:1")))
 	mustApply(t, s, insert(row("d")))
-	for ref, want := range map[string]int{"": 4, "user:1": 2, "user:12": 1, "user:": 0, "client:1": 1, "client:2": 0} {
-		if n, err := s.Count(t.Context(), tokenstore.KindGrant, ref); n != want || err != nil {
-			t.Errorf("Count(%q) = %d, %v; want %d", ref, n, err, want)
+	for refs, want := range map[string]int{
+		"": 4, "user:1": 2, "user:12": 1, "user:": 0, "client:1": 1, "client:2": 0, "user:1 client:1": 1, "client:1 user:1": 1, "user:12 client:1": 0, "user:1 user:1": 2,
+	} {
+		if n, err := s.Count(t.Context(), tokenstore.KindGrant, strings.Fields(refs)...); n != want || err != nil {
+			t.Errorf("Count(%q) = %d, %v; want %d", refs, n, err, want)
 		}
 	}
-	if n, err := s.Count(t.Context(), tokenstore.KindAccount, ""); n != 0 || err != nil {
+	if n, err := s.Count(t.Context(), tokenstore.KindAccount); n != 0 || err != nil {
 		t.Errorf("Count of another kind = %d, %v; want 0", n, err)
 	}
 	sweepAll := expiring("a", 1000)
@@ -119,7 +122,7 @@ func testSweepOrder(t *testing.T, s tokenstore.Store) {
 	sweep(t, s, 10_000, 0, 0)
 	sweep(t, s, 10_000, 2, 2)
 	wantIDs(t, s, tokenstore.Query{}, "b", "c", "d")
-	wantIDs(t, s, tokenstore.Query{Ref: "user:1"}, "b", "c", "d")
+	wantIDs(t, s, tokenstore.Query{Refs: []string{"user:1"}}, "b", "c", "d")
 	sweep(t, s, 10_000, 1, 1)
 	wantIDs(t, s, tokenstore.Query{}, "b", "c")
 	sweep(t, s, 10_000, 100, 2)

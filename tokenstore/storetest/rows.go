@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +16,7 @@ func testRoundTrip(t *testing.T, s tokenstore.Store) {
 	for _, kind := range tokenstore.Kinds() {
 		full := tokenstore.Row{
 			Kind: kind, ID: "full", Version: 1, State: "active", Refs: []string{"user:1", "client:2"},
-			DeleteAfter: time.Date(2040, 2, 3, 4, 5, 6, 789_999_999, time.UTC), Sealed: []byte{0, 1, 0xfe, 0xff, '\n', '\''},
+			DeleteAfter: time.Date(2040, 2, 3, 4, 5, 6, 789_999_999, time.UTC), Due: time.Date(2030, 2, 3, 4, 5, 6, 123_999_999, time.UTC), Sealed: []byte{0, 1, 0xfe, 0xff, '\n', '\''},
 		}
 		bare := tokenstore.Row{Kind: kind, ID: "bare", Version: 1, Sealed: []byte("x")}
 		mustApply(t, s, insert(full), insert(bare))
@@ -29,7 +30,7 @@ func testNotFound(t *testing.T, s tokenstore.Store) {
 		wantMissing(t, s, id)
 	}
 	wantIDs(t, s, tokenstore.Query{})
-	wantIDs(t, s, tokenstore.Query{Ref: "user:1", After: "a"})
+	wantIDs(t, s, tokenstore.Query{Refs: []string{"user:1"}, After: "a"})
 }
 
 func testInsertConflict(t *testing.T, s tokenstore.Store) {
@@ -71,7 +72,7 @@ func testDelete(t *testing.T, s tokenstore.Store) {
 	mustApply(t, s, remove(r, 1))
 	wantMissing(t, s, "a")
 	wantIDs(t, s, tokenstore.Query{})
-	wantIDs(t, s, tokenstore.Query{Ref: "user:1"})
+	wantIDs(t, s, tokenstore.Query{Refs: []string{"user:1"}})
 	wantConflict(t, s, remove(r, 1))
 	mustApply(t, s, insert(r)) // the id is free again, and begins at version 1
 	wantRow(t, s, r)
@@ -88,7 +89,7 @@ func testKindsApart(t *testing.T, s tokenstore.Store) {
 	mustApply(t, s, remove(inserts[0].Row, 1))
 	for _, c := range inserts[1:] {
 		wantRow(t, s, c.Row)
-		rows, err := s.List(t.Context(), c.Row.Kind, tokenstore.Query{Ref: "user:1"})
+		rows, err := s.List(t.Context(), c.Row.Kind, tokenstore.Query{Refs: []string{"user:1"}})
 		if err != nil || len(rows) != 1 || compare(rows[0], c.Row) != "" {
 			t.Fatalf("List(%s) = %v, %v; want its own row", c.Row.Kind, rows, err)
 		}
@@ -103,11 +104,11 @@ func testExactMatch(t *testing.T, s tokenstore.Store) {
 	wantIDs(t, s, tokenstore.Query{}, ids...)
 	for _, id := range ids {
 		wantRow(t, s, row(id, "ref:"+id))
-		wantIDs(t, s, tokenstore.Query{Ref: "ref:" + id}, id)
+		wantIDs(t, s, tokenstore.Query{Refs: []string{"ref:" + id}}, id)
 	}
-	wantIDs(t, s, tokenstore.Query{Ref: "ref:"})
-	wantIDs(t, s, tokenstore.Query{Ref: "ref:a\x00a"})
-	wantIDs(t, s, tokenstore.Query{Ref: "REF:a"})
+	wantIDs(t, s, tokenstore.Query{Refs: []string{"ref:"}})
+	wantIDs(t, s, tokenstore.Query{Refs: []string{"ref:a\x00a"}})
+	wantIDs(t, s, tokenstore.Query{Refs: []string{"REF:a"}})
 }
 
 func testOwnership(t *testing.T, s tokenstore.Store) {
@@ -153,8 +154,8 @@ func testAllOrNone(t *testing.T, s tokenstore.Store) {
 		wantRow(t, s, a)
 		wantRow(t, s, b)
 		wantMissing(t, s, "c")
-		wantIDs(t, s, tokenstore.Query{Ref: "user:1"}, "a", "b")
-		wantIDs(t, s, tokenstore.Query{Ref: "user:2"})
+		wantIDs(t, s, tokenstore.Query{Refs: []string{"user:1"}}, "a", "b")
+		wantIDs(t, s, tokenstore.Query{Refs: []string{"user:2"}})
 	}
 	account := row("x")
 	account.Kind = tokenstore.KindAccount
@@ -189,7 +190,7 @@ func testInvalid(t *testing.T, s tokenstore.Store) {
 		"long state":          {with(func(r *tokenstore.Row) { r.State = strings.Repeat("x", 33) })},
 		"line in state":       {with(func(r *tokenstore.Row) { r.State = "a\nb" })},
 		"sealed too large":    {with(func(r *tokenstore.Row) { r.Sealed = make([]byte, tokenstore.MaxSealed+1) })},
-		"nine references":     {refs("1", "2", "3", "4", "5", "6", "7", "8", "9")},
+		"33 references":       {refs(numbers(33)...)},
 		"empty reference":     {refs("")},
 		"long reference":      {refs(strings.Repeat("x", 193))},
 		"NUL in reference":    {refs("a\x00b")},
@@ -207,18 +208,28 @@ func testInvalid(t *testing.T, s tokenstore.Store) {
 	wantIDs(t, s, tokenstore.Query{})
 }
 
+// numbers are so many references.
+func numbers(n int) (refs []string) {
+	for i := range n {
+		refs = append(refs, fmt.Sprint(i))
+	}
+	return refs
+}
+
 func testLimits(t *testing.T, s tokenstore.Store) {
 	r := row(strings.Repeat("~", 128))
 	r.State = strings.Repeat("!", 32)
-	for i := range 8 {
-		r.Refs = append(r.Refs, strings.Repeat(string(rune('a'+i)), 192))
+	for i := range 32 {
+		r.Refs = append(r.Refs, strings.Repeat(string(rune('A'+i)), 192))
 	}
 	r.Sealed = bytes.Repeat([]byte{0xff, 0}, tokenstore.MaxSealed/2)
 	r.DeleteAfter = time.Date(9999, 12, 31, 23, 59, 59, 999e6, time.UTC)
+	r.Due = r.DeleteAfter
 	mustApply(t, s, insert(r))
 	wantRow(t, s, r)
+	wantIDs(t, s, tokenstore.Query{Refs: r.Refs}, r.ID)
 	for _, ref := range r.Refs {
-		wantIDs(t, s, tokenstore.Query{Ref: ref}, r.ID)
+		wantIDs(t, s, tokenstore.Query{Refs: []string{ref}}, r.ID)
 	}
 	empty := row("empty")
 	empty.Sealed = nil
@@ -231,8 +242,10 @@ func testContext(t *testing.T, s tokenstore.Store) {
 	cancel()
 	_, get := s.Get(ctx, tokenstore.KindGrant, "a")
 	_, list := s.List(ctx, tokenstore.KindGrant, tokenstore.Query{})
+	_, count := s.Count(ctx, tokenstore.KindGrant)
+	_, due := s.Due(ctx, tokenstore.KindGrant, at(1), 1)
 	_, sweep := s.Sweep(ctx, tokenstore.KindGrant, at(1), 1)
-	for name, err := range map[string]error{"Get": get, "List": list, "Sweep": sweep, "Apply": s.Apply(ctx, insert(row("a")))} {
+	for name, err := range map[string]error{"Get": get, "List": list, "Count": count, "Due": due, "Sweep": sweep, "Apply": s.Apply(ctx, insert(row("a")))} {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("%s = %v; want context.Canceled", name, err)
 		}

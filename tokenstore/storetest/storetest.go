@@ -36,7 +36,13 @@ func Run(t *testing.T, open func(t *testing.T) tokenstore.Store) {
 		"list limits a page to 100, or 1000 at most":             testPageLimits,
 		"list finds rows by each reference and no other":         testRefs,
 		"list follows references that an update changed":         testRefsChange,
-		"count counts rows of a kind and of a reference":         testCount,
+		"list finds rows that carry all of several references":   testIntersection,
+		"list follows updates in intersections":                  testIntersectionChanges,
+		"list intersects long lists as well as short ones":       testIntersectionOfMany,
+		"count counts rows of a kind and of references":          testCount,
+		"due lists the oldest first, up to the limit":            testDueOrder,
+		"due lists only what lies before, of its kind":           testDueBounds,
+		"due follows updates, deletions and sweeps":              testDueFollows,
 		"sweep deletes the oldest first, up to the limit":        testSweepOrder,
 		"sweep deletes only what lies before, of its kind":       testSweepBounds,
 		"sweep follows a deletion time that an update changed":   testSweepFollows,
@@ -78,7 +84,7 @@ func RunDurability(t *testing.T, create func(t *testing.T) (open func(t *testing
 func testReopen(t *testing.T, open func(*testing.T) tokenstore.Store) {
 	s := open(t)
 	kept, changed, gone := row("kept", "user:1"), row("changed", "user:1"), row("gone", "user:1")
-	kept.DeleteAfter = at(1000)
+	kept.DeleteAfter, kept.Due = at(1000), at(500)
 	mustApply(t, s, insert(kept), insert(changed), insert(gone))
 	changed.Version, changed.Sealed, changed.Refs = 2, []byte("second"), []string{"user:2"}
 	mustApply(t, s, update(changed))
@@ -91,8 +97,9 @@ func testReopen(t *testing.T, open func(*testing.T) tokenstore.Store) {
 	wantRow(t, s, kept)
 	wantRow(t, s, changed)
 	wantMissing(t, s, "gone")
-	wantIDs(t, s, tokenstore.Query{Ref: "user:1"}, "kept")
-	wantIDs(t, s, tokenstore.Query{Ref: "user:2"}, "changed")
+	wantIDs(t, s, tokenstore.Query{Refs: []string{"user:1"}}, "kept")
+	wantIDs(t, s, tokenstore.Query{Refs: []string{"user:2"}}, "changed")
+	wantDue(t, s, 501, 10, "kept")
 	if n, err := s.Sweep(t.Context(), tokenstore.KindGrant, at(1001), 10); n != 1 || err != nil {
 		t.Fatalf("Sweep after reopening = %d, %v; want 1", n, err)
 	}
@@ -157,6 +164,8 @@ func compare(got, want tokenstore.Row) string {
 		return fmt.Sprintf("references are %q; want %q", got.Refs, want.Refs)
 	case !got.DeleteAfter.Equal(want.DeleteAfter.Truncate(time.Millisecond)):
 		return fmt.Sprintf("deletion time is %v; want %v", got.DeleteAfter, want.DeleteAfter)
+	case !got.Due.Equal(want.Due.Truncate(time.Millisecond)):
+		return fmt.Sprintf("due time is %v; want %v", got.Due, want.Due)
 	case string(got.Sealed) != string(want.Sealed):
 		return fmt.Sprintf("sealed value is %q; want %q", got.Sealed, want.Sealed)
 	}

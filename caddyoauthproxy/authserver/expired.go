@@ -1,0 +1,99 @@
+package authserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+const (
+	// duePage is how many grants are looked at together.
+	duePage = 1000
+
+	// dueBatch is how many of them are saved together.
+	dueBatch = 100
+)
+
+// turnHealth saves the grants whose health has turned with time, so that they are found by what it is now.
+func (s *Server) turnHealth(ctx context.Context) error {
+	for {
+		grants, err := s.vault.DueGrants(ctx, duePage)
+		switch {
+		case errors.Is(err, tokenstore.ErrTampered):
+			s.log.Error("grants that do not open are found by what they were before", zap.Error(err))
+		case err != nil:
+			return fmt.Errorf("grants that are due: %w", err)
+		}
+		turned, err := s.saveGrants(ctx, grants)
+		if err != nil {
+			return fmt.Errorf("grants that are due: %w", err)
+		}
+		if len(grants) < duePage || turned == 0 {
+			return nil
+		}
+	}
+}
+
+// saveGrants saves grants where nobody else has changed them meanwhile, and returns how many those are.
+func (s *Server) saveGrants(ctx context.Context, grants []*tokenstore.Grant) (saved int, err error) {
+	for len(grants) > 0 {
+		batch := grants[:min(dueBatch, len(grants))]
+		grants = grants[len(batch):]
+		writes := make([]tokenstore.Write, 0, len(batch))
+		for _, g := range batch {
+			writes = append(writes, tokenstore.Save(g))
+		}
+		err := s.vault.Commit(ctx, writes...)
+		if err == nil {
+			saved += len(batch)
+			continue
+		}
+		if !errors.Is(err, tokenstore.ErrConflict) {
+			return saved, err
+		}
+		for _, write := range writes { // one that somebody else has changed keeps no other from being saved
+			err := s.vault.Commit(ctx, write)
+			switch {
+			case err == nil:
+				saved++
+			case !errors.Is(err, tokenstore.ErrConflict):
+				return saved, err
+			}
+		}
+	}
+	return saved, nil
+}
+
+// EndExpired ends the grants that have expired a while ago, so that no upstream token outlives what it was given for, and returns how many. Their providers are
+// told one after the other, by Accounts.RetryRevocations. It is to be called before each clean-up. A grant that cannot be ended keeps no other from it.
+func (s *Server) EndExpired(ctx context.Context) (ended int, failed error) {
+	if err := s.turnHealth(ctx); err != nil {
+		return 0, err
+	}
+	limit := s.vault.Now().Add(-tidyAfter)
+	for after := ""; ; {
+		grants, next, err := s.vault.ExpiredGrants(ctx, limit, after, duePage)
+		if err != nil {
+			return ended, fmt.Errorf("expired grants: %w", err)
+		}
+		for _, g := range grants {
+			grant, _, err := s.revokeGrant(ctx, g.ID, "expired", func(g *tokenstore.Grant) bool { return g.Expires.Before(limit) })
+			switch {
+			case ctx.Err() != nil:
+				return ended, ctx.Err()
+			case err != nil:
+				failed = err
+			case grant != nil:
+				ended++
+				s.log.Info("grant ended", grantFields(grant, zap.String("reason", "expired"))...)
+			}
+		}
+		if after = next; after == "" {
+			return ended, failed
+		}
+	}
+}
