@@ -41,6 +41,8 @@ func newAssistantPages(a *App, g *gateway) *operator.AssistantPages {
 		ApplyConfig:   a.Admin != nil && a.Admin.ApplyConfig,
 		Admin:         func() (*operator.AdminEndpoint, error) { return adminEndpoint(runningAdmin(a.ctx)) },
 		NoConnections: a.Connections.Off,
+		Vault:         g.vault,
+		ClientIP:      clientIP,
 		Logger:        a.log.Named("operator"),
 	})
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/console"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
 // AssistantPagesOptions configures the assistant's pages.
@@ -36,8 +37,10 @@ type AssistantPagesOptions struct {
 	// NoConnections says that users have no page of their own.
 	NoConnections bool
 
-	// Logger gets a line for each change of the running config.
-	Logger *zap.Logger
+	// Vault gets an event for each change of the running config, and Logger a line. ClientIP is the address of a request.
+	Vault    *tokenstore.Vault
+	ClientIP func(*http.Request) string
+	Logger   *zap.Logger
 }
 
 // AssistantPages are the assistant's pages, for admins who have signed in.
@@ -331,16 +334,29 @@ func (a *AssistantPages) serveApply(w http.ResponseWriter, r *http.Request, sign
 	if err == nil {
 		err = p.apply(r.Context(), endpoint)
 	}
-	fields := []zap.Field{
-		zap.String("user_id", signIn.UserID), zap.String("user", signIn.User.Label()), zap.String("provider", result.addition.Provider), zap.String("proxy", result.addition.Proxy),
-	}
+	a.record(r, signIn, result.addition, err)
 	if err != nil {
-		a.o.Logger.Warn("change of the running config was not applied", append(fields, zap.Error(err))...)
 		a.refuse(w, signIn, err)
 		return
 	}
-	a.o.Logger.Info("running config changed", fields...)
 	a.result(w, signIn, draft, result, true)
+}
+
+// record tells the log and the audit trail who has changed the running config, or could not.
+func (a *AssistantPages) record(r *http.Request, signIn *authserver.SignIn, add *Addition, failed error) {
+	ctx := tokenstore.WithAddress(context.WithoutCancel(r.Context()), a.o.ClientIP(r))
+	e := a.o.Vault.NewEvent(tokenstore.WithActor(ctx, tokenstore.Actor{Kind: tokenstore.ActorOperator, ID: signIn.UserID, Label: signIn.User.Label()}), tokenstore.EventConfigApplied)
+	e.Provider, e.Proxy = add.Provider, add.Proxy
+	fields := []zap.Field{zap.String("user_id", signIn.UserID), zap.String("user", signIn.User.Label()), zap.String("provider", add.Provider), zap.String("proxy", add.Proxy)}
+	if failed != nil {
+		a.o.Logger.Warn("change of the running config was not applied", append(fields, zap.Error(failed))...)
+		a.o.Vault.Note(e.Refused(failed.Error()))
+		return
+	}
+	a.o.Logger.Info("running config changed", fields...)
+	if err := a.o.Vault.Commit(ctx, tokenstore.RecordEvent(e)); err != nil {
+		a.o.Logger.Error("the change of the running config is not in the audit trail", append(fields, zap.Error(err))...)
+	}
 }
 
 // refuse says why nothing was applied.
