@@ -114,8 +114,8 @@ type AssistantPlan struct {
 	Start  string
 }
 
-// AssistantChange is a part of the config, before and after.
-type AssistantChange struct{ Path, Old, New string }
+// AssistantChange is a part of the config that is added. Now says what stands there until then.
+type AssistantChange struct{ Path, Now, New string }
 
 // AssistantStart draws the first page.
 func (p *Pages) AssistantStart(w http.ResponseWriter, f Frame, s AssistantStart) {

@@ -52,21 +52,20 @@ func (e *ApplyError) Error() string {
 	return e.Text + ": " + e.Said
 }
 
-// Change is a part of the running config that is to be changed.
-type Change struct {
-	// Path is where it is, for the config API.
-	Path string `json:"path"`
-
-	// Old and New are its JSON before and after. Old is empty where there is nothing.
-	Old string `json:"old,omitempty"`
-	New string `json:"new"`
+// change is a part that the running config is given.
+type change struct {
+	path string // where it goes, for the config API
+	now  string // what stands there, in words
+	json string
 }
+
+const nothing = "nothing"
 
 // plan is a change to the running config that is ready to be applied.
 type plan struct {
 	etag    string
 	config  map[string]any // with the change
-	changes []Change
+	changes []change
 
 	// behindHandler says that the route stands right behind oauth_proxy, in front of whatever the site has there.
 	behindHandler bool
@@ -114,7 +113,11 @@ func (a *Assistant) plan(ctx context.Context, e *AdminEndpoint, r *Result) (*pla
 	if err != nil {
 		return nil, err
 	}
-	p.changes = append(p.changes, Change{Path: path, New: pretty})
+	now := nothing
+	if place.index < len(place.list) {
+		now = "what stands at this place, and all behind it, moves back by one"
+	}
+	p.changes = append(p.changes, change{path, now, pretty})
 	return p, nil
 }
 
@@ -137,7 +140,7 @@ func (p *plan) add(app map[string]any, kind, name string, raw json.RawMessage) e
 	if err != nil {
 		return err
 	}
-	p.changes = append(p.changes, Change{Path: "apps/oauth_proxy/" + kind + "/" + name, New: pretty})
+	p.changes = append(p.changes, change{"apps/oauth_proxy/" + kind + "/" + name, nothing, pretty})
 	return nil
 }
 

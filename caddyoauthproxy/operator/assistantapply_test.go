@@ -29,7 +29,7 @@ func (a *adminOf) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodGet:
 		w.Header().Set("ETag", etag)
 		_, _ = io.WriteString(w, a.config)
-	case r.Header.Get("If-Match") != etag:
+	case r.Header.Get("If-Match") != "" && r.Header.Get("If-Match") != etag:
 		w.WriteHeader(http.StatusPreconditionFailed)
 	default:
 		raw, _ := io.ReadAll(r.Body)
@@ -67,8 +67,8 @@ func TestPlanAddsAndChangesNothingElse(t *testing.T) {
 	}
 	var paths []string
 	for _, c := range p.changes {
-		paths = append(paths, c.Path)
-		if !json.Valid([]byte(c.New)) {
+		paths = append(paths, c.path)
+		if !json.Valid([]byte(c.json)) {
 			t.Errorf("%+v", c)
 		}
 	}

@@ -317,7 +317,7 @@ func (a *AssistantPages) servePlan(w http.ResponseWriter, r *http.Request, signI
 	}
 	page := console.AssistantPlan{Action: a.start(), CSRF: signIn.CSRF, Start: a.start(), Hidden: append(hidden(draft), console.Hidden{Name: "etag", Value: p.etag})}
 	for _, c := range p.changes {
-		page.Changes = append(page.Changes, console.AssistantChange{Path: c.Path, Old: c.Old, New: c.New})
+		page.Changes = append(page.Changes, console.AssistantChange{Path: c.path, Now: c.now, New: c.json})
 	}
 	if p.behindHandler {
 		page.Warning = "The site has no other MCP server that the new one could stand beside, so it goes right behind the handler oauth_proxy: handlers that the site has further back, such as respond or error, do not see its requests."

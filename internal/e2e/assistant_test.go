@@ -81,6 +81,10 @@ func TestAssistantAddsAServerToTheRunningConfigWhileAChatbotStreams(t *testing.T
 	status, page = b.Submit(t, page, "step", nil)
 	mustSay(t, "applied", status, 200, page, "Applied", "Caddyfile on disk does not know of it")
 
+	if log := w.Log(); !strings.Contains(log, "running config changed") || strings.Contains(log, "not in the audit trail") {
+		t.Error("who applied it is not told")
+	}
+
 	session := w.Connect(t, testenv.NewBrowser(testenv.Alice), w.ProxyURL("second"), testenv.Stateless)
 	answer, err := testenv.Call(t.Context(), session, "whoami", nil)
 	if err != nil || !strings.Contains(answer, "alice") {
