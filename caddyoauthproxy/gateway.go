@@ -30,6 +30,8 @@ type gateway struct {
 	operator *operator.Server
 	grants   *grantWatch
 	endAudit func()
+
+	assistant *operator.AssistantPages
 }
 
 // openGateway opens the vault and puts the rooms together.
@@ -97,6 +99,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	if g.operator, err = newOperator(a, g); err != nil {
 		return nil, fmt.Errorf("oauth_proxy: %w", err)
 	}
+	g.assistant = newAssistantPages(a, g)
 	g.grants = watchGrants(vault, g.server.Ended, g.acquire)
 	g.server.WatchOrders(func() { g.grants.grantChanged("") })
 	g.keepAudit(a)

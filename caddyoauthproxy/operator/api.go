@@ -63,6 +63,7 @@ func (s *Server) routes() []route {
 		{"GET", "/proxies", nil, s.listProxies},
 		{"GET", "/providers", nil, s.listProviders},
 		{"GET", "/vault", nil, s.showVault},
+		{"POST", "/assistant", nil, s.assist},
 	}
 }
 

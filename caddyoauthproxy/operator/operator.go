@@ -44,6 +44,9 @@ type Options struct {
 	// NoConnections closes the page where users see and cut their own connections.
 	NoConnections bool
 
+	// Assistant writes configuration.
+	Assistant *Assistant
+
 	// Logger gets a line for each request that is refused. Never a secret.
 	Logger *zap.Logger
 }
@@ -102,7 +105,7 @@ func (s *Server) handlesAPI(r *http.Request) bool {
 
 // MayHandle reports whether a path looks like one of a server's, while there is no server to ask.
 func MayHandle(r *http.Request) bool {
-	return strings.Contains(r.URL.Path, sitePath+"/") || mayBePage(r.URL.Path)
+	return strings.Contains(r.URL.Path, sitePath+"/") || mayBePage(r.URL.Path) || strings.HasSuffix(r.URL.Path, assistantPath)
 }
 
 // ServeHTTP answers the site's routes: the API to admins who have signed in, and pages to whom they are for.
