@@ -21,6 +21,12 @@ const (
 
 	EventGrantEnded = "grant.ended"
 
+	EventRevocationOrdered = "revocation.ordered"
+	EventRevocationDone    = "revocation.done" // every grant that it means is ended in its own row
+
+	EventSignInFinished = "signin.finished" // to the gateway's own pages
+	EventSignInEnded    = "signin.ended"
+
 	EventSessionIssued    = "session.issued"
 	EventSessionRefreshed = "session.refreshed"
 	EventSessionEnded     = "session.ended"
@@ -49,7 +55,8 @@ func EventTypes() []string {
 		EventLoginFinished, EventLoginFailed,
 		EventTokenIssued, EventTokenRefused,
 		EventCodeReplayed, EventRefreshReplayed,
-		EventGrantEnded,
+		EventGrantEnded, EventRevocationOrdered, EventRevocationDone,
+		EventSignInFinished, EventSignInEnded,
 		EventSessionIssued, EventSessionRefreshed, EventSessionEnded,
 		EventUpstreamRefreshed, EventUpstreamRefused, EventUpstreamLost, EventUpstreamRevoked, EventUpstreamRevokeGivenUp,
 		EventAPIKeyCreated, EventAPIKeyRevoked,

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,6 +28,35 @@ func (s *Server) clientEvent(ctx context.Context, eventType string, c *tokenstor
 	e := s.vault.NewEvent(tokenstore.WithActor(ctx, clientActor(c)), eventType)
 	e.ClientID, e.Client, e.Proxy = c.ID, c.Name, c.Proxy
 	e.Details = map[string]string{"redirect_uris": strings.Join(c.RedirectURIs, " "), "auth_method": c.AuthMethod}
+	return e
+}
+
+// deletedEvent is that of a client whose registration somebody else than the client deletes.
+func (s *Server) deletedEvent(ctx context.Context, c *tokenstore.Client) *tokenstore.Event {
+	e := s.clientEvent(ctx, tokenstore.EventClientDeleted, c)
+	e.Actor = tokenstore.ActorFrom(ctx)
+	return e
+}
+
+// orderEvent is an event about a revocation order. The events of the grants that it ends name it.
+func (s *Server) orderEvent(ctx context.Context, eventType string, o *tokenstore.RevocationOrder) *tokenstore.Event {
+	e := s.vault.NewEvent(ctx, eventType)
+	e.UserID, e.ClientID, e.Proxy, e.Provider, e.Reason = o.Filter.UserID, o.Filter.ClientID, o.Filter.Proxy, o.Filter.Provider, o.Reason
+	e.Details = map[string]string{"order": o.ID, "by": o.By}
+	if o.Filter.All {
+		e.Details["all"] = "true"
+	}
+	if eventType == tokenstore.EventRevocationDone {
+		e.Details["ended"], e.Details["unreadable"] = strconv.Itoa(o.Ended), strconv.Itoa(o.Unreadable)
+	}
+	return e
+}
+
+// signInEvent is an event about a sign-in to the gateway's own pages.
+func (s *Server) signInEvent(ctx context.Context, eventType string, record *tokenstore.SignIn) *tokenstore.Event {
+	e := s.vault.NewEvent(ctx, eventType)
+	e.UserID, e.User, e.Provider = record.UserID, record.User.Label(), record.User.Provider
+	e.Details = map[string]string{"sign_in": record.ID, "admin": strconv.FormatBool(s.admins.permits(record.User))}
 	return e
 }
 

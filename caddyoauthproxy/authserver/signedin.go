@@ -131,14 +131,13 @@ func (s *Server) EndSignIn(ctx context.Context, id string) error {
 		if err != nil {
 			return fmt.Errorf("sign-in: %w", err)
 		}
-		err = s.vault.Commit(ctx, tokenstore.Delete(record))
+		err = s.vault.Commit(ctx, tokenstore.Delete(record), tokenstore.RecordEvent(s.signInEvent(ctx, tokenstore.EventSignInEnded, record)))
 		if errors.Is(err, tokenstore.ErrConflict) {
 			continue // gone, or about to be
 		}
 		if err != nil {
 			return fmt.Errorf("end sign-in: %w", err)
 		}
-		s.log.Info("signed out", signInFields(record)...)
 		return nil
 	}
 }

@@ -223,10 +223,9 @@ func (s *Server) storeSignIn(ctx context.Context, login *tokenstore.Login, provi
 		Meta:   tokenstore.Meta{ID: s.vault.Hash(purposeSignIn, s.signInValue(state)), DeleteAfter: now.Add(s.life.SignIn + tidyAfter)},
 		UserID: s.userID(u), User: u, Identity: provider.Identity(), Created: now, Expires: now.Add(s.life.SignIn), Address: login.Request.Address,
 	}
-	if err := s.vault.Commit(ctx, tokenstore.Save(signIn), tokenstore.Save(login)); err != nil {
+	if err := s.vault.Commit(ctx, tokenstore.Save(signIn), tokenstore.Save(login), tokenstore.RecordEvent(s.signInEvent(tokenstore.WithActor(ctx, userActor(signIn.UserID, u.Label())), tokenstore.EventSignInFinished, signIn))); err != nil {
 		return fmt.Errorf("store sign-in: %w", err)
 	}
-	s.log.Info("signed in", signInFields(signIn, zap.Bool("admin", s.admins.permits(u)))...)
 	s.forgetTokens(ctx, provider, t, u)
 	return nil
 }
