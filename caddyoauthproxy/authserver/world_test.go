@@ -130,6 +130,12 @@ type option func(*authserver.Options)
 
 func newWorld(t testing.TB, options ...option) *world {
 	t.Helper()
+	return newAuditedWorld(t, tokenstore.AuditOptions{}, options...)
+}
+
+// newAuditedWorld is a world with an audit trail that is kept in its own way.
+func newAuditedWorld(t testing.TB, audit tokenstore.AuditOptions, options ...option) *world {
+	t.Helper()
 	w := &world{t: t, provider: &fakeProvider{user: map[string]any{"sub": "u1", "email": "alice@example.com", "email_verified": true}}}
 	idp := httptest.NewServer(w.provider)
 	t.Cleanup(idp.Close)
@@ -140,7 +146,7 @@ func newWorld(t testing.TB, options ...option) *world {
 	t.Cleanup(func() { _ = store.Close() })
 	w.store = store
 	now := func() time.Time { return time.Now().Add(time.Duration(w.offset.Load())) }
-	w.vault, err = tokenstore.Open(t.Context(), store, tokenstore.Options{Keys: []tokenstore.RootKey{tokenstore.NewRootKey()}, Now: now, Recorded: w.events.add})
+	w.vault, err = tokenstore.Open(t.Context(), store, tokenstore.Options{Keys: []tokenstore.RootKey{tokenstore.NewRootKey()}, Now: now, Recorded: w.events.add, Audit: audit})
 	if err != nil {
 		t.Fatal(err)
 	}
