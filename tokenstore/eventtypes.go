@@ -25,6 +25,9 @@ const (
 	EventSessionRefreshed = "session.refreshed"
 	EventSessionEnded     = "session.ended"
 
+	EventSignInFinished = "sign_in.finished" // to the gateway's own pages
+	EventSignInEnded    = "sign_in.ended"
+
 	EventUpstreamRefreshed     = "upstream.refreshed"
 	EventUpstreamRefused       = "upstream.refused" // for good: the user must log in again
 	EventUpstreamLost          = "upstream.lost"    // the outcome of a refresh is unknown, and the account is given up
@@ -50,6 +53,7 @@ func EventTypes() []string {
 		EventCodeReplayed, EventRefreshReplayed,
 		EventGrantEnded,
 		EventSessionIssued, EventSessionRefreshed, EventSessionEnded,
+		EventSignInFinished, EventSignInEnded,
 		EventUpstreamRefreshed, EventUpstreamRefused, EventUpstreamLost, EventUpstreamRevoked, EventUpstreamRevokeGivenUp,
 		EventAPIKeyCreated, EventAPIKeyRevoked,
 		EventSigningKeyRotated, EventVaultTampered, EventConfigLoaded, EventAuditDropped,
