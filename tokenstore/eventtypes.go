@@ -24,12 +24,12 @@ const (
 	EventRevocationOrdered = "revocation.ordered"
 	EventRevocationDone    = "revocation.done" // every grant that it means is ended in its own row
 
-	EventSignInFinished = "signin.finished" // to the gateway's own pages
-	EventSignInEnded    = "signin.ended"
-
 	EventSessionIssued    = "session.issued"
 	EventSessionRefreshed = "session.refreshed"
 	EventSessionEnded     = "session.ended"
+
+	EventSignInFinished = "sign_in.finished" // to the gateway's own pages
+	EventSignInEnded    = "sign_in.ended"
 
 	EventUpstreamRefreshed     = "upstream.refreshed"
 	EventUpstreamRefused       = "upstream.refused" // for good: the user must log in again
@@ -56,8 +56,8 @@ func EventTypes() []string {
 		EventTokenIssued, EventTokenRefused,
 		EventCodeReplayed, EventRefreshReplayed,
 		EventGrantEnded, EventRevocationOrdered, EventRevocationDone,
-		EventSignInFinished, EventSignInEnded,
 		EventSessionIssued, EventSessionRefreshed, EventSessionEnded,
+		EventSignInFinished, EventSignInEnded,
 		EventUpstreamRefreshed, EventUpstreamRefused, EventUpstreamLost, EventUpstreamRevoked, EventUpstreamRevokeGivenUp,
 		EventAPIKeyCreated, EventAPIKeyRevoked,
 		EventSigningKeyRotated, EventVaultTampered, EventConfigLoaded, EventConfigApplied, EventAuditDropped,

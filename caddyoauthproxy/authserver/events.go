@@ -52,14 +52,6 @@ func (s *Server) orderEvent(ctx context.Context, eventType string, o *tokenstore
 	return e
 }
 
-// signInEvent is an event about a sign-in to the gateway's own pages.
-func (s *Server) signInEvent(ctx context.Context, eventType string, record *tokenstore.SignIn) *tokenstore.Event {
-	e := s.vault.NewEvent(ctx, eventType)
-	e.UserID, e.User, e.Provider = record.UserID, record.User.Label(), record.User.Provider
-	e.Details = map[string]string{"sign_in": record.ID, "admin": strconv.FormatBool(s.admins.permits(record.User))}
-	return e
-}
-
 // grantEvent begins an event about a grant.
 func (s *Server) grantEvent(ctx context.Context, eventType string, g *tokenstore.Grant) *tokenstore.Event {
 	e := s.vault.NewEvent(ctx, eventType)
