@@ -25,6 +25,7 @@ func newOperator(a *App, g *gateway) (*operator.Server, error) {
 		Proxies:   a.config.proxies,
 		Storage:   storage,
 		SignedIn:  g.server.SignedIn,
+		ClientIP:  clientIP,
 		Pages:     a.config.pages,
 
 		NoConnections: a.Connections.Off,

@@ -232,6 +232,33 @@ func TestGrantsEndOneByOneAndMany(t *testing.T) {
 	}
 }
 
+func TestNumbersAreThoseOfTheVault(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.fill(7)
+	w.ask("DELETE", "/tokens/grant-0000", "")
+	var stats operator.Stats
+	w.ask("GET", "/stats", "").decode(t, &stats)
+	if stats.Grants[tokenstore.HealthValid] != 6 || stats.Grants[tokenstore.HealthRevoked] != 1 || stats.Clients != 7 || stats.UnusedClients != 0 || stats.APIKeys != 1 || stats.Sessions != 7 ||
+		stats.Proxies["jira"] != 3 || stats.Proxies["wiki"] != 3 {
+		t.Errorf("%+v", stats)
+	}
+	var vault operator.VaultInfo
+	w.ask("GET", "/vault", "").decode(t, &vault)
+	for kind, want := range map[tokenstore.Kind]int{tokenstore.KindGrant: 7, tokenstore.KindAccount: 7, tokenstore.KindClient: 7, tokenstore.KindKeyring: 1, tokenstore.KindCode: 0} {
+		if vault.Records[kind] != want {
+			t.Errorf("%s: %d records, want %d", kind, vault.Records[kind], want)
+		}
+	}
+	if vault.Module != "bbolt" || vault.Path != "/var/lib/caddy/vault.db" || vault.Keys != 1 || vault.Format != 1 || len(vault.EncryptionKey) != 16 {
+		t.Errorf("%+v", vault)
+	}
+	var providers operator.ProviderList
+	if w.ask("GET", "/providers", "").decode(t, &providers); len(providers.Providers) != 1 || providers.Providers[0].Accounts != 7 || !slices.Equal(providers.Providers[0].Proxies, []string{"jira", "wiki"}) {
+		t.Errorf("%+v", providers)
+	}
+}
+
 func TestClientIsDeletedWithItsGrants(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -3,6 +3,7 @@ package operator
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -42,6 +43,9 @@ type Options struct {
 	// NoConnections closes the page where users see and cut their own connections.
 	NoConnections bool
 
+	// ClientIP is the address that a request to the site came from. Default: the peer's.
+	ClientIP func(*http.Request) string
+
 	// Logger gets a line for each request that is refused. Never a secret.
 	Logger *zap.Logger
 }
@@ -79,6 +83,9 @@ func New(o Options) (*Server, error) {
 		options: o, prefix: strings.TrimSuffix(o.Issuer.EscapedPath(), "/") + sitePath, mux: http.NewServeMux(),
 		csrf: http.NewCrossOriginProtection(), log: o.Logger,
 	}
+	if s.options.ClientIP == nil {
+		s.options.ClientIP = peer
+	}
 	if err := s.csrf.AddTrustedOrigin(o.Issuer.Scheme + "://" + o.Issuer.Host); err != nil {
 		return nil, fmt.Errorf("operator: issuer: %w", err)
 	}
@@ -115,15 +122,28 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	ctx := tokenstore.WithActor(r.Context(), tokenstore.Actor{Kind: tokenstore.ActorOperator, ID: signIn.UserID, Label: signIn.User.Label()})
-	http.StripPrefix(s.prefix, http.HandlerFunc(s.route)).ServeHTTP(w, r.WithContext(ctx))
+	http.StripPrefix(s.prefix, http.HandlerFunc(s.route)).ServeHTTP(w, r.WithContext(tokenstore.WithAddress(ctx, s.options.ClientIP(r))))
 }
 
 // adminEndpoint is who does what comes by Caddy's admin endpoint, which knows nobody by name.
 const adminEndpoint = "admin endpoint"
 
-// API is the JSON API alone, without a prefix. Whoever mounts it sees to who may use it.
+// API is the JSON API alone, without a prefix. Whoever mounts it sees to who may use it. Who shows a client certificate is known by its subject.
 func (s *Server) API() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.route(w, r.WithContext(tokenstore.WithActor(r.Context(), tokenstore.Actor{Kind: tokenstore.ActorOperator, ID: adminEndpoint})))
+		actor := tokenstore.Actor{Kind: tokenstore.ActorOperator, ID: adminEndpoint}
+		if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+			actor.Label = r.TLS.PeerCertificates[0].Subject.String()
+		}
+		s.route(w, r.WithContext(tokenstore.WithAddress(tokenstore.WithActor(r.Context(), actor), peer(r))))
 	})
+}
+
+// peer is the address at the other end of the connection; as it stands where that is a Unix socket.
+func peer(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
 }
