@@ -114,12 +114,17 @@ type App struct {
 	// How the gateway's pages look.
 	Console Console `json:"console,omitzero"`
 
+	// What is kept of the audit trail. Default: all of it, for 90d.
+	Audit Audit `json:"audit,omitzero"`
+
 	ctx    caddy.Context
 	log    *zap.Logger
 	vault  Vault
 	config *resolved
 
 	metrics *metrics
+	auditor *auditor
+	alone   bool // without a configuration of Caddy around it, and so without an events app
 
 	gateway  atomic.Pointer[gateway]
 	opening  sync.Mutex
@@ -167,8 +172,15 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.config, err = a.resolve(); err != nil {
 		return err
 	}
-	if a.metrics, err = newMetrics(ctx.GetMetricsRegistry()); err != nil {
-		return fmt.Errorf("metrics: %w", err)
+	a.metrics = measured
+	if err := a.metrics.register(ctx.GetMetricsRegistry(), providerMetrics{a}); err != nil {
+		return err
+	}
+	a.auditor = &auditor{log: a.log.Named("audit")}
+	if !a.alone {
+		if a.auditor.hooks, err = newHooks(ctx, a.log, a.done, a.begun); err != nil {
+			return err
+		}
 	}
 	for _, p := range a.config.proxies {
 		if p.Consent == authserver.ConsentOff && a.anybodyCanBeAClient() {
@@ -185,13 +197,23 @@ func (a *App) Start() error {
 		return err
 	}
 	a.jobs.Go(a.watchExit)
+	a.metrics.expect(a.config.proxies, a.config.providers)
 	a.jobs.Go(func() { a.everyMinute(g.server.Maintain) })
 	a.jobs.Go(func() { a.everyMinute(g.server.CarryOutOrders) })
+	a.jobs.Go(func() { a.countRecords(g) })
 	a.jobs.Go(func() { a.everyMinute(g.accounts.RetryRevocations) })
 	if interval := a.cleanupInterval(); interval > 0 {
+		a.metrics.cleansUp(interval)
 		a.jobs.Go(func() { a.cleanup(g, interval) })
 	}
 	return nil
+}
+
+// begun is called once all apps of the configuration run.
+func (a *App) begun() {
+	if g := a.gateway.Load(); g != nil {
+		g.vault.Note(a.configLoaded(g.vault))
+	}
 }
 
 // Stop only marks the end: requests of this config may go on for as long as their streams do, and

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/operator"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
@@ -53,9 +54,16 @@ func (c *call) listProviders() error {
 	return c.print(answer, func() error {
 		rows := make([][]string, 0, len(answer.Providers))
 		for _, p := range answer.Providers {
-			rows = append(rows, []string{p.Name, p.Type, strings.Join(p.Proxies, ","), strconv.Itoa(p.Accounts), p.RedirectURI})
+			state := string(p.Health.State)
+			switch {
+			case p.Health.GateClosed:
+				state += ", refreshes held back until " + moment(p.Health.GateClosedUntil)
+			case p.Health.State == upstream.HealthFailing:
+				state += ", " + string(p.Health.LastFailureClass) + " since " + orNone(moment(p.Health.LastSuccess))
+			}
+			rows = append(rows, []string{p.Name, p.Type, state, strings.Join(p.Proxies, ","), strconv.Itoa(p.Accounts), p.RedirectURI})
 		}
-		return c.table([]string{"PROVIDER", "TYPE", "PROXIES", "ACCOUNTS", "REDIRECT URI"}, rows)
+		return c.table([]string{"PROVIDER", "TYPE", "STATE", "PROXIES", "ACCOUNTS", "REDIRECT URI"}, rows)
 	})
 }
 

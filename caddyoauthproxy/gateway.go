@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/operator"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/tracing"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
@@ -22,11 +23,15 @@ import (
 // gateway is an opened App: the vault, and what works on it.
 type gateway struct {
 	hold     *hold
+	store    tokenstore.Store
 	vault    *tokenstore.Vault
 	accounts *upstream.Accounts
 	server   *authserver.Server
 	operator *operator.Server
 	grants   *grantWatch
+	endAudit func()
+
+	assistant *operator.AssistantPages
 }
 
 // openGateway opens the vault and puts the rooms together.
@@ -44,14 +49,15 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: encryption key: %w", err)
 	}
-	vault, err := tokenstore.Open(ctx, store, tokenstore.Options{Keys: keys})
+	vault, err := tokenstore.Open(ctx, a.metrics.timeStore(store), tokenstore.Options{Keys: keys, Audit: a.auditor.options(a.Audit), Recorded: a.auditor.recorded})
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: open vault: %w", err)
 	}
-	g = &gateway{vault: vault}
+	g = &gateway{vault: vault, store: store}
 	g.hold = newHold(func() {
 		g.grants.stop()
 		g.server.StopOrders()
+		g.endAudit()
 		release()
 	})
 	g.accounts = upstream.NewAccounts(upstream.AccountsOptions{
@@ -60,7 +66,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		RefreshBefore: time.Duration(a.RefreshBefore),
 		Logger:        a.log.Named("upstream"),
 		Acquire:       g.acquire,
-		Refreshed:     a.metrics.refreshed,
+		Acts:          a.metrics.ofAccounts(),
 	})
 	g.server, err = authserver.New(ctx, authserver.Options{
 		Issuer:    a.config.issuer,
@@ -84,6 +90,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		NoConnections: a.Connections.Off,
 
 		Logger:  a.log.Named("authserver"),
+		Acts:    a.metrics.ofServer(),
 		Acquire: g.acquire,
 	})
 	if err != nil {
@@ -92,8 +99,10 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	if g.operator, err = newOperator(a, g); err != nil {
 		return nil, fmt.Errorf("oauth_proxy: %w", err)
 	}
+	g.assistant = newAssistantPages(a, g)
 	g.grants = watchGrants(vault, g.server.Ended, g.acquire)
 	g.server.WatchOrders(func() { g.grants.grantChanged("") })
+	g.keepAudit(a)
 	return g, nil
 }
 
@@ -107,7 +116,7 @@ func (g *gateway) acquire() (release func(), err error) {
 
 // drain waits until what was begun is saved.
 func (g *gateway) drain(ctx context.Context) error {
-	return errors.Join(g.server.Close(ctx), g.accounts.Close(ctx))
+	return errors.Join(g.server.Close(ctx), g.accounts.Close(ctx), g.vault.FlushAudit(ctx))
 }
 
 // retire writes down what a gateway knows that no config uses any more, and gives up its hold on the vault.
@@ -140,36 +149,6 @@ func (a *App) everyMinute(task func(context.Context) error) {
 	}
 }
 
-// cleanup ends at every interval what has expired, and deletes what is past its time.
-func (a *App) cleanup(g *gateway, interval time.Duration) {
-	const batch = 1000
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-a.done:
-			return
-		case <-tick.C:
-		}
-		start, deleted := time.Now(), 0
-		ended, err := g.server.EndExpired(a.ctx)
-		if err != nil {
-			a.log.Error("clean-up failed", zap.Error(err))
-		}
-		for {
-			n, err := g.vault.Sweep(a.ctx, g.vault.Now(), batch)
-			deleted += n
-			if err != nil {
-				a.log.Error("clean-up failed", zap.Error(err))
-			}
-			if err != nil || n < batch {
-				break
-			}
-		}
-		a.log.Info("clean-up finished", zap.Int("ended", ended), zap.Int("deleted", deleted), zap.Duration("took", time.Since(start)))
-	}
-}
-
 // proxyGateway is the gateway as one proxy's filter sees it.
 type proxyGateway struct {
 	app    *App
@@ -188,6 +167,7 @@ func (p *proxyGateway) Proxy() mcpfilter.Proxy {
 	if p.proxy.AsksForMore {
 		upstreamScope = authserver.UpstreamScope
 	}
+	counted := p.app.metrics.ofRequests(p.proxy.ID)
 	return mcpfilter.Proxy{
 		ID:           p.proxy.ID,
 		Resource:     p.proxy.Resource,
@@ -206,6 +186,9 @@ func (p *proxyGateway) Proxy() mcpfilter.Proxy {
 
 		IdentityHeaders:   p.app.Proxies[p.proxy.ID].IdentityHeaders,
 		IdentityAssertion: p.app.Proxies[p.proxy.ID].IdentityAssertion,
+
+		Served:  counted.served,
+		Streams: counted.streams,
 	}
 }
 
@@ -237,10 +220,15 @@ func (p *proxyGateway) Authenticate(ctx context.Context, token string) (*mcpfilt
 	if err != nil {
 		return nil, &mcpfilter.UnavailableError{Err: err}
 	}
+	ctx, span := tracing.Start(ctx, "oauth_proxy authenticate")
+	defer span.End()
+	span.Set("proxy", p.proxy.ID)
 	grant, claims, err := g.server.Authenticate(ctx, token, p.proxy.ID)
 	if err != nil {
+		span.Fail("not authenticated")
 		return nil, authenticationError(err)
 	}
+	span.Set("grant", grant.ID)
 	scopes := strings.Fields(claims.Scope)
 	if grant.Proxy == "" { // a session, which is good for all of the proxy
 		scopes = p.proxy.Scopes
@@ -282,13 +270,29 @@ func authenticationError(err error) error {
 	}
 }
 
+// traceToken begins the span of a token that goes upstream.
+func (p *proxyGateway) traceToken(ctx context.Context, s *mcpfilter.Session, name string) (context.Context, tracing.Span) {
+	ctx, span := tracing.Start(ctx, name)
+	span.Set("proxy", p.proxy.ID)
+	span.Set("grant", s.Grant.ID)
+	if p.proxy.Provider != nil {
+		span.Set("provider", p.proxy.Provider.Name())
+	}
+	return ctx, span
+}
+
 // UpstreamToken implements mcpfilter.Gateway.
 func (p *proxyGateway) UpstreamToken(ctx context.Context, s *mcpfilter.Session) (string, error) {
 	g, err := p.app.open()
 	if err != nil {
 		return "", &mcpfilter.UnavailableError{Err: err}
 	}
+	ctx, span := p.traceToken(ctx, s, "oauth_proxy upstream token")
+	defer span.End()
 	token, err := p.source.token(ctx, g, s)
+	if err != nil {
+		span.Fail("no token")
+	}
 	return token, filterError(err)
 }
 
@@ -298,7 +302,12 @@ func (p *proxyGateway) UpstreamRejected(ctx context.Context, s *mcpfilter.Sessio
 	if err != nil {
 		return "", &mcpfilter.UnavailableError{Err: err}
 	}
+	ctx, span := p.traceToken(ctx, s, "oauth_proxy upstream token rejected")
+	defer span.End()
 	token, err = p.source.rejected(ctx, g, s, token)
+	if err != nil {
+		span.Fail("no other token")
+	}
 	return token, filterError(err)
 }
 

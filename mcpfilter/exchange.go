@@ -36,6 +36,9 @@ type exchange struct {
 	// simple is what compat has to help with, if anything.
 	simple *simpleCall
 
+	// stream says that the response is an event stream, and has begun.
+	stream bool
+
 	// upstreamHost is the host that the transport sent the request to, if it was ours.
 	upstreamHost string
 

@@ -190,6 +190,7 @@ func (f *Filter) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 	a, err := newAudited(w), errBrokenOff // as handlers break off a response: with a panic (http.ErrAbortHandler)
 	if !isPreflight(r) {
 		defer func(method, path string) { f.record(a, r, method, path, err) }(r.Method, r.URL.Path)
+		defer func(method string) { f.served(a, r, method, err) }(r.Method)
 	}
 	err = f.pass(a, r, next)
 	if unlogged {
@@ -249,6 +250,7 @@ func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.
 			watching.Done()
 		}
 		watching.Wait()
+		f.streams(x, -1)
 	}()
 	r = r.WithContext(ctx)
 
@@ -289,6 +291,8 @@ func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.
 
 	g := newGuard(w, r, f, x)
 	g.begun = func(stream bool) {
+		x.stream = stream
+		f.streams(x, 1)
 		watching.Add(1)
 		watch = time.AfterFunc(f.watchAfter(x.session), func() {
 			defer watching.Done()

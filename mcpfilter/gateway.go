@@ -122,6 +122,11 @@ type Proxy struct {
 
 	// Compat helps simple clients, which know neither event streams nor sessions.
 	Compat bool
+
+	// Served, where given, is told of each request when it is over, and Streams of each event stream that begins (1) and ends (-1). They are
+	// called by many at a time, and must not take long.
+	Served  func(Served)
+	Streams func(change int)
 }
 
 // inject puts the upstream token on a request.

@@ -37,6 +37,7 @@ const (
 	EventSigningKeyRotated = "signing_key.rotated"
 	EventVaultTampered     = "vault.tampered"
 	EventConfigLoaded      = "config.loaded"
+	EventConfigApplied     = "config.applied" // by an operator, from the configuration assistant
 	EventAuditDropped      = "audit.dropped"
 )
 
@@ -52,6 +53,6 @@ func EventTypes() []string {
 		EventSessionIssued, EventSessionRefreshed, EventSessionEnded,
 		EventUpstreamRefreshed, EventUpstreamRefused, EventUpstreamLost, EventUpstreamRevoked, EventUpstreamRevokeGivenUp,
 		EventAPIKeyCreated, EventAPIKeyRevoked,
-		EventSigningKeyRotated, EventVaultTampered, EventConfigLoaded, EventAuditDropped,
+		EventSigningKeyRotated, EventVaultTampered, EventConfigLoaded, EventConfigApplied, EventAuditDropped,
 	}
 }

@@ -213,20 +213,38 @@ func (v *Vault) WatchGrants(changed func(id string)) (stop func()) {
 	}
 }
 
+// SweptKinds are the kinds of records that Sweep deletes.
+func SweptKinds() []Kind {
+	return []Kind{KindLogin, KindCode, KindAssertion, KindGrant, KindAccount, KindConsent, KindRegistration, KindClient, KindAPIKey, KindSignIn, KindRevocationOrder, KindAuditSegment}
+}
+
 // Sweep deletes at most limit records whose DeleteAfter lies before the given time, and returns how many.
 func (v *Vault) Sweep(ctx context.Context, before time.Time, limit int) (int, error) {
 	total := 0
-	for _, kind := range []Kind{KindLogin, KindCode, KindAssertion, KindGrant, KindAccount, KindConsent, KindRegistration, KindClient, KindAPIKey, KindSignIn, KindRevocationOrder, KindAuditSegment} {
-		if total >= limit {
+	swept, err := v.SweepKinds(ctx, before, limit)
+	for _, n := range swept {
+		total += n
+	}
+	return total, err
+}
+
+// SweepKinds is Sweep that returns how many records of each kind it has deleted.
+func (v *Vault) SweepKinds(ctx context.Context, before time.Time, limit int) (map[Kind]int, error) {
+	swept := make(map[Kind]int)
+	for _, kind := range SweptKinds() {
+		if limit <= 0 {
 			break
 		}
-		n, err := v.store.Sweep(ctx, kind, before, limit-total)
-		total += n
+		n, err := v.store.Sweep(ctx, kind, before, limit)
+		if n > 0 {
+			swept[kind] = n
+		}
+		limit -= n
 		if err != nil {
-			return total, err
+			return swept, err
 		}
 	}
-	return total, nil
+	return swept, nil
 }
 
 // CountClients returns how many clients carry the reference, RefUnused or a RefAddress; all when it is empty.

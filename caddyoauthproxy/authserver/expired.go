@@ -81,7 +81,7 @@ func (s *Server) EndExpired(ctx context.Context) (ended int, failed error) {
 			return ended, fmt.Errorf("expired grants: %w", err)
 		}
 		for _, g := range grants {
-			grant, _, err := s.revokeGrant(ctx, g.ID, "expired", func(g *tokenstore.Grant) bool { return g.Expires.Before(limit) })
+			grant, _, err := s.revokeGrant(ctx, g.ID, reasonExpired, func(g *tokenstore.Grant) bool { return g.Expires.Before(limit) })
 			switch {
 			case ctx.Err() != nil:
 				return ended, ctx.Err()

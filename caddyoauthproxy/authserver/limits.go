@@ -43,6 +43,7 @@ const maxLimited = 16 << 10
 type limiter struct {
 	interval time.Duration // from one event to the next at the steady rate
 	window   time.Duration // how far events may run ahead of it
+	limited  func()        // told of each event that is refused
 
 	mu    sync.Mutex
 	cells map[string]*list.Element
@@ -62,7 +63,7 @@ func newLimiter(r, standard Rate) *limiter {
 	if r.Events <= 0 || r.Window <= 0 {
 		return nil
 	}
-	return &limiter{interval: r.Window / time.Duration(r.Events), window: r.Window, cells: make(map[string]*list.Element), order: list.New()}
+	return &limiter{interval: r.Window / time.Duration(r.Events), window: r.Window, limited: func() {}, cells: make(map[string]*list.Element), order: list.New()}
 }
 
 // take charges an event, or charges nothing and says how long to wait for one.
@@ -88,6 +89,7 @@ func (l *limiter) take(key string, now time.Time) (wait time.Duration) {
 	}
 	next = next.Add(l.interval)
 	if wait = next.Sub(now) - l.window; wait > 0 {
+		l.limited()
 		return wait
 	}
 	c.empty = next
@@ -110,13 +112,24 @@ func (l *limiter) giveBack(key string) {
 // limiters are the server's, one for each kind of event.
 type limiters struct{ register, authorize, login, token, client *limiter }
 
-func newLimiters(l Limits) limiters {
+// LimitNames are the names of the limits, as the configuration has them.
+func LimitNames() []string { return []string{"register", "authorize", "login", "token", "client"} }
+
+// newLimiters makes them. limited is told the name of each that refuses an event.
+func newLimiters(l Limits, limited func(limit string)) limiters {
+	named := func(name string, r, standard Rate) *limiter {
+		l := newLimiter(r, standard)
+		if l != nil {
+			l.limited = func() { limited(name) }
+		}
+		return l
+	}
 	return limiters{
-		register:  newLimiter(l.Register, Rate{60, time.Minute}),
-		authorize: newLimiter(l.Authorize, Rate{60, time.Minute}),
-		login:     newLimiter(l.Login, Rate{10, time.Minute}),
-		token:     newLimiter(l.Token, Rate{60, time.Minute}),
-		client:    newLimiter(l.Client, Rate{600, time.Minute}),
+		register:  named("register", l.Register, Rate{60, time.Minute}),
+		authorize: named("authorize", l.Authorize, Rate{60, time.Minute}),
+		login:     named("login", l.Login, Rate{10, time.Minute}),
+		token:     named("token", l.Token, Rate{60, time.Minute}),
+		client:    named("client", l.Client, Rate{600, time.Minute}),
 	}
 }
 

@@ -75,6 +75,9 @@ type Options struct {
 	// Logger gets one line per security-relevant act. Never a secret.
 	Logger *zap.Logger
 
+	// Acts are told of what the server does.
+	Acts Acts
+
 	// Acquire, when set, is called around work that outlives its request, so that
 	// the vault is not closed under it.
 	Acquire func() (release func(), err error)

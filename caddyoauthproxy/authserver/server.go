@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -68,6 +69,7 @@ type Server struct {
 	pages        *console.Pages
 	life         Lifetimes
 	log          *zap.Logger
+	acts         Acts
 	acquire      func() (func(), error)
 	keys         *keyring
 	assertions   *recent[assertionID, assertion]
@@ -78,6 +80,7 @@ type Server struct {
 	noting       sync.Map // ids of API keys whose use is being written
 	uses         uses
 	orders       orderBook
+	indexed      atomic.Bool // see indexGrants
 }
 
 // New makes a Server. It reads or creates the signing keys in the vault.
@@ -101,6 +104,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		pages:   o.Pages,
 		life:    o.Lifetimes,
 		log:     o.Logger,
+		acts:    o.Acts,
 		acquire: o.Acquire,
 		csrf:    http.NewCrossOriginProtection(),
 	}
@@ -116,7 +120,8 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	s.documents = newDocuments(o.Documents, IsLoopback(o.Issuer), o.Vault.Now, s.holdsGrants)
 	s.registration = o.Registration
 	s.registration.setDefaults()
-	s.limits = newLimiters(o.Limits)
+	s.acts.setDefaults()
+	s.limits = newLimiters(o.Limits, s.acts.Limited)
 	s.sessions, s.plainPKCE = !o.NoSessions, o.PlainPKCE
 	if s.connections, s.admins = !o.NoConnections, o.Admins; s.admins.check() != nil {
 		return nil, s.admins.check()
@@ -181,22 +186,22 @@ func (s *Server) routes() {
 		s.mux.Handle(s.base+endpointPath+"/"+name, h)
 		s.mux.Handle(s.base+endpointPath+"/{proxy}/"+name, h)
 	}
-	both("register", public(s.serveRegister, http.MethodPost))
-	both("token", public(s.serveToken, http.MethodPost))
-	both("revoke", public(s.serveRevoke, http.MethodPost))
+	both("register", public(s.steps(StepRegister, s.serveRegister), http.MethodPost))
+	both("token", public(s.steps(StepToken, s.serveToken), http.MethodPost))
+	both("revoke", public(s.steps(StepRevoke, s.serveRevoke), http.MethodPost))
 	both("introspect", public(s.serveIntrospect, http.MethodPost))
-	both("authorize", private(s.serveAuthorize, http.MethodGet))
-	s.mux.Handle(s.base+endpointPath+"/consent", private(s.serveConsent, http.MethodPost))
-	s.mux.Handle(s.base+callbackPath, private(s.serveCallback, http.MethodGet))
-	s.mux.Handle(s.base+callbackPath+"/{provider}", private(s.serveCallback, http.MethodGet))
-	s.mux.Handle(s.base+callbackAliasPath, private(s.serveCallback, http.MethodGet))
+	both("authorize", private(s.steps(StepAuthorize, s.serveAuthorize), http.MethodGet))
+	s.mux.Handle(s.base+endpointPath+"/consent", private(s.steps(StepConsent, s.serveConsent), http.MethodPost))
+	s.mux.Handle(s.base+callbackPath, private(s.steps(StepCallback, s.serveCallback), http.MethodGet))
+	s.mux.Handle(s.base+callbackPath+"/{provider}", private(s.steps(StepCallback, s.serveCallback), http.MethodGet))
+	s.mux.Handle(s.base+callbackAliasPath, private(s.steps(StepCallback, s.serveCallback), http.MethodGet))
 	s.mux.Handle(s.base+clientPath+"/{client}", public(s.serveClientConfiguration, http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete))
 	if s.sessions {
-		s.mux.Handle(s.base+connectPath+"/{proxy}", private(s.serveConnect, http.MethodGet))
-		s.mux.Handle(s.base+sessionPath+"/authorize/{provider}", private(s.serveSessionStart, http.MethodPost))
+		s.mux.Handle(s.base+connectPath+"/{proxy}", private(s.steps(StepConnect, s.serveConnect), http.MethodGet))
+		s.mux.Handle(s.base+sessionPath+"/authorize/{provider}", private(s.steps(StepSessionStart, s.serveSessionStart), http.MethodPost))
 		s.mux.Handle(s.base+sessionPath+"/validate", private(s.serveSessionValidate, http.MethodPost))
-		s.mux.Handle(s.base+sessionPath+"/refresh", private(s.serveSessionRefresh, http.MethodPost))
-		s.mux.Handle(s.base+sessionPath+"/logout", private(s.serveSessionLogout, http.MethodPost))
+		s.mux.Handle(s.base+sessionPath+"/refresh", private(s.steps(StepRefresh, s.serveSessionRefresh), http.MethodPost))
+		s.mux.Handle(s.base+sessionPath+"/logout", private(s.steps(StepRevoke, s.serveSessionLogout), http.MethodPost))
 	}
 	s.mux.Handle(s.base+ownMetadataPath+"/{provider}", public(s.serveOwnMetadata, http.MethodGet, http.MethodHead))
 	if s.connections || s.admins != nil {
@@ -228,7 +233,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.ServeMetadata(w, r) {
 		return
 	}
-	s.mux.ServeHTTP(w, r)
+	s.mux.ServeHTTP(w, r.WithContext(tokenstore.WithAddress(r.Context(), s.clientIP(r))))
 }
 
 // RedirectURI is the callback that providers must know for the gateway of this issuer.

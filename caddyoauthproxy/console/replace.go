@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -87,7 +88,9 @@ func samples(name string) []page {
 			Servers:  []Server{{"Jira", "https://gateway.example.com/jira/mcp", "/"}}, CutAll: "/", SignOutAll: "/", Browsers: 2,
 		},
 	}
+	maps.Copy(full, assistantSamples())
 	empty := map[string]any{
+		"assistant": AssistantStart{}, "assistantform": AssistantForm{}, "assistantresult": AssistantResult{}, "assistantplan": AssistantPlan{},
 		"consent": Consent{}, "connect": Connect{}, "session": Session{}, "problem": Problem{}, "trouble": Problem{}, "notice": Notice{}, "home": Home{}, "signin": SignIn{},
 		"confirm": Confirm{}, "connections": Connections{},
 	}

@@ -40,8 +40,8 @@ type AccountsOptions struct {
 	// refreshed with every call; and up to a fifth less, by account, so that they are not refreshed all at once. Default: DefaultRefreshBefore.
 	RefreshBefore time.Duration
 
-	// Refreshed, where given, is told of each request for a new token: which provider was asked, and the failure's class, empty for success.
-	Refreshed func(provider string, failure Class)
+	// Acts are told of what happens to accounts.
+	Acts Acts
 
 	// Logger gets refreshes and failures, never a token. Default: none.
 	Logger *zap.Logger
@@ -63,7 +63,7 @@ type Accounts struct {
 	before    time.Duration
 	log       *zap.Logger
 	acquire   func() (release func(), err error)
-	refreshed func(provider string, failure Class)
+	acts      Acts
 
 	// ctx is that of all flights; it ends with Close's deadline.
 	ctx     context.Context
@@ -91,7 +91,7 @@ func NewAccounts(o AccountsOptions) *Accounts {
 		before:    o.RefreshBefore,
 		log:       o.Logger,
 		acquire:   o.Acquire,
-		refreshed: o.Refreshed,
+		acts:      o.Acts,
 		closing:   make(chan struct{}),
 		flights:   make(map[string]*flight),
 		unsaved:   make(map[string]*tokenstore.Account),
@@ -106,9 +106,7 @@ func NewAccounts(o AccountsOptions) *Accounts {
 	if a.log == nil {
 		a.log = zap.NewNop()
 	}
-	if a.refreshed == nil {
-		a.refreshed = func(string, Class) {}
-	}
+	a.acts.setDefaults()
 	if a.acquire == nil {
 		a.acquire = func() (func(), error) { return func() {}, nil }
 	}
@@ -123,7 +121,7 @@ func NewAccounts(o AccountsOptions) *Accounts {
 // errors are ErrNeedsReauth and *UnavailableError.
 func (a *Accounts) Token(ctx context.Context, accountID string) (string, error) {
 	if f := a.joinNeeded(accountID); f != nil {
-		return a.wait(ctx, f)
+		return a.waitForOthers(ctx, f)
 	}
 	acc, kept, err := a.account(ctx, accountID)
 	if err != nil {
@@ -136,12 +134,12 @@ func (a *Accounts) Token(ctx context.Context, accountID string) (string, error) 
 	case valid(acc, now) && (kept || !a.due(acc, now) || a.pause(acc, now) > 0):
 		return acc.AccessToken, nil
 	case valid(acc, now):
-		a.begin(accountID, "")
+		a.begin(ctx, acc, "")
 		return acc.AccessToken, nil
 	case kept:
 		return "", unavailable(time.Second, errNotSaved)
 	default:
-		return a.wait(ctx, a.need(accountID))
+		return a.need(ctx, acc)
 	}
 }
 
@@ -167,7 +165,7 @@ func (a *Accounts) Rejected(ctx context.Context, accountID, token string) (strin
 		case valid(acc, now) && acc.State != tokenstore.StateRefreshing && forcedLately(acc, now):
 			return "", ErrStillRejected
 		}
-		renewed, err := a.wait(ctx, a.begin(accountID, token))
+		renewed, err := a.join(ctx, acc, token)
 		if err != nil || renewed != token {
 			return renewed, err
 		}
@@ -227,6 +225,7 @@ func (a *Accounts) gate(acc *tokenstore.Account) *gate {
 			clear(a.gates) // those in use go on being used by whoever has them
 		}
 		g = newGate()
+		g.provider = acc.Provider
 		a.gates[key] = g
 	}
 	return g

@@ -121,7 +121,7 @@ func TestRefreshesAreCountedByProviderAndClass(t *testing.T) {
 	var mu sync.Mutex
 	counted := map[string]int{}
 	w.accounts = w.node(func(o *AccountsOptions) {
-		o.Refreshed = func(provider string, failure Class) {
+		o.Acts.Refreshed = func(provider string, failure Class, _ time.Duration) {
 			mu.Lock()
 			defer mu.Unlock()
 			counted[provider+" "+string(failure)]++
@@ -433,6 +433,7 @@ func TestT78LogsAndErrorsHoldNoSecrets(t *testing.T) {
 		} else {
 			texts = append(texts, "")
 		}
+		texts[len(texts)-1] += w.events.text()
 		for _, entry := range w.logs.All() {
 			texts[len(texts)-1] += " " + entry.Message
 			for _, f := range entry.Context {

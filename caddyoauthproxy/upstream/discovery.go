@@ -52,7 +52,9 @@ var idTokenAlgorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "P
 // discover gets the provider's metadata: from the configuration where there is no discovery.
 func (p *Provider) discover(ctx context.Context) (*metadata, error) {
 	if p.template.mcp {
-		return p.locate(ctx)
+		m, err := p.locate(ctx)
+		p.answered(err)
+		return m, err
 	}
 	if !p.template.oidc {
 		m := &metadata{
@@ -69,9 +71,11 @@ func (p *Provider) discover(ctx context.Context) (*metadata, error) {
 	}
 	body, err := p.getJSON(ctx, strings.TrimSuffix(p.issuer, "/")+"/.well-known/openid-configuration", "")
 	if err != nil {
+		p.answered(err)
 		return nil, in("discovery", err)
 	}
 	m, err := p.parseMetadata(body)
+	p.answered(err)
 	if err != nil {
 		return nil, in("discovery", err)
 	}

@@ -34,6 +34,11 @@ const (
 	Malformed Class = "malformed"
 )
 
+// Classes are all of them.
+func Classes() []Class {
+	return []Class{Rejected, Misconfigured, Throttled, Unreachable, Clock, Malformed}
+}
+
 // Error is a failure at a provider. Its text names the provider and what was
 // asked of it, and holds no secret.
 type Error struct {

@@ -4,11 +4,16 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/tracing"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
 // flight is one refresh of one account, shared by all requests of this process that need it. It
 // does not end with the request that began it.
 type flight struct {
+	provider string // of the account
+
 	done  chan struct{}
 	token string
 	err   error
@@ -29,23 +34,38 @@ func (a *Accounts) joinNeeded(id string) *flight {
 	return nil
 }
 
-// need begins or joins a flight that everybody must wait for.
-func (a *Accounts) need(id string) *flight {
-	f := a.begin(id, "")
+// need waits for the account's flight, or for one that it begins, as everybody must.
+func (a *Accounts) need(ctx context.Context, acc *tokenstore.Account) (string, error) {
+	f, begun := a.begin(ctx, acc, "")
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	f.needed = true
-	return f
+	a.mu.Unlock()
+	if !begun {
+		return a.waitForOthers(ctx, f)
+	}
+	tracing.Of(ctx).Mark("refreshed")
+	return a.wait(ctx, f)
+}
+
+// join waits for the account's flight, or for one that it begins because the upstream refuses a token.
+func (a *Accounts) join(ctx context.Context, acc *tokenstore.Account, rejected string) (string, error) {
+	f, begun := a.begin(ctx, acc, rejected)
+	if !begun {
+		return a.waitForOthers(ctx, f)
+	}
+	tracing.Of(ctx).Mark("refreshed")
+	return a.wait(ctx, f)
 }
 
 // begin joins the account's flight or begins one. rejected is a token that the upstream refuses, or empty.
-func (a *Accounts) begin(id, rejected string) *flight {
+func (a *Accounts) begin(ctx context.Context, acc *tokenstore.Account, rejected string) (f *flight, begun bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	id := acc.ID
 	if f := a.flights[id]; f != nil {
-		return f
+		return f, false
 	}
-	f := &flight{done: make(chan struct{})}
+	f = &flight{provider: acc.Provider, done: make(chan struct{})}
 	switch kept := a.unsaved[id]; {
 	case kept != nil: // its stored refresh token is spent
 		f.token = kept.AccessToken
@@ -55,13 +75,14 @@ func (a *Accounts) begin(id, rejected string) *flight {
 		close(f.done)
 	default:
 		a.flights[id] = f
-		a.work.Go(func() { a.fly(f, id, rejected) })
+		within := tracing.Within(a.ctx, ctx)
+		a.work.Go(func() { a.fly(within, f, id, rejected) })
 	}
-	return f
+	return f, true
 }
 
 // fly makes the flight, and then stays until what it brought is saved.
-func (a *Accounts) fly(f *flight, id, rejected string) {
+func (a *Accounts) fly(ctx context.Context, f *flight, id, rejected string) {
 	release, err := a.acquire()
 	if err != nil {
 		f.err = unavailable(time.Second, err)
@@ -70,7 +91,7 @@ func (a *Accounts) fly(f *flight, id, rejected string) {
 	}
 	defer release()
 	var left *outcome
-	f.token, left, f.err = a.refresh(id, rejected)
+	f.token, left, f.err = a.refresh(ctx, id, rejected)
 	a.land(f, id)
 	if left != nil {
 		a.saveLater(left)
@@ -83,6 +104,14 @@ func (a *Accounts) land(f *flight, id string) {
 	delete(a.flights, id)
 	a.mu.Unlock()
 	close(f.done)
+}
+
+// waitForOthers is wait for a flight that another call began.
+func (a *Accounts) waitForOthers(ctx context.Context, f *flight) (string, error) {
+	began := time.Now()
+	defer func() { a.acts.Waited(f.provider, time.Since(began)) }()
+	tracing.Of(ctx).Mark("waited")
+	return a.wait(ctx, f)
 }
 
 // wait waits for a flight, but not longer than waitTime and ctx.

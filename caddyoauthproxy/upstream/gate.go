@@ -24,7 +24,8 @@ const (
 // A failure that speaks for the whole provider is an outage at once. Any other may be the account's, or a slip among
 // thousands of good answers: it takes several in a row. Until then the account that failed pauses alone.
 type gate struct {
-	slots chan struct{}
+	provider string
+	slots    chan struct{}
 
 	mu      sync.Mutex
 	pause   backoff // of an outage

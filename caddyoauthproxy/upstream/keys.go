@@ -24,6 +24,7 @@ func (p *Provider) fetchKeys(ctx context.Context) (*keySet, error) {
 		return nil, err
 	}
 	body, err := p.getJSON(ctx, m.JWKSURI, "")
+	p.answered(err)
 	if err != nil {
 		return nil, in("keys", err)
 	}

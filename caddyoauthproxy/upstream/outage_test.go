@@ -257,7 +257,7 @@ func TestR07OutageIsRecognised(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newFaultWorld(t)
 				var asked atomic.Int32
-				w.accounts = w.node(func(o *AccountsOptions) { o.Refreshed = func(string, Class) { asked.Add(1) } })
+				w.accounts = w.node(func(o *AccountsOptions) { o.Acts.Refreshed = func(string, Class, time.Duration) { asked.Add(1) } })
 				users := 0
 				fails := func(n int) {
 					t.Helper()

@@ -35,6 +35,7 @@ type Provider struct {
 	metadata document[*metadata]
 	keys     document[*keySet]
 	clients  registrations
+	health   health
 
 	serversMu sync.Mutex
 	servers   map[string]*document[*metadata] // by issuer

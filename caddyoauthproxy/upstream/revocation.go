@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"go.uber.org/zap"
@@ -114,8 +115,10 @@ func (a *Accounts) retryRevocation(ctx context.Context, acc *tokenstore.Account)
 	case now.After(r.Begun.Add(revokeFor)):
 		acc.Revocation = nil
 		acc.Reason = "revoked; the provider could not be told, so its tokens may still be valid there"
-		a.log.Error("provider could not be told that tokens have ended: revoke them there", append(accountFields(acc), zap.Int("attempts", r.Attempts))...)
-		return true, a.saveRevocation(ctx, acc)
+		a.acts.GaveUp(acc.Provider)
+		event := a.event(tokenstore.EventUpstreamRevokeGivenUp, acc).Refused("the provider could not be told that tokens have ended: revoke them there")
+		event.Details = map[string]string{"attempts": strconv.Itoa(r.Attempts)}
+		return true, a.saveRevocation(ctx, acc, event)
 	case now.Before(r.Next) || !giveBack(acc):
 		return true, nil
 	}
@@ -154,12 +157,11 @@ func (a *Accounts) tellProvider(ctx context.Context, acc *tokenstore.Account) er
 	}
 	acc.Revocation = nil
 	acc.Reason = "revoked, and the provider was told"
-	a.log.Info("provider was told that tokens have ended", accountFields(acc)...)
-	return a.saveRevocation(ctx, acc)
+	return a.saveRevocation(ctx, acc, a.event(tokenstore.EventUpstreamRevoked, acc))
 }
 
-func (a *Accounts) saveRevocation(ctx context.Context, acc *tokenstore.Account) error {
-	err := a.commit(ctx, acc)
+func (a *Accounts) saveRevocation(ctx context.Context, acc *tokenstore.Account, event *tokenstore.Event) error {
+	err := a.commit(ctx, acc, tokenstore.RecordEvent(event))
 	if err != nil && !errors.Is(err, tokenstore.ErrConflict) {
 		return fmt.Errorf("revocation: %w", err)
 	}
@@ -207,6 +209,15 @@ func (a *Accounts) revokeTokens(ctx context.Context, acc *tokenstore.Account, t 
 	case p == nil:
 		return notConfigured(acc.Provider)
 	default:
-		return p.Revoke(ctx, t)
+		err := p.Revoke(ctx, t)
+		if errors.Is(err, errAccessTokenGone) {
+			return err // that is not how it ends
+		}
+		var class Class
+		if failure, ok := errors.AsType[*Error](err); ok {
+			class = failure.Class
+		}
+		a.acts.Revoked(acc.Provider, class)
+		return err
 	}
 }

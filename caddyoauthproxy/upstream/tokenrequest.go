@@ -34,9 +34,11 @@ func (p *Provider) requestToken(ctx context.Context, m *metadata, c oauthClient,
 	}
 	a, err := p.postForm(ctx, m, c, m.TokenEndpoint, form)
 	if err != nil {
+		p.answered(err)
 		return Tokens{}, err
 	}
 	t, err := parseTokens(a, p.now())
+	p.answered(err)
 	if p.template.mcp {
 		t.Binding = p.binding(m, c)
 		err = p.clients.judged(ctx, m, c, err)
