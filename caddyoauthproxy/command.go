@@ -32,7 +32,10 @@ Exit codes: 0 done; 1 failed, or problems found; 2 bad usage; 3 not found; 4 gat
 				}
 				return cmd.Help()
 			}
+			cmd.AddCommand(grantCommands()...)
+			cmd.AddCommand(revocationCommands()...)
 			cmd.AddCommand(clientCommands()...)
+			cmd.AddCommand(auditCommands()...)
 			cmd.AddCommand(sessionCommands()...)
 			cmd.AddCommand(stateCommands()...)
 			cmd.AddCommand(signingKeyCommands()...)

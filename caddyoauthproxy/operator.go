@@ -21,10 +21,12 @@ func newOperator(a *App, g *gateway) (*operator.Server, error) {
 		Issuer:    a.config.issuer,
 		Gateway:   g.server,
 		Vault:     g.vault,
+		Accounts:  g.accounts,
 		Providers: a.config.providers,
 		Proxies:   a.config.proxies,
 		Storage:   storage,
 		SignedIn:  g.server.SignedIn,
+		ClientIP:  clientIP,
 		Assistant: a.assistant(),
 		Pages:     a.config.pages,
 

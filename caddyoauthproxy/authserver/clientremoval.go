@@ -46,7 +46,9 @@ func (s *Server) deleteRegistration(ctx context.Context, id string) error {
 		if err != nil {
 			return fmt.Errorf("client: %w", err)
 		}
-		err = s.vault.Commit(ctx, tokenstore.Delete(c), tokenstore.RecordEvent(s.deletedEvent(ctx, c)))
+		event := s.clientEvent(ctx, tokenstore.EventClientDeleted, c)
+		event.Actor = tokenstore.ActorFrom(ctx)
+		err = s.vault.Commit(ctx, tokenstore.Delete(c), tokenstore.RecordEvent(event))
 		if errors.Is(err, tokenstore.ErrConflict) { // it got a token just now
 			continue
 		}

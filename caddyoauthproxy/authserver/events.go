@@ -31,13 +31,6 @@ func (s *Server) clientEvent(ctx context.Context, eventType string, c *tokenstor
 	return e
 }
 
-// deletedEvent is that of a client whose registration somebody else than the client deletes.
-func (s *Server) deletedEvent(ctx context.Context, c *tokenstore.Client) *tokenstore.Event {
-	e := s.clientEvent(ctx, tokenstore.EventClientDeleted, c)
-	e.Actor = tokenstore.ActorFrom(ctx)
-	return e
-}
-
 // orderEvent is an event about a revocation order. The events of the grants that it ends name it.
 func (s *Server) orderEvent(ctx context.Context, eventType string, o *tokenstore.RevocationOrder) *tokenstore.Event {
 	e := s.vault.NewEvent(ctx, eventType)

@@ -247,7 +247,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if e.Status >= 500 {
 		level = zap.ErrorLevel
 	}
-	s.log.Log(level, "request of an operator refused", zap.String("actor", tokenstore.ActorFrom(r.Context()).ID), zap.String("method", r.Method), zap.String("path", r.URL.Path),
+	s.log.Log(level, "request of an operator refused", zap.String("actor", by(r.Context())), zap.String("method", r.Method), zap.String("path", r.URL.Path),
 		zap.Int("status", cmp.Or(e.Status, http.StatusBadRequest)), zap.String("error", e.Code), zap.String("description", e.Description), zap.NamedError("cause", err))
 	writeError(w, e)
 }

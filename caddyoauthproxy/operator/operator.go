@@ -28,6 +28,9 @@ type Options struct {
 	// Vault keeps the records.
 	Vault *tokenstore.Vault
 
+	// Accounts keep the upstream tokens, and know how the providers answer.
+	Accounts *upstream.Accounts
+
 	// Providers are those of the configuration, by name, and Proxies its protected MCP servers.
 	Providers map[string]*upstream.Provider
 	Proxies   []*authserver.Proxy
@@ -43,6 +46,9 @@ type Options struct {
 
 	// NoConnections closes the page where users see and cut their own connections.
 	NoConnections bool
+
+	// ClientIP is the address that a request to the site came from. Default: the peer's.
+	ClientIP func(*http.Request) string
 
 	// Assistant writes configuration.
 	Assistant *Assistant
@@ -84,6 +90,9 @@ func New(o Options) (*Server, error) {
 		options: o, prefix: strings.TrimSuffix(o.Issuer.EscapedPath(), "/") + sitePath, mux: http.NewServeMux(),
 		csrf: http.NewCrossOriginProtection(), log: o.Logger,
 	}
+	if s.options.ClientIP == nil {
+		s.options.ClientIP = peer
+	}
 	if err := s.csrf.AddTrustedOrigin(o.Issuer.Scheme + "://" + o.Issuer.Host); err != nil {
 		return nil, fmt.Errorf("operator: issuer: %w", err)
 	}
@@ -120,7 +129,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	ctx := tokenstore.WithActor(r.Context(), tokenstore.Actor{Kind: tokenstore.ActorOperator, ID: signIn.UserID, Label: signIn.User.Label()})
-	http.StripPrefix(s.prefix, http.HandlerFunc(s.route)).ServeHTTP(w, r.WithContext(ctx))
+	http.StripPrefix(s.prefix, http.HandlerFunc(s.route)).ServeHTTP(w, r.WithContext(tokenstore.WithAddress(ctx, s.options.ClientIP(r))))
 }
 
 // API is the JSON API alone, without a prefix. Whoever mounts it sees to who may use it.
@@ -134,9 +143,14 @@ func asOperator(r *http.Request) context.Context {
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
 		actor.ID = r.TLS.PeerCertificates[0].Subject.String()
 	}
-	address, _, err := net.SplitHostPort(r.RemoteAddr)
+	return tokenstore.WithAddress(tokenstore.WithActor(r.Context(), actor), peer(r))
+}
+
+// peer is the address at the other end of the connection; as it stands where that is a Unix socket.
+func peer(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
-		address = r.RemoteAddr // a Unix socket
+		return r.RemoteAddr
 	}
-	return tokenstore.WithAddress(tokenstore.WithActor(r.Context(), actor), address)
+	return host
 }

@@ -20,6 +20,9 @@ type ProviderInfo struct {
 
 	// Accounts is how many users' upstream tokens there are. Those that are over are among them until the clean-up deletes them.
 	Accounts int `json:"accounts"`
+
+	// Health is how it has answered this node since its configuration was loaded.
+	Health upstream.ProviderHealth `json:"health"`
 }
 
 // ProviderList is the answer to GET /providers.
@@ -42,6 +45,7 @@ func (s *Server) listProviders(_ http.ResponseWriter, r *http.Request) (any, err
 		if info.Accounts, err = s.options.Vault.CountAccounts(r.Context(), name); err != nil {
 			return nil, err
 		}
+		info.Health, _ = s.options.Accounts.Health(name)
 		list = append(list, info)
 	}
 	return ProviderList{list}, nil
