@@ -1,12 +1,12 @@
 package caddyoauthproxy
 
 import (
-	"encoding/json"
 	"errors"
 	"net/http"
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/operator"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
 )
 
@@ -14,14 +14,9 @@ func init() {
 	caddy.RegisterModule(new(AdminAPI))
 }
 
-// AdminAPI adds the gateway's routes to Caddy's admin endpoint. They are as protected as the endpoint itself.
-//
-//	GET  /oauth_proxy/signing_keys         the keys that access tokens are signed with
-//	POST /oauth_proxy/signing_keys/rotate  makes a new one; ?compromised=true drops the others at once
-//
-//	GET    /oauth_proxy/api_keys       the API keys, without what is secret of them
-//	POST   /oauth_proxy/api_keys       makes one, of a JSON object with name, proxies, scopes and expires_in
-//	DELETE /oauth_proxy/api_keys/{id}  revokes one
+// AdminAPI adds the gateway's admin API to Caddy's admin endpoint, below `/oauth_proxy/`. It is as protected as the endpoint itself.
+// `GET /oauth_proxy/openapi.json` describes it. Its errors are JSON objects with `error`, a code, and `error_description`; what Caddy itself
+// refuses is in Caddy's form.
 type AdminAPI struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -29,66 +24,41 @@ func (*AdminAPI) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "admin.api.oauth_proxy", New: func() caddy.Module { return new(AdminAPI) }}
 }
 
+// adminPrefix is where Caddy's admin endpoint has the API.
+const adminPrefix = "/oauth_proxy"
+
 // Routes implements caddy.AdminRouter.
 func (*AdminAPI) Routes() []caddy.AdminRoute {
-	return []caddy.AdminRoute{
-		{Pattern: "/oauth_proxy/signing_keys", Handler: caddy.AdminHandlerFunc(listSigningKeys)},
-		{Pattern: "/oauth_proxy/signing_keys/rotate", Handler: caddy.AdminHandlerFunc(rotateSigningKey)},
-		{Pattern: "/oauth_proxy/api_keys", Handler: caddy.AdminHandlerFunc(serveAPIKeys)},
-		{Pattern: "/oauth_proxy/api_keys/{id}", Handler: caddy.AdminHandlerFunc(revokeAPIKey)},
-	}
+	return []caddy.AdminRoute{{Pattern: adminPrefix + "/", Handler: caddy.AdminHandlerFunc(serveAdmin)}}
 }
 
-func listSigningKeys(w http.ResponseWriter, r *http.Request) error {
-	if r.Method != http.MethodGet {
-		return adminError(http.StatusMethodNotAllowed, errors.New("use GET"))
-	}
-	g, leave, err := runningGateway()
-	if err != nil {
-		return err
-	}
-	defer leave()
-	return answerAdmin(w, g.server.SigningKeys())
-}
-
-func rotateSigningKey(w http.ResponseWriter, r *http.Request) error {
-	if r.Method != http.MethodPost {
-		return adminError(http.StatusMethodNotAllowed, errors.New("use POST"))
-	}
-	g, leave, err := runningGateway()
-	if err != nil {
-		return err
-	}
-	defer leave()
-	if err := g.server.RotateSigningKey(r.Context(), r.URL.Query().Get("compromised") == "true"); err != nil {
-		return adminError(http.StatusServiceUnavailable, err)
-	}
-	return answerAdmin(w, g.server.SigningKeys())
-}
-
-// runningGateway is the gateway of the config that is running now, held open until leave is called.
-func runningGateway() (g *gateway, leave func(), err error) {
+// serveAdmin finds the gateway of the config that is running now, and holds it open meanwhile.
+func serveAdmin(w http.ResponseWriter, r *http.Request) error {
 	app, err := caddy.ActiveContext().AppIfConfigured(mcpfilter.AppName)
 	if err != nil {
-		return nil, nil, adminError(http.StatusNotFound, errors.New("the running config has no oauth_proxy"))
+		operator.Unavailable(w, codeNoGateway, errors.New("the running config has no oauth_proxy"))
+		return nil
 	}
-	if g, err = app.(*App).open(); err == nil {
-		leave, err = g.acquire()
-	}
+	g, err := app.(*App).open()
 	if err != nil {
-		return nil, nil, adminError(http.StatusServiceUnavailable, err)
+		operator.Unavailable(w, codeUnavailable, err)
+		return nil
 	}
-	return g, leave, nil
+	leave, err := g.acquire()
+	if err != nil {
+		operator.Unavailable(w, codeUnavailable, err)
+		return nil
+	}
+	defer leave()
+	http.StripPrefix(adminPrefix, g.operator.API()).ServeHTTP(w, r)
+	return nil
 }
 
-func answerAdmin(w http.ResponseWriter, v any) error {
-	w.Header().Set("Content-Type", "application/json")
-	return json.NewEncoder(w).Encode(v)
-}
-
-func adminError(status int, err error) error {
-	return caddy.APIError{HTTPStatus: status, Err: err}
-}
+// The error codes of a gateway that is not there.
+const (
+	codeNoGateway   = "no_gateway"
+	codeUnavailable = "temporarily_unavailable"
+)
 
 // Interface guards
 var _ caddy.AdminRouter = (*AdminAPI)(nil)

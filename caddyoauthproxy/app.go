@@ -105,12 +105,26 @@ type App struct {
 	// How long ended grants and API keys are kept, at least 2h. Default: 90d.
 	Retention caddy.Duration `json:"retention,omitempty"`
 
+	// Who may operate the gateway in a browser. Default: nobody.
+	Admin *Admin `json:"admin,omitempty"`
+
+	// The page on which users see and cut their own connections. Default: on.
+	Connections Connections `json:"connections,omitzero"`
+
+	// How the gateway's pages look.
+	Console Console `json:"console,omitzero"`
+
+	// What is kept of the audit trail. Default: all of it, for 90d.
+	Audit Audit `json:"audit,omitzero"`
+
 	ctx    caddy.Context
 	log    *zap.Logger
 	vault  Vault
 	config *resolved
 
 	metrics *metrics
+	auditor *auditor
+	alone   bool // without a configuration of Caddy around it, and so without an events app
 
 	gateway  atomic.Pointer[gateway]
 	opening  sync.Mutex
@@ -162,6 +176,12 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.metrics.register(ctx.GetMetricsRegistry(), providerMetrics{a}); err != nil {
 		return err
 	}
+	a.auditor = &auditor{log: a.log.Named("audit")}
+	if !a.alone {
+		if a.auditor.hooks, err = newHooks(ctx, a.log, a.done, a.begun); err != nil {
+			return err
+		}
+	}
 	for _, p := range a.config.proxies {
 		if p.Consent == authserver.ConsentOff && a.anybodyCanBeAClient() {
 			a.log.Warn("consent is off although strangers can make clients: any of them can have a user logged in unseen", zap.String("proxy", p.ID))
@@ -179,6 +199,7 @@ func (a *App) Start() error {
 	a.jobs.Go(a.watchExit)
 	a.metrics.expect(a.config.proxies, a.config.providers)
 	a.jobs.Go(func() { a.everyMinute(g.server.Maintain) })
+	a.jobs.Go(func() { a.everyMinute(g.server.CarryOutOrders) })
 	a.jobs.Go(func() { a.countRecords(g) })
 	a.jobs.Go(func() { a.everyMinute(g.accounts.RetryRevocations) })
 	if interval := a.cleanupInterval(); interval > 0 {
@@ -186,6 +207,13 @@ func (a *App) Start() error {
 		a.jobs.Go(func() { a.cleanup(g, interval) })
 	}
 	return nil
+}
+
+// begun is called once all apps of the configuration run.
+func (a *App) begun() {
+	if g := a.gateway.Load(); g != nil {
+		g.vault.Note(a.configLoaded(g.vault))
+	}
 }
 
 // Stop only marks the end: requests of this config may go on for as long as their streams do, and
@@ -220,7 +248,7 @@ func (a *App) Cleanup() error {
 	case caddy.Exiting():
 		g.hold.leave()
 	default:
-		time.AfterFunc(lateRequests, g.hold.leave)
+		time.AfterFunc(lateRequests, g.retire)
 	}
 	return nil
 }

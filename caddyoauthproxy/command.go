@@ -1,13 +1,10 @@
 package caddyoauthproxy
 
 import (
-	"bytes"
-	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"os"
-	"text/tabwriter"
+	"net/url"
 	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -20,80 +17,74 @@ func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "oauth-proxy",
 		Short: "Checks the OAuth gateway's configuration, and operates that of a running Caddy",
-		Long:  "Checks the OAuth gateway's configuration (doctor), or operates the gateway of a running Caddy, by its admin endpoint.",
+		Long: `Checks the OAuth gateway's configuration (doctor), or operates the gateway of a running Caddy, by its admin endpoint.
+
+Exit codes: 0 done; 1 failed, or problems found; 2 bad usage; 3 not found; 4 gateway not reachable.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.PersistentFlags().String("address", "", "the admin endpoint's address, where it is not the usual one")
 			cmd.PersistentFlags().StringP("config", "c", "", "the config file: which to check, or where the admin endpoint's address stands")
 			cmd.PersistentFlags().StringP("adapter", "a", "", "the config file's adapter")
 			cmd.PersistentFlags().Bool("json", false, "print JSON")
-			cmd.AddCommand(&cobra.Command{
-				Use: "signing-keys", Short: "Lists the keys that access tokens are signed with", Args: cobra.NoArgs,
-				RunE: caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
-					return askSigningKeys(fl, http.MethodGet, "/oauth_proxy/signing_keys")
-				}),
-			})
-			rotate := &cobra.Command{
-				Use: "rotate-signing-key", Short: "Makes a new signing key, which takes over in ten minutes", Args: cobra.NoArgs,
-				RunE: caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
-					return askSigningKeys(fl, http.MethodPost, fmt.Sprintf("/oauth_proxy/signing_keys/rotate?compromised=%t", fl.Bool("compromised")))
-				}),
+			cmd.SetFlagErrorFunc(wrongUsage)
+			cmd.RunE = func(cmd *cobra.Command, args []string) error {
+				if len(args) > 0 {
+					return wrongUsage(cmd, fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath()))
+				}
+				return cmd.Help()
 			}
-			rotate.Flags().Bool("compromised", false, "the new key takes over now and all others are dropped, which ends every access token")
-			cmd.AddCommand(rotate)
+			cmd.AddCommand(clientCommands()...)
+			cmd.AddCommand(sessionCommands()...)
+			cmd.AddCommand(stateCommands()...)
+			cmd.AddCommand(signingKeyCommands()...)
 			cmd.AddCommand(apiKeyCommands()...)
+			cmd.AddCommand(assistantCommand())
 			cmd.AddCommand(&cobra.Command{
-				Use: "doctor", Short: "Checks providers and proxies before the first login, and says what to fix", Args: cobra.NoArgs,
+				Use: "doctor", Short: "Checks providers and proxies before the first login, and says what to fix", Args: usage(cobra.NoArgs),
 				RunE: caddycmd.WrapCommandFuncForCobra(runDoctor),
 			})
 		},
 	})
 }
 
-// askSigningKeys sends a request to the admin endpoint, and prints the keys that it answers.
-func askSigningKeys(fl caddycmd.Flags, method, path string) (int, error) {
-	var keys []authserver.SigningKey
-	if err := askAdmin(fl, method, path, nil, &keys); err != nil {
-		return 1, err
+// signingKeyCommands are the commands for the keys that access tokens are signed with.
+func signingKeyCommands() []*cobra.Command {
+	rotate := &cobra.Command{
+		Use: "rotate-signing-key", Short: "Makes a new signing key, which takes over in ten minutes", Args: usage(cobra.NoArgs),
+		RunE: operate(func(c *call) error {
+			return c.signingKeys(http.MethodPost, "/signing_keys/rotate", url.Values{"compromised": {fmt.Sprint(c.Bool("compromised"))}})
+		}),
 	}
-	if fl.Bool("json") {
-		return 0, json.NewEncoder(os.Stdout).Encode(keys)
+	rotate.Flags().Bool("compromised", false, "the new key takes over now and all others are dropped, which ends every access token")
+	return []*cobra.Command{
+		{
+			Use: "signing-keys", Short: "Lists the keys that access tokens are signed with", Args: usage(cobra.NoArgs),
+			RunE: operate(func(c *call) error { return c.signingKeys(http.MethodGet, "/signing_keys", nil) }),
+		},
+		rotate,
 	}
-	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "KEY\tALGORITHM\tSIGNS FROM\tSTATE")
-	for _, k := range keys {
-		state := "verifies"
-		switch {
-		case k.Active:
-			state = "signs"
-		case k.Signs.After(time.Now()):
-			state = "waits"
-		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", k.ID, k.Algorithm, k.Signs.UTC().Format(time.RFC3339), state)
-	}
-	return 0, table.Flush()
 }
 
-// askAdmin sends a request to the admin endpoint, with a body as JSON if there is one, and reads what it answers.
-func askAdmin(fl caddycmd.Flags, method, path string, body, answer any) error {
-	address, err := caddycmd.DetermineAdminAPIAddress(fl.String("address"), nil, fl.String("config"), fl.String("adapter"))
-	if err != nil {
-		return fmt.Errorf("admin endpoint's address: %w", err)
-	}
-	var content io.Reader
-	if body != nil {
-		raw, err := json.Marshal(body)
-		if err != nil {
-			return err
-		}
-		content = bytes.NewReader(raw)
-	}
-	resp, err := caddycmd.AdminAPIRequest(address, method, path, nil, content)
-	if err != nil {
+// signingKeys sends a request, and prints the keys that it answers.
+func (c *call) signingKeys(method, path string, query url.Values) error {
+	var keys []authserver.SigningKey
+	if err := c.ask(method, path, query, nil, &keys); err != nil {
 		return err
 	}
-	defer resp.Body.Close()
-	if err := json.NewDecoder(resp.Body).Decode(answer); err != nil {
-		return fmt.Errorf("answer of the admin endpoint: %w", err)
-	}
-	return nil
+	return c.print(keys, func() error {
+		rows := make([][]string, 0, len(keys))
+		for _, k := range keys {
+			state := "verifies"
+			switch {
+			case k.Active:
+				state = "signs"
+			case k.Signs.After(time.Now()):
+				state = "waits"
+			}
+			rows = append(rows, []string{k.ID, k.Algorithm, moment(k.Signs), state})
+		}
+		return c.table([]string{"KEY", "ALGORITHM", "SIGNS FROM", "STATE"}, rows)
+	})
 }
+
+// errProblems is what a command ends with that has found some.
+var errProblems = errors.New("there are problems")

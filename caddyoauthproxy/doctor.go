@@ -3,7 +3,6 @@ package caddyoauthproxy
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -19,7 +18,6 @@ import (
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/outbound"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
-	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
 )
 
 // examination is what was found about one part of the configuration.
@@ -35,7 +33,7 @@ const doctorTimeout = 10 * time.Second
 func runDoctor(fl caddycmd.Flags) (int, error) {
 	app, release, err := loadApp(fl.String("config"), fl.String("adapter"))
 	if err != nil {
-		return caddy.ExitCodeFailedStartup, err
+		return exitFailed, err
 	}
 	defer release()
 	reports := app.examine(context.Background())
@@ -49,7 +47,7 @@ func runDoctor(fl caddycmd.Flags) (int, error) {
 	}
 	for _, r := range reports {
 		if slices.ContainsFunc(r.Findings, func(f upstream.Finding) bool { return f.Level == upstream.Problem }) {
-			return 1, errors.New("there are problems")
+			return exitFailed, errProblems
 		}
 	}
 	return 0, nil
@@ -60,22 +58,8 @@ func loadApp(file, adapter string) (app *App, release func(), err error) {
 	if file == "" {
 		file = "Caddyfile"
 	}
-	raw, _, _, err := caddycmd.LoadConfig(file, adapter)
-	if err != nil {
+	if app, err = readApp(file, adapter); err != nil {
 		return nil, nil, err
-	}
-	var config struct {
-		Apps map[string]json.RawMessage `json:"apps"`
-	}
-	if err := json.Unmarshal(raw, &config); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", file, err)
-	}
-	if config.Apps[mcpfilter.AppName] == nil {
-		return nil, nil, fmt.Errorf("%s: has no oauth_proxy option", file)
-	}
-	app = new(App)
-	if err := caddy.StrictUnmarshalJSON(config.Apps[mcpfilter.AppName], app); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", file, err)
 	}
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	if err := app.Provision(ctx); err != nil {

@@ -13,7 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
-	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/console"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/operator"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/tracing"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
@@ -27,7 +27,11 @@ type gateway struct {
 	vault    *tokenstore.Vault
 	accounts *upstream.Accounts
 	server   *authserver.Server
+	operator *operator.Server
 	grants   *grantWatch
+	endAudit func()
+
+	assistant *operator.AssistantPages
 }
 
 // openGateway opens the vault and puts the rooms together.
@@ -45,17 +49,15 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: encryption key: %w", err)
 	}
-	vault, err := tokenstore.Open(ctx, a.metrics.timeStore(store), tokenstore.Options{Keys: keys})
+	vault, err := tokenstore.Open(ctx, a.metrics.timeStore(store), tokenstore.Options{Keys: keys, Audit: a.auditor.options(a.Audit), Recorded: a.auditor.recorded})
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: open vault: %w", err)
-	}
-	pages, err := console.New(console.Options{})
-	if err != nil {
-		return nil, fmt.Errorf("oauth_proxy: pages: %w", err)
 	}
 	g = &gateway{vault: vault, store: store}
 	g.hold = newHold(func() {
 		g.grants.stop()
+		g.server.StopOrders()
+		g.endAudit()
 		release()
 	})
 	g.accounts = upstream.NewAccounts(upstream.AccountsOptions{
@@ -71,7 +73,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		Vault:     vault,
 		Accounts:  g.accounts,
 		Proxies:   a.config.proxies,
-		Pages:     pages,
+		Pages:     a.config.pages,
 		Lifetimes: a.lifetimes(),
 		Clients:   a.config.clients,
 
@@ -82,7 +84,10 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		NoSessions:   a.SessionTokenTTL < 0,
 		PlainPKCE:    slices.Contains(a.CodeChallengeMethods, "plain"),
 		MaxGrants:    a.MaxGrantsPerClient,
+		Admins:       a.config.admins,
 		ClientIP:     clientIP,
+
+		NoConnections: a.Connections.Off,
 
 		Logger:  a.log.Named("authserver"),
 		Acts:    a.metrics.ofServer(),
@@ -91,7 +96,13 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: %w", err)
 	}
+	if g.operator, err = newOperator(a, g); err != nil {
+		return nil, fmt.Errorf("oauth_proxy: %w", err)
+	}
+	g.assistant = newAssistantPages(a, g)
 	g.grants = watchGrants(vault, g.server.Ended, g.acquire)
+	g.server.WatchOrders(func() { g.grants.grantChanged("") })
+	g.keepAudit(a)
 	return g, nil
 }
 
@@ -105,7 +116,15 @@ func (g *gateway) acquire() (release func(), err error) {
 
 // drain waits until what was begun is saved.
 func (g *gateway) drain(ctx context.Context) error {
-	return errors.Join(g.server.Close(ctx), g.accounts.Close(ctx))
+	return errors.Join(g.server.Close(ctx), g.accounts.Close(ctx), g.vault.FlushAudit(ctx))
+}
+
+// retire writes down what a gateway knows that no config uses any more, and gives up its hold on the vault.
+func (g *gateway) retire() {
+	defer g.hold.leave()
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	_ = g.server.WriteUses(ctx) // a grant whose use is not written down is noted again with its next
 }
 
 // clientIP is the address that a request came from, as far as the operator's trusted_proxies say who may tell.
@@ -127,38 +146,6 @@ func (a *App) everyMinute(task func(context.Context) error) {
 				a.log.Error("maintenance failed", zap.Error(err))
 			}
 		}
-	}
-}
-
-// cleanup ends at every interval what has expired, and deletes what is past its time.
-func (a *App) cleanup(g *gateway, interval time.Duration) {
-	const batch = 1000
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-a.done:
-			return
-		case <-tick.C:
-		}
-		start, deleted := time.Now(), 0
-		ended, failed := g.server.EndExpired(a.ctx)
-		if failed != nil {
-			a.log.Error("clean-up failed", zap.Error(failed))
-		}
-		for {
-			n, err := g.vault.Sweep(a.ctx, g.vault.Now(), batch)
-			deleted += n
-			if err != nil {
-				a.log.Error("clean-up failed", zap.Error(err))
-				failed = errors.Join(failed, err)
-			}
-			if err != nil || n < batch {
-				break
-			}
-		}
-		a.metrics.cleanedUp(start, failed)
-		a.log.Info("clean-up finished", zap.Int("ended", ended), zap.Int("deleted", deleted), zap.Duration("took", time.Since(start)))
 	}
 }
 

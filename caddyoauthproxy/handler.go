@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/operator"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
 )
 
@@ -50,7 +51,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 // error log would print the URL.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	g, err := h.app.open()
-	if err == nil && !g.server.Handles(r) || err != nil && !authserver.MayHandle(r) {
+	if err == nil && !g.handles(r) || err != nil && !authserver.MayHandle(r) && !operator.MayHandle(r) {
 		return next.ServeHTTP(w, r)
 	}
 	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
@@ -66,7 +67,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		http.Error(rec, "the gateway is not available at the moment", http.StatusServiceUnavailable)
 	} else {
 		defer leave()
-		g.server.ServeHTTP(rec, r)
+		g.ServeHTTP(rec, r)
 	}
 	h.log.Info("handled request",
 		zap.String("method", r.Method),

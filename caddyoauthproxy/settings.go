@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/console"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
@@ -34,6 +35,8 @@ type resolved struct {
 
 	registration authserver.Registration
 	limits       authserver.Limits
+	admins       *authserver.Admins
+	pages        *console.Pages
 }
 
 func (r *resolved) proxy(id string) *authserver.Proxy {
@@ -117,6 +120,10 @@ func (a *App) resolve() (*resolved, error) {
 	fail(a.MetadataDocuments.check())
 	r.limits, err = resolveLimits(a.RateLimits)
 	fail(err)
+	r.admins, err = a.Admin.resolve(r.providers)
+	fail(err)
+	r.pages, err = a.Console.resolve()
+	fail(err)
 	fail(checkAlgorithm(a.SigningAlgorithm))
 	for _, method := range a.CodeChallengeMethods {
 		fail(checkChallengeMethod(method))
@@ -124,6 +131,7 @@ func (a *App) resolve() (*resolved, error) {
 	if n := a.MaxGrantsPerClient; n < 0 || n > maxGrantsPerClient {
 		fail(fmt.Errorf("max_grants_per_client %d is out of range: 1 to %d", n, maxGrantsPerClient))
 	}
+	fail(a.Audit.check())
 	fail(a.checkDurations())
 	if len(errs) > 0 {
 		return nil, fmt.Errorf("oauth_proxy: %w", errors.Join(errs...))
@@ -223,6 +231,7 @@ func (a *App) lifetimes() authserver.Lifetimes {
 		Login:        time.Duration(a.LoginTTL),
 		Retention:    time.Duration(a.Retention),
 		Session:      max(time.Duration(a.SessionTokenTTL), 0),
+		SignIn:       a.signInTTL(),
 	}
 }
 

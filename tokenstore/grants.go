@@ -30,15 +30,15 @@ type GrantQuery struct {
 
 func (v *Vault) query(q GrantQuery) Query {
 	out := Query{After: q.After, Limit: q.Limit}
-	for _, by := range [][2]string{
-		{"client:", q.ClientID}, {"user:", q.UserID}, {"account:", q.AccountID}, {"proxy:", q.Proxy}, {"provider:", q.Provider}, {refHealth, string(q.Health)},
+	for _, word := range Words(q.Text) {
+		out.Refs = append(out.Refs, v.refWord(word))
+	}
+	for _, by := range [][2]string{ // in the order of how few grants each is likely to have
+		{"account:", q.AccountID}, {"user:", q.UserID}, {"client:", q.ClientID}, {"proxy:", q.Proxy}, {"provider:", q.Provider}, {refHealth, string(q.Health)},
 	} {
 		if by[1] != "" {
 			out.Refs = append(out.Refs, by[0]+by[1])
 		}
-	}
-	for _, word := range Words(q.Text) {
-		out.Refs = append(out.Refs, v.refWord(word))
 	}
 	return out
 }
@@ -76,6 +76,27 @@ func (v *Vault) FindGrants(ctx context.Context, q GrantQuery) (found []FoundGran
 		more = len(rows) > 0
 	}
 	return found, more, nil
+}
+
+// UnindexedGrants lists grants that were saved by a release that did not know of their health, of a page of limit grants behind the id after. Saving one settles
+// it. One that does not open is left out. next is where to go on, empty at the end.
+func (v *Vault) UnindexedGrants(ctx context.Context, after string, limit int) (grants []*Grant, next string, err error) {
+	rows, err := v.store.List(ctx, KindGrant, Query{After: after, Limit: limit})
+	if err != nil {
+		return nil, "", err
+	}
+	for _, row := range rows {
+		if slices.ContainsFunc(row.Refs, func(ref string) bool { return strings.HasPrefix(ref, refHealth) }) {
+			continue
+		}
+		if g, err := v.openGrant(row, nil); err == nil {
+			grants = append(grants, g)
+		}
+	}
+	if len(rows) == limit {
+		next = rows[limit-1].ID
+	}
+	return grants, next, nil
 }
 
 // CountGrants returns how many grants are of a health, as of when each was last saved.
@@ -172,8 +193,8 @@ func (v *Vault) ExpiredGrants(ctx context.Context, before time.Time, after strin
 	return grants, next, nil
 }
 
-// LivingGrants reports whether a proxy has at least so many grants that are neither ended nor expired. One that does not open counts as none.
-func (v *Vault) LivingGrants(ctx context.Context, proxy string, least int) (bool, error) {
+// LivingGrants reports whether a proxy has at least so many grants that are neither ended nor expired, nor what over says. One that does not open counts as none.
+func (v *Vault) LivingGrants(ctx context.Context, proxy string, least int, over func(*Grant) bool) (bool, error) {
 	if most, err := v.store.Count(ctx, KindGrant, refLiving+proxy); err != nil || most < least {
 		return false, err
 	}
@@ -186,7 +207,7 @@ func (v *Vault) LivingGrants(ctx context.Context, proxy string, least int) (bool
 		for _, row := range rows {
 			g := new(Grant)
 			row.Kind = KindGrant
-			if v.openRecord(row, g) == nil && now.Before(g.Expires) {
+			if v.openRecord(row, g) == nil && now.Before(g.Expires) && !over(g) {
 				n++
 			}
 			after = row.ID

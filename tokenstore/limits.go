@@ -22,21 +22,27 @@ var ErrInvalid = errors.New("invalid change")
 
 // Kinds lists every kind of rows, for stores that keep each in a place of its own.
 func Kinds() []Kind {
-	return []Kind{KindKeyring, KindSigningKeys, KindClient, KindLogin, KindCode, KindGrant, KindAccount, KindConsent, KindAssertion, KindRegistration, KindAPIKey, KindJob}
+	return []Kind{KindKeyring, KindSigningKeys, KindClient, KindLogin, KindCode, KindGrant, KindAccount, KindConsent, KindAssertion, KindRegistration, KindAPIKey, KindSignIn, KindRevocationOrder,
+		KindEvent, KindAuditSegment, KindAuditHead, KindJob}
 }
 
 // CheckChanges returns ErrInvalid when the changes break a rule of Row or of Store.Apply. Every
 // Store calls it first, so that all refuse the same.
 func CheckChanges(changes []Change) error {
-	for i, c := range changes {
+	type name struct {
+		kind Kind
+		id   string
+	}
+	changed := make(map[name]struct{}, len(changes))
+	for _, c := range changes {
 		if err := c.check(); err != nil {
 			return fmt.Errorf("%w: %s %s: %w", ErrInvalid, c.Row.Kind, clip(c.Row.ID), err)
 		}
-		for _, other := range changes[:i] {
-			if other.Row.Kind == c.Row.Kind && other.Row.ID == c.Row.ID {
-				return fmt.Errorf("%w: %s %s is changed twice at once", ErrInvalid, c.Row.Kind, c.Row.ID)
-			}
+		row := name{c.Row.Kind, c.Row.ID}
+		if _, twice := changed[row]; twice {
+			return fmt.Errorf("%w: %s %s is changed twice at once", ErrInvalid, c.Row.Kind, c.Row.ID)
 		}
+		changed[row] = struct{}{}
 	}
 	return nil
 }

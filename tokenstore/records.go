@@ -110,12 +110,19 @@ type AuthRequest struct {
 	// Providers are the identities of the providers that the user was told of.
 	Providers []string `json:"providers,omitempty"`
 
-	// Flow says who asked: a client when empty, else FlowSession or FlowConnect.
+	// Flow says who asked: a client when empty, else FlowSession, FlowConnect or FlowSignIn.
 	Flow Flow `json:"flow,omitempty"`
+
+	// Consent is the id of the event of the user's consent, once there is one.
+	Consent string `json:"consent,omitempty"`
 
 	// ClientHash is the keyed hash of what makes the client the one that the user was shown: its
 	// name, redirect URIs and keys.
 	ClientHash string `json:"client_hash,omitempty"`
+
+	// ReturnTo is the page of the gateway's that a sign-in leads to, and Address the network address that it began from.
+	ReturnTo string `json:"return_to,omitempty"`
+	Address  string `json:"address,omitempty"`
 }
 
 // Flow is a way to log in without an OAuth client.
@@ -128,6 +135,9 @@ const (
 
 	// FlowConnect is a user who connects a proxy from the browser.
 	FlowConnect Flow = "connect"
+
+	// FlowSignIn is a user, or an operator, who signs in to the gateway's own pages. It ends with a SignIn, and without a grant.
+	FlowSignIn Flow = "sign_in"
 )
 
 // Login is a user's trip to the provider, from pressing Allow to the callback.
@@ -143,6 +153,9 @@ type Login struct {
 	User          *User  `json:"user,omitempty"`
 	LoginIdentity string `json:"login_identity,omitempty"`
 	Next          string `json:"next,omitempty"`
+
+	// Agreed is when the user said yes to the request, which a remembered consent may have been long before the login, or when a script began it.
+	Agreed time.Time `json:"agreed,omitzero"`
 
 	// Browser is the keyed hash of the cookie that only the browser which pressed Allow holds.
 	Browser string `json:"browser"`
@@ -233,6 +246,9 @@ type Grant struct {
 	AccountID string    `json:"account_id"`
 	Created   time.Time `json:"created"`
 
+	// Agreed is when the user said yes to what the grant came out of; zero for grants without a user, and for those of before it was kept.
+	Agreed time.Time `json:"agreed,omitzero"`
+
 	// Providers are those that the grant was made with: where the user logged in, and where the account is. The grant is good
 	// while its proxy has the same. Empty for grants without a user, and for those of before it was kept.
 	Providers []string `json:"providers,omitempty"`
@@ -241,6 +257,9 @@ type Grant struct {
 	RedirectURI string `json:"redirect_uri,omitempty"`
 	ClientHash  string `json:"client_hash,omitempty"`
 
+	// Consent is the id of the event of the consent that the grant goes back to; empty for grants without a user, and for those of before it was kept.
+	Consent string `json:"consent,omitempty"`
+
 	// Expires is when the grant ends unless it is refreshed before: the code's
 	// life at first, then the refresh token's idle time. Ends is when it ends in any case.
 	Expires time.Time `json:"expires"`
@@ -248,8 +267,9 @@ type Grant struct {
 
 	Family RefreshFamily `json:"family"`
 
-	// Reason says in words why the grant is not active any more.
+	// Reason says in words why the grant is not active any more. Order is the id of the revocation order that ended it; its reason is for operators alone.
 	Reason string `json:"reason,omitempty"`
+	Order  string `json:"order,omitempty"`
 
 	// Provider is the configured name of the provider of the account, which need not be the one where the user logged in. Empty for grants without an account.
 	Provider string `json:"provider,omitempty"`
@@ -373,6 +393,12 @@ type Consent struct {
 	Provider    string    `json:"provider"`
 	Scopes      []string  `json:"scopes,omitempty"`
 	Given       time.Time `json:"given"`
+
+	// Providers are the identities of the providers that the user was told of; empty for consents of before they were kept.
+	Providers []string `json:"providers,omitempty"`
+
+	// Event is the id of the event of its being given.
+	Event string `json:"event,omitempty"`
 }
 
 // Assertion marks a client assertion (RFC 7523) as used. Its ID is the keyed hash of the client and the assertion's jti; it is

@@ -137,6 +137,14 @@ func (v *Vault) sealRecord(r Record, version uint64) (Row, error) {
 // openRecord reads a row into r.
 func (v *Vault) openRecord(row Row, r Record) error {
 	l := r.layout()
+	err := v.unsealRecord(l, row, r)
+	if errors.Is(err, ErrTampered) {
+		v.tampered(row)
+	}
+	return err
+}
+
+func (v *Vault) unsealRecord(l layout, row Row, r Record) error {
 	plain, err := v.ring.open(l.use, v.rowContext(l, row), row.Sealed)
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", row.Kind, row.ID, err)

@@ -18,7 +18,7 @@ func ringVault(t *testing.T) *Vault {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Vault{ring: keys, now: time.Now}
+	return &Vault{ring: keys, now: time.Now, trail: newTrail(Options{})}
 }
 
 // planted is a row whose sealed value is the vault's own and holds the text.

@@ -44,6 +44,12 @@ const (
 	KindRegistration Kind = "registration"
 	KindAPIKey       Kind = "api_key"
 	KindJob          Kind = "job"
+	KindEvent        Kind = "event"         // of the audit trail, not chained yet
+	KindAuditSegment Kind = "audit_segment" // of its chain
+	KindAuditHead    Kind = "audit_head"    // the end of its chain
+	KindSignIn       Kind = "sign_in"
+
+	KindRevocationOrder Kind = "revocation_order"
 )
 
 // Row is one record as a Store sees it: a sealed value, and in clear only what
@@ -103,7 +109,8 @@ type Change struct {
 
 // Query selects rows of one kind.
 type Query struct {
-	// Refs keeps only rows that carry every one of these references. Empty selects every row of the kind.
+	// Refs keeps only rows that carry every one of these references. Empty selects every row of the kind. Their order makes no difference to what is selected; a
+	// caller who knows which of them few rows carry names these first, which may be faster.
 	Refs []string
 
 	// After starts behind this id, for paging. Empty starts at the first row.

@@ -13,6 +13,7 @@ type Vault struct {
 	store Store
 	ring  *keyring
 	now   func() time.Time
+	trail *trail
 }
 
 // Options configures a Vault.
@@ -22,6 +23,13 @@ type Options struct {
 
 	// Now is the clock; time.Now when nil.
 	Now func() time.Time
+
+	// Audit says how the audit trail is kept.
+	Audit AuditOptions
+
+	// Recorded, when set, is called for each event of the audit trail once it is durable, and for those that are not kept. It must not take long, nor
+	// wait for anything of the vault. It is not called for events of a Commit whose outcome remained unknown.
+	Recorded func(*Event)
 }
 
 // Open opens the vault in a store, and begins it where the store is empty. When the vault was encrypted with a
@@ -37,7 +45,7 @@ func Open(ctx context.Context, s Store, o Options) (*Vault, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Vault{store: s, ring: ring, now: o.Now}, nil
+	return &Vault{store: s, ring: ring, now: o.Now, trail: newTrail(o)}, nil
 }
 
 // Now is the vault's clock, by which records live and end.
@@ -145,7 +153,9 @@ func Delete(r Record) Write { return Write{OpDelete, r} }
 // outside the limits of Row. On success the saved records have their new Version. When ctx ends while Commit waits, the
 // writes may or may not have been made.
 func (v *Vault) Commit(ctx context.Context, writes ...Write) error {
+	writes, events := v.splitEvents(writes)
 	if len(writes) == 0 {
+		v.trail.wasRecorded(events...)
 		return nil
 	}
 	changes := make([]Change, 0, len(writes))
@@ -172,7 +182,25 @@ func (v *Vault) Commit(ctx context.Context, writes ...Write) error {
 			w.record.meta().Version++
 		}
 	}
+	v.trail.wasRecorded(events...)
 	return nil
+}
+
+// splitEvents finds the events among what is to be written, and takes them out where none are kept.
+func (v *Vault) splitEvents(writes []Write) (kept []Write, events []*Event) {
+	kept = make([]Write, 0, len(writes))
+	for _, w := range writes {
+		e, ok := w.record.(*Event)
+		if ok && w.op == OpInsert {
+			e.clean()
+			events = append(events, e)
+			if v.trail.Off {
+				continue
+			}
+		}
+		kept = append(kept, w)
+	}
+	return kept, events
 }
 
 // WatchGrants calls changed with the id of every grant, or API key, that is saved or deleted, by this vault or another on the same storage; an empty id
@@ -187,23 +215,36 @@ func (v *Vault) WatchGrants(changed func(id string)) (stop func()) {
 
 // SweptKinds are the kinds of records that Sweep deletes.
 func SweptKinds() []Kind {
-	return []Kind{KindLogin, KindCode, KindAssertion, KindGrant, KindAccount, KindConsent, KindRegistration, KindClient, KindAPIKey}
+	return []Kind{KindLogin, KindCode, KindAssertion, KindGrant, KindAccount, KindConsent, KindRegistration, KindClient, KindAPIKey, KindSignIn, KindRevocationOrder, KindAuditSegment}
 }
 
 // Sweep deletes at most limit records whose DeleteAfter lies before the given time, and returns how many.
 func (v *Vault) Sweep(ctx context.Context, before time.Time, limit int) (int, error) {
 	total := 0
+	swept, err := v.SweepKinds(ctx, before, limit)
+	for _, n := range swept {
+		total += n
+	}
+	return total, err
+}
+
+// SweepKinds is Sweep that returns how many records of each kind it has deleted.
+func (v *Vault) SweepKinds(ctx context.Context, before time.Time, limit int) (map[Kind]int, error) {
+	swept := make(map[Kind]int)
 	for _, kind := range SweptKinds() {
-		if total >= limit {
+		if limit <= 0 {
 			break
 		}
-		n, err := v.store.Sweep(ctx, kind, before, limit-total)
-		total += n
+		n, err := v.store.Sweep(ctx, kind, before, limit)
+		if n > 0 {
+			swept[kind] = n
+		}
+		limit -= n
 		if err != nil {
-			return total, err
+			return swept, err
 		}
 	}
-	return total, nil
+	return swept, nil
 }
 
 // CountClients returns how many clients carry the reference, RefUnused or a RefAddress; all when it is empty.

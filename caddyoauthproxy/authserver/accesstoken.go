@@ -61,6 +61,7 @@ func (s *Server) Authenticate(ctx context.Context, token, proxyID string) (*toke
 	if err := s.goodFor(g, c, p); err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrInvalidToken, err)
 	}
+	s.uses.note(g, s.vault.Now())
 	return g, c, nil
 }
 
@@ -117,7 +118,7 @@ func (s *Server) Ended(ctx context.Context, grantID string) bool {
 		return errors.Is(err, tokenstore.ErrNotFound) || err == nil && !k.Revoked.IsZero()
 	}
 	g, err := s.vault.Grant(ctx, grantID)
-	return errors.Is(err, tokenstore.ErrNotFound) || err == nil && g.State != tokenstore.StateActive
+	return errors.Is(err, tokenstore.ErrNotFound) || err == nil && s.over(g)
 }
 
 // grantOfAccessToken verifies a token of ours, whatever it is for, and finds its living grant. Errors are ErrInvalidToken, or
@@ -158,7 +159,7 @@ func (s *Server) activeGrant(ctx context.Context, id string) (*tokenstore.Grant,
 		return nil, invalid("is gone")
 	case err != nil:
 		return nil, fmt.Errorf("grant: %w", err)
-	case g.State != tokenstore.StateActive:
+	case s.over(g):
 		return nil, invalid("was ended")
 	}
 	return g, nil

@@ -122,8 +122,8 @@ var endings = map[string]Ending{
 	reasonLogout: EndingLogout, reasonTooMany: EndingReplaced,
 }
 
-// ended tells of a grant that was just ended. That of a client which acts for itself is for one token, and not worth telling that it has expired.
-func (s *Server) ended(g *tokenstore.Grant) {
+// tellEnded tells of a grant that was just ended. That of a client which acts for itself is for one token, and not worth telling that it has expired.
+func (s *Server) tellEnded(g *tokenstore.Grant) {
 	why, own := endings[g.Reason]
 	switch {
 	case !own:
@@ -136,8 +136,8 @@ func (s *Server) ended(g *tokenstore.Grant) {
 	s.acts.Ended(why, g.Proxy, s.vault.Now().Sub(g.Created))
 }
 
-// issued tells of a grant's newest token.
-func (s *Server) issued(ctx context.Context, grantType string, g *tokenstore.Grant, end time.Time) {
+// tellIssued tells of a grant's newest token.
+func (s *Server) tellIssued(ctx context.Context, grantType string, g *tokenstore.Grant, end time.Time) {
 	s.acts.Issued(grantType, g.Proxy, end.Sub(g.Family.Rotated))
 	tracing.Of(ctx).Set("grant", g.ID)
 }

@@ -43,6 +43,8 @@ const (
 	purposeSession      tokenstore.Purpose = "browser_session"
 	purposeAnswer       tokenstore.Purpose = "provider_code"
 	purposeAPIKey       tokenstore.Purpose = "api_key"
+	purposeSignIn       tokenstore.Purpose = "sign_in"
+	purposeSignInCSRF   tokenstore.Purpose = "sign_in_csrf"
 )
 
 // errInvalidClient is the answer to every failed client authentication. It is 401 and says

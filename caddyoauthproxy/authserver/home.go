@@ -10,6 +10,9 @@ import (
 // give to a chatbot.
 func (s *Server) serveHome(w http.ResponseWriter, _ *http.Request) {
 	h := console.Home{Issuer: s.issuer}
+	if s.connections {
+		h.Connections = s.issuer + connectionsPath
+	}
 	for _, p := range s.order {
 		h.Proxies = append(h.Proxies, console.HomeProxy{Name: p.Name, Resource: p.Resource})
 	}

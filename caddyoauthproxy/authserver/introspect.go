@@ -3,8 +3,6 @@ package authserver
 import (
 	"net/http"
 	"strings"
-
-	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
 // introspection is the answer of RFC 7662 §2.2. For anything that is not alive it is {"active":false} alone.
@@ -53,7 +51,7 @@ func (s *Server) introspect(w http.ResponseWriter, r *http.Request) (*introspect
 	}
 	s.ownTokenDone(r, token, grant)
 	now := s.vault.Now()
-	if grant.State != tokenstore.StateActive || !now.Before(grant.Expires) {
+	if s.over(grant) || !now.Before(grant.Expires) {
 		return &introspection{}, nil
 	}
 	a := &introspection{

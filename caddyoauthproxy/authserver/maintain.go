@@ -12,6 +12,6 @@ func (s *Server) Maintain(ctx context.Context) error {
 	if err := s.keys.maintain(ctx); err != nil {
 		failed = append(failed, fmt.Errorf("signing keys: %w", err))
 	}
-	failed = append(failed, s.turnHealth(ctx))
+	failed = append(failed, s.indexGrants(ctx), s.turnHealth(ctx), s.WriteUses(ctx))
 	return errors.Join(failed...)
 }

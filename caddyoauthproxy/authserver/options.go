@@ -63,6 +63,12 @@ type Options struct {
 	// NoSessions closes the session-token flow, and the connect page, which ends with such a token.
 	NoSessions bool
 
+	// Admins are who may operate the gateway in a browser. Nil: nobody.
+	Admins *Admins
+
+	// NoConnections closes the page where users see and cut their own connections. Nobody but operators can sign in then.
+	NoConnections bool
+
 	// ClientIP is the address that a request came from. Default: the peer's.
 	ClientIP func(*http.Request) string
 
@@ -157,6 +163,7 @@ type Lifetimes struct {
 	Login        time.Duration // from the consent page or the Allow button to the next step; default 5 min
 	Retention    time.Duration // ended grants and API keys stay listed; default 90 d
 	Session      time.Duration // session token; default 1 h
+	SignIn       time.Duration // sign-in to the gateway's own pages; default 8 h
 }
 
 func (l *Lifetimes) setDefaults() {
@@ -173,4 +180,5 @@ func (l *Lifetimes) setDefaults() {
 	def(&l.Login, 5*time.Minute)
 	def(&l.Retention, 90*24*time.Hour)
 	def(&l.Session, time.Hour)
+	def(&l.SignIn, 8*time.Hour)
 }

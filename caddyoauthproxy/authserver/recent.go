@@ -56,3 +56,14 @@ func (c *recent[K, V]) drop(key K) {
 		delete(c.entries, key)
 	}
 }
+
+// values are all that is kept. To look at them is no use of them.
+func (c *recent[K, V]) values() []V {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	values := make([]V, 0, len(c.entries))
+	for e := c.order.Front(); e != nil; e = e.Next() {
+		values = append(values, e.Value.(*kept[K, V]).value)
+	}
+	return values
+}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -57,6 +58,8 @@ type Server struct {
 	openLogins   openLogins
 	clientIP     func(*http.Request) string
 	sessions     bool
+	connections  bool
+	admins       *Admins
 	plainPKCE    bool
 	maxGrants    int
 	vault        *tokenstore.Vault
@@ -75,6 +78,9 @@ type Server struct {
 	callbacks    singleflight.Group
 	tasks        sync.WaitGroup
 	noting       sync.Map // ids of API keys whose use is being written
+	uses         uses
+	orders       orderBook
+	indexed      atomic.Bool // see indexGrants
 }
 
 // New makes a Server. It reads or creates the signing keys in the vault.
@@ -117,6 +123,9 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	s.acts.setDefaults()
 	s.limits = newLimiters(o.Limits, s.acts.Limited)
 	s.sessions, s.plainPKCE = !o.NoSessions, o.PlainPKCE
+	if s.connections, s.admins = !o.NoConnections, o.Admins; s.admins.check() != nil {
+		return nil, s.admins.check()
+	}
 	if s.maxGrants = o.MaxGrants; s.maxGrants == 0 {
 		s.maxGrants = 25
 	}
@@ -140,6 +149,9 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		return nil, fmt.Errorf("signing keys: %w", err)
 	}
 	s.routes()
+	if err := s.openOrders(ctx); err != nil {
+		return nil, fmt.Errorf("revocation orders: %w", err)
+	}
 	return s, nil
 }
 
@@ -149,6 +161,8 @@ const (
 	callbackPath      = "/api/v1/oauth/callback"
 	callbackAliasPath = "/oauth/callback"
 	homePath          = "/oauth/"
+	signInPath        = "/oauth/signin"
+	signOutPath       = "/oauth/signout"
 	ownMetadataPath   = "/oauth/client-metadata"
 	connectPath       = "/oauth/authorize"
 	clientPath        = "/api/v1/oauth/clients"
@@ -190,6 +204,10 @@ func (s *Server) routes() {
 		s.mux.Handle(s.base+sessionPath+"/logout", private(s.steps(StepRevoke, s.serveSessionLogout), http.MethodPost))
 	}
 	s.mux.Handle(s.base+ownMetadataPath+"/{provider}", public(s.serveOwnMetadata, http.MethodGet, http.MethodHead))
+	if s.connections || s.admins != nil {
+		s.mux.Handle(s.base+signInPath, private(s.serveSignIn, http.MethodGet))
+		s.mux.Handle(s.base+signOutPath, private(s.serveSignOut, http.MethodPost))
+	}
 	s.mux.Handle(s.base+homePath+"{$}", private(s.serveHome, http.MethodGet, http.MethodHead))
 }
 
@@ -215,7 +233,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.ServeMetadata(w, r) {
 		return
 	}
-	s.mux.ServeHTTP(w, r)
+	s.mux.ServeHTTP(w, r.WithContext(tokenstore.WithAddress(r.Context(), s.clientIP(r))))
 }
 
 // RedirectURI is the callback that providers must know for the gateway of this issuer.
@@ -245,8 +263,10 @@ func (s *Server) redirectURI(p *upstream.Provider) string {
 	return s.issuer + callbackPath
 }
 
-// Close waits until work that outlived its request is done, or ctx ends.
+// Close writes down what is noted, and waits until work that outlived its request is done, or ctx ends.
 func (s *Server) Close(ctx context.Context) error {
+	noted := s.WriteUses(ctx)
+	s.orders.rest()
 	done := make(chan struct{})
 	go func() {
 		s.tasks.Wait()
@@ -254,9 +274,9 @@ func (s *Server) Close(ctx context.Context) error {
 	}()
 	select {
 	case <-done:
-		return nil
+		return noted
 	case <-ctx.Done():
-		return fmt.Errorf("authorization server: work still running: %w", ctx.Err())
+		return errors.Join(noted, fmt.Errorf("authorization server: work still running: %w", ctx.Err()))
 	}
 }
 

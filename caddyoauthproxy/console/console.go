@@ -1,4 +1,4 @@
-// Package console draws the pages that people see: consent, problems, notices, and the start page.
+// Package console draws the pages that people see: consent, problems, notices, the start page, and those of users and operators who are signed in.
 //
 // The pages are complete in themselves: no script, no image, no font and no style from anywhere else. They work in any
 // browser, with a keyboard and with a screen reader, on a phone and in the dark. Everything that a client or a
@@ -7,68 +7,117 @@ package console
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"embed"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"html/template"
+	"io/fs"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 )
 
-//go:embed pages/*.html pages/style.css pages/copy.js
+//go:embed pages
 var files embed.FS
 
 // Options configures the pages.
 type Options struct {
 	// Brand is the name of the gateway that people read on top of each page. Default: MCP gateway.
 	Brand string
+
+	// Logo is a picture that stands before it: SVG, PNG or WebP, of 64 KiB at most. It is part of the page, so that nothing is fetched.
+	Logo []byte
+
+	// Accent is the colour of links and buttons, as rrggbb or #rrggbb, and AccentDark that on dark paper. What is written on it is black or white, and
+	// links are made darker or lighter until they can be read. Default of AccentDark: Accent.
+	Accent, AccentDark string
+
+	// Templates holds files that take the place of those in the directory pages of this package, by name.
+	Templates fs.FS
 }
 
 // Pages draws pages. It is safe for concurrent use.
 type Pages struct {
 	brand     string
-	style     template.CSS
+	logo      template.URL
+	style     template.HTML
 	copy      template.JS
+	blocks    template.JS
 	policy    string
 	templates map[string]*template.Template
 }
 
-// New parses the templates.
+// names are the pages, each a file in the directory pages.
+var names = append([]string{"consent", "connect", "session", "problem", "notice", "home", "signin"}, framedPages...)
+
+// New parses the templates, and draws every page once with made-up content, so that a template of the operator's that breaks is found now. Errors name the
+// option, or the file and its line.
 func New(o Options) (*Pages, error) {
-	style, err := files.ReadFile("pages/style.css")
+	if err := CheckBrand(o.Brand); err != nil {
+		return nil, fmt.Errorf("brand: %w", err)
+	}
+	logo, err := embedLogo(o.Logo)
 	if err != nil {
-		return nil, fmt.Errorf("pages: %w", err)
+		return nil, fmt.Errorf("logo: %w", err)
 	}
-	p := &Pages{brand: o.Brand, style: template.CSS(style), templates: make(map[string]*template.Template)} //nolint:gosec // our own file
-	if p.brand == "" {
-		p.brand = "MCP gateway"
+	accent, err := accentStyle(o.Accent, o.AccentDark)
+	if err != nil {
+		return nil, fmt.Errorf("accent: %w", err)
 	}
+	all, err := replaced(o.Templates)
+	if err != nil {
+		return nil, fmt.Errorf("templates: %w", err)
+	}
+	style, err := fs.ReadFile(all, "style.css")
+	if err != nil {
+		return nil, fmt.Errorf("templates: %w", err)
+	}
+	css := "\n" + string(style) + accent
+	if strings.Contains(strings.ToLower(css), "</style") {
+		return nil, errors.New("templates: style.css: </style ends it")
+	}
+	p := &Pages{brand: cmp.Or(o.Brand, "MCP gateway"), logo: logo, templates: make(map[string]*template.Template)}
+	p.style = template.HTML("<style>" + css + "</style>") //nolint:gosec // our own file, or the operator's
 	// There is no form-action: Chrome applies it to every hop behind the form, the client's own
-	// redirect targets included.
-	hash := sha256.Sum256([]byte("\n" + string(style)))
+	// redirect targets included. Signed-in pages have one.
+	hash := sha256.Sum256([]byte(css))
 	p.policy = "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) + "'; base-uri 'none'; frame-ancestors 'none'"
+	if logo != "" {
+		p.policy += "; img-src data:"
+	}
 	script, err := files.ReadFile("pages/copy.js")
 	if err != nil {
 		return nil, fmt.Errorf("pages: %w", err)
 	}
 	p.copy = template.JS(script) //nolint:gosec // our own file
-	for _, name := range []string{"consent", "connect", "session", "problem", "notice", "home"} {
-		t, err := template.New("layout.html").ParseFS(files, "pages/layout.html", "pages/"+name+".html")
+	if script, err = files.ReadFile("pages/copyblocks.js"); err != nil {
+		return nil, fmt.Errorf("pages: %w", err)
+	}
+	p.blocks = template.JS(script) //nolint:gosec // our own file
+	for _, name := range names {
+		t, err := template.New("layout.html").Funcs(template.FuncMap{"clean": clean}).ParseFS(all, "layout.html", "partials.html", name+".html")
 		if err != nil {
-			return nil, fmt.Errorf("page %s: %w", name, err)
+			return nil, fmt.Errorf("templates: %w", err)
 		}
 		p.templates[name] = t
 	}
-	return p, nil
+	return p, p.tryAll()
 }
+
+// clean is what templates show texts of strangers with.
+func clean(text string) string { return Clean(text, 300) }
 
 // page is what the layout gets.
 type page struct {
 	Title string
 	Brand string
-	Style template.CSS
+	Logo  template.URL
+	Style template.HTML
+	Frame *Frame // nil where nobody need be signed in
 	Data  any
 }
 
@@ -80,12 +129,12 @@ func (p *Pages) copyPolicy() string {
 
 // write sends a page with the headers that every page has.
 func (p *Pages) write(w http.ResponseWriter, status int, name, title string, data any) {
-	p.writeWith(w, p.policy, status, name, title, data)
+	p.send(w, p.policy, status, name, page{Title: title, Data: data})
 }
 
-func (p *Pages) writeWith(w http.ResponseWriter, policy string, status int, name, title string, data any) {
-	var body bytes.Buffer
-	if err := p.templates[name].Execute(&body, page{title, p.brand, p.style, data}); err != nil {
+func (p *Pages) send(w http.ResponseWriter, policy string, status int, name string, content page) {
+	body, err := p.draw(name, content)
+	if err != nil {
 		http.Error(w, "the page could not be drawn", http.StatusInternalServerError)
 		return
 	}
@@ -98,7 +147,16 @@ func (p *Pages) writeWith(w http.ResponseWriter, policy string, status int, name
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_, _ = w.Write(body.Bytes()) // the browser is gone: nobody left to tell
+	_, _ = w.Write(body) // the browser is gone: nobody left to tell
+}
+
+func (p *Pages) draw(name string, content page) ([]byte, error) {
+	content.Brand, content.Logo, content.Style = p.brand, p.logo, p.style
+	var body bytes.Buffer
+	if err := p.templates[name].Execute(&body, content); err != nil {
+		return nil, err
+	}
+	return body.Bytes(), nil
 }
 
 // Scope is one thing that a client would be allowed to do.
@@ -218,7 +276,7 @@ type Session struct {
 // Session draws the page.
 func (p *Pages) Session(w http.ResponseWriter, s Session) {
 	s.User, s.Copy = Clean(s.User, 128), p.copy
-	p.writeWith(w, p.copyPolicy(), http.StatusOK, "session", "You are connected", s)
+	p.send(w, p.copyPolicy(), http.StatusOK, "session", page{Title: "You are connected", Data: s})
 }
 
 // Problem is a page that says what went wrong.
@@ -228,6 +286,9 @@ type Problem struct {
 	Advice string // what to do now
 	Code   string // the OAuth error code, for support
 	Home   string // where to go from here; may be empty
+
+	// Retry is where to begin again, and RetryText what that link says; may be empty.
+	Retry, RetryText string
 }
 
 // Problem draws an error page.
@@ -255,6 +316,9 @@ func (p *Pages) Notice(w http.ResponseWriter, n Notice) {
 type Home struct {
 	Issuer  string
 	Proxies []HomeProxy
+
+	// Connections is the page where users see and cut their connections; empty where there is none.
+	Connections string
 }
 
 // HomeProxy is one MCP server on the start page.

@@ -109,6 +109,10 @@ func (p *Provider) Anonymous() bool { return p.template.mcp }
 // HasClient reports whether the operator wrote which client the gateway is there. Otherwise it registers itself.
 func (p *Provider) HasClient() bool { return p.config.ClientID != "" }
 
+// RevokesTokensAlone reports whether revoking a token is sure to leave the user's other tokens of the gateway alone. RFC 7009 §2.1 lets a server end the
+// whole authorization with it, and some do.
+func (p *Provider) RevokesTokensAlone() bool { return p.template.githubToken != "" }
+
 // HasUniqueLogins reports whether a login name is one user's at a time, so that an allow list may go by it.
 func (p *Provider) HasUniqueLogins() bool { return p.template.uniqueLogins }
 

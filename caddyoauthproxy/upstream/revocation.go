@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"go.uber.org/zap"
@@ -28,14 +29,9 @@ const (
 // RetryRevocations goes on; so it does when the process ends before. When any of the records was changed by somebody else, the error is
 // tokenstore.ErrConflict, and nothing is done.
 func (a *Accounts) End(ctx context.Context, accountID string, with ...tokenstore.Write) (tell func(context.Context) error, err error) {
-	acc, err := a.load(ctx, accountID)
-	switch {
-	case err == nil && acc.State != tokenstore.StateRevoked:
-		a.revoke(acc)
-	case err == nil, errors.Is(err, tokenstore.ErrNotFound), errors.Is(err, tokenstore.ErrTampered):
-		acc = nil
-	default:
-		return nil, fmt.Errorf("revoke account: %w", err)
+	acc, err := a.loadToEnd(ctx, accountID)
+	if err != nil {
+		return nil, err
 	}
 	if acc == nil {
 		err = a.vault.Commit(ctx, with...)
@@ -48,12 +44,31 @@ func (a *Accounts) End(ctx context.Context, accountID string, with ...tokenstore
 	if acc == nil {
 		return func(context.Context) error { return nil }, nil
 	}
-	a.mu.Lock()
-	delete(a.unsaved, accountID) // whoever is saving it finds the account ended, and revokes the renewed tokens
-	delete(a.pauses, accountID)
-	delete(a.inconclusive, accountID)
-	a.mu.Unlock()
+	a.forget(accountID)
 	return func(ctx context.Context) error { return a.tellProvider(ctx, acc) }, nil
+}
+
+// loadToEnd reads an account and marks it as revoked. One that is gone or ended, or that does not open, is nil.
+func (a *Accounts) loadToEnd(ctx context.Context, id string) (*tokenstore.Account, error) {
+	acc, err := a.load(ctx, id)
+	switch {
+	case err == nil && acc.State != tokenstore.StateRevoked:
+		a.revoke(acc)
+		return acc, nil
+	case err == nil, errors.Is(err, tokenstore.ErrNotFound), errors.Is(err, tokenstore.ErrTampered):
+		return nil, nil
+	default:
+		return nil, fmt.Errorf("revoke account: %w", err)
+	}
+}
+
+// forget drops what is remembered of an account that was ended.
+func (a *Accounts) forget(id string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.unsaved, id) // whoever is saving it finds the account ended, and revokes the renewed tokens
+	delete(a.pauses, id)
+	delete(a.inconclusive, id)
 }
 
 // revoke marks an account as revoked, and its tokens as to be ended at the provider.
@@ -101,8 +116,9 @@ func (a *Accounts) retryRevocation(ctx context.Context, acc *tokenstore.Account)
 		acc.Revocation = nil
 		acc.Reason = "revoked; the provider could not be told, so its tokens may still be valid there"
 		a.acts.GaveUp(acc.Provider)
-		a.log.Error("provider could not be told that tokens have ended: revoke them there", append(accountFields(acc), zap.Int("attempts", r.Attempts))...)
-		return true, a.saveRevocation(ctx, acc)
+		event := a.event(tokenstore.EventUpstreamRevokeGivenUp, acc).Refused("the provider could not be told that tokens have ended: revoke them there")
+		event.Details = map[string]string{"attempts": strconv.Itoa(r.Attempts)}
+		return true, a.saveRevocation(ctx, acc, event)
 	case now.Before(r.Next) || !giveBack(acc):
 		return true, nil
 	}
@@ -141,12 +157,11 @@ func (a *Accounts) tellProvider(ctx context.Context, acc *tokenstore.Account) er
 	}
 	acc.Revocation = nil
 	acc.Reason = "revoked, and the provider was told"
-	a.log.Info("provider was told that tokens have ended", accountFields(acc)...)
-	return a.saveRevocation(ctx, acc)
+	return a.saveRevocation(ctx, acc, a.event(tokenstore.EventUpstreamRevoked, acc))
 }
 
-func (a *Accounts) saveRevocation(ctx context.Context, acc *tokenstore.Account) error {
-	err := a.commit(ctx, acc)
+func (a *Accounts) saveRevocation(ctx context.Context, acc *tokenstore.Account, event *tokenstore.Event) error {
+	err := a.commit(ctx, acc, tokenstore.RecordEvent(event))
 	if err != nil && !errors.Is(err, tokenstore.ErrConflict) {
 		return fmt.Errorf("revocation: %w", err)
 	}

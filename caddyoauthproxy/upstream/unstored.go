@@ -149,14 +149,14 @@ func (a *Accounts) withdraw(ctx context.Context, acc *tokenstore.Account) {
 // commit stores an account and what is written with it, but not the tokens of one that is not to have them stored.
 func (a *Accounts) commit(ctx context.Context, acc *tokenstore.Account, with ...tokenstore.Write) error {
 	if !acc.Unstored {
-		return a.vault.Commit(ctx, append(with, tokenstore.Save(acc))...)
+		return a.vault.Commit(ctx, append([]tokenstore.Write{tokenstore.Save(acc)}, with...)...)
 	}
 	bare := *acc
 	t := takeTokens(&bare)
 	row := held.row(acc.ID)
 	row.Lock()
 	defer row.Unlock()
-	if err := a.vault.Commit(ctx, append(with, tokenstore.Save(&bare))...); err != nil {
+	if err := a.vault.Commit(ctx, append([]tokenstore.Write{tokenstore.Save(&bare)}, with...)...); err != nil {
 		return err
 	}
 	acc.Meta = bare.Meta

@@ -189,7 +189,7 @@ func TestAPIKeyIsMadeUsedListedAndRevokedByCommand(t *testing.T) {
 		t.Errorf("listed as\n%s", table)
 	}
 	testenv.Eventually(t, "the audit lines", func() bool {
-		return strings.Count(w.Log(), `"API key created"`) == 2 && strings.Count(w.Log(), `"API key revoked"`) == 2
+		return strings.Count(w.Log(), `"msg":"api key created"`) == 2 && strings.Count(w.Log(), `"msg":"api key revoked"`) == 2
 	})
 	for _, what := range []string{key, other.Key} {
 		if strings.Contains(w.Log(), what[20:]) {
@@ -208,16 +208,16 @@ func TestMistakesWithAPIKeysAreExplained(t *testing.T) {
 		"nobody\" is not declared": {"create-api-key", "--name", "x", "--proxy", "nobody"},
 		"proxy \"demo\" has no upstream token for an API key, which acts for no user: set its machine_token": {"create-api-key", "--name", "x", "--proxy", "demo"},
 		"admin\" is none of the proxies', which have read, write":                                            {"create-api-key", "--name", "x", "--proxy", "robots", "--scope", "admin", "--scope", "read"},
-		"scopes is empty":                        {"create-api-key", "--name", "x", "--proxy", "robots", "--scope", ""},
-		"never\" is no time to live":             {"create-api-key", "--name", "x", "--proxy", "robots", "--expires", "never"},
-		"a key lives for 1m to 365d":             {"create-api-key", "--name", "x", "--proxy", "robots", "--expires", "366d"},
-		"\"0s\" is no time to live":              {"create-api-key", "--name", "x", "--proxy", "robots", "--expires", "0s"},
-		"unknown flag: --proxies":                {"create-api-key", "--name", "x", "--proxies", "robots"},
-		"unknown command":                        {"create-api-key", "robots"},
-		"there is no API key of this id":         {"revoke-api-key", "0123456789abcdef"},
-		"HTTP 404: {\"error\":\"there is no API": {"revoke-api-key", "a/../b?c#d"},
-		"not a whole API key":                    {"revoke-api-key", key[:40]},
-		"accepts 1 arg(s), received 0":           {"revoke-api-key"},
+		"scopes is empty":                {"create-api-key", "--name", "x", "--proxy", "robots", "--scope", ""},
+		"never\" is no time to live":     {"create-api-key", "--name", "x", "--proxy", "robots", "--expires", "never"},
+		"a key lives for 1m to 365d":     {"create-api-key", "--name", "x", "--proxy", "robots", "--expires", "366d"},
+		"\"0s\" is no time to live":      {"create-api-key", "--name", "x", "--proxy", "robots", "--expires", "0s"},
+		"unknown flag: --proxies":        {"create-api-key", "--name", "x", "--proxies", "robots"},
+		"unknown command":                {"create-api-key", "robots"},
+		"there is no API key of this id": {"revoke-api-key", "0123456789abcdef"},
+		"no API key of this id":          {"revoke-api-key", "a/../b?c#d"},
+		"not a whole API key":            {"revoke-api-key", key[:40]},
+		"accepts 1 arg(s), received 0":   {"revoke-api-key"},
 	} {
 		out, errs, ok := command(t, w, args...)
 		if ok || out != "" || !strings.Contains(strings.ReplaceAll(errs, `\`, ""), want) {
@@ -236,10 +236,10 @@ func TestMistakesWithAPIKeysAreExplained(t *testing.T) {
 		"no JSON":         {"POST", keys, "application/json", `name=x`, 400, "send a JSON object with name, proxies, scopes and expires_in"},
 		"two objects":     {"POST", keys, "application/json", `{"name":"x","proxies":["robots"]}{}`, 400, "send one JSON object"},
 		"list":            {"POST", keys, "application/json", `[]`, 400, "send a JSON object"},
-		"form":            {"POST", keys, "application/x-www-form-urlencoded", `{"name":"x","proxies":["robots"]}`, 400, "with Content-Type: application/json"},
-		"text":            {"POST", keys, "text/plain", `{"name":"x","proxies":["robots"]}`, 400, "with Content-Type: application/json"},
-		"without type":    {"POST", keys, "", `{"name":"x","proxies":["robots"]}`, 400, "with Content-Type: application/json"},
-		"huge":            {"POST", keys, "application/json", `{"name":"` + strings.Repeat("x", 1<<20) + `"}`, 400, "too large"},
+		"form":            {"POST", keys, "application/x-www-form-urlencoded", `{"name":"x","proxies":["robots"]}`, 415, "with Content-Type: application/json"},
+		"text":            {"POST", keys, "text/plain", `{"name":"x","proxies":["robots"]}`, 415, "with Content-Type: application/json"},
+		"without type":    {"POST", keys, "", `{"name":"x","proxies":["robots"]}`, 415, "with Content-Type: application/json"},
+		"huge":            {"POST", keys, "application/json", `{"name":"` + strings.Repeat("x", 1<<20) + `"}`, 413, "too large"},
 		"number":          {"POST", keys, "application/json", `{"name":"x","proxies":["robots"],"expires_in":60}`, 400, "send a JSON object with"},
 		"replaced":        {"PUT", keys, "application/json", `{}`, 405, "use GET, or POST"},
 		"all deleted":     {"DELETE", keys, "", "", 405, "use GET, or POST"},

@@ -29,7 +29,7 @@ const (
 	formatVersion1 = "1" // without consents and assertions
 	formatVersion2 = "2" // without registrations
 	formatVersion3 = "3" // without API keys
-	formatVersion4 = "4" // without jobs, and rows that are due
+	formatVersion4 = "4" // without sign-ins, revocation orders, the audit trail, jobs, and rows that are due
 	metaBucket     = "meta"
 	formatKey      = "format"
 	refsSuffix     = "/refs"

@@ -1,0 +1,91 @@
+package caddyoauthproxy
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+const (
+	// cleanupJob is the name of the clean-up among the jobs of a vault.
+	cleanupJob = "clean-up"
+
+	// cleanupBatch is how many records are deleted at a time.
+	cleanupBatch = 1000
+)
+
+// cleaned is what a clean-up has done.
+type cleaned struct {
+	began   time.Time
+	ended   int // grants that had expired
+	deleted map[tokenstore.Kind]int
+	took    time.Duration
+	err     error // of what was left undone
+}
+
+// cleanup cleans up at every interval, on one of all processes that share the vault: that which looks first, every minute.
+func (a *App) cleanup(g *gateway, interval time.Duration) {
+	tick := time.NewTicker(min(interval, time.Minute))
+	defer tick.Stop()
+	for {
+		select {
+		case <-a.done:
+			return
+		case <-tick.C:
+		}
+		done, err := g.cleanUp(a.ctx, interval)
+		if err != nil {
+			a.log.Error("clean-up failed", zap.Error(err))
+		}
+		if done != nil {
+			a.cleaned(done)
+		}
+	}
+}
+
+// cleaned tells of a clean-up.
+func (a *App) cleaned(c *cleaned) {
+	a.metrics.cleanedUp(c.began, c.err)
+	deleted := 0
+	for _, n := range c.deleted {
+		deleted += n
+	}
+	if c.err != nil {
+		a.log.Error("clean-up failed", zap.Error(c.err))
+	}
+	a.log.Info("clean-up finished", zap.Int("ended", c.ended), zap.Int("deleted", deleted), zap.Any("deleted_by_kind", c.deleted), zap.Duration("took", c.took))
+}
+
+// cleanUp ends what has expired, and deletes what is past its time, unless that was done less than an interval ago or another process is about it; then it
+// returns nil. An error is one of the job's.
+func (g *gateway) cleanUp(ctx context.Context, interval time.Duration) (*cleaned, error) {
+	var c *cleaned
+	_, err := g.vault.RunJob(ctx, cleanupJob, interval, func(ctx context.Context) error {
+		c = g.cleanUpNow(ctx)
+		return nil // what failed is tried again after the interval, as all else
+	})
+	return c, err
+}
+
+func (g *gateway) cleanUpNow(ctx context.Context) *cleaned {
+	c := &cleaned{began: time.Now(), deleted: make(map[tokenstore.Kind]int)}
+	c.ended, c.err = g.server.EndExpired(ctx)
+	for total := cleanupBatch; total == cleanupBatch; {
+		swept, err := g.vault.SweepKinds(ctx, g.vault.Now(), cleanupBatch)
+		total = 0
+		for kind, n := range swept {
+			c.deleted[kind] += n
+			total += n
+		}
+		if err != nil {
+			c.err = errors.Join(c.err, err)
+			break
+		}
+	}
+	c.took = time.Since(c.began)
+	return c
+}

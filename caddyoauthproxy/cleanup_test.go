@@ -1,0 +1,122 @@
+package caddyoauthproxy
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// openedGateway is that of one more process on the vault of a file, as far as that can be had in one.
+func openedGateway(t *testing.T, path string) *gateway {
+	t.Helper()
+	app := provisioned(t, path)
+	g, err := app.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.hold.leave)
+	return g
+}
+
+func commit(t *testing.T, v *tokenstore.Vault, writes ...tokenstore.Write) {
+	t.Helper()
+	if err := v.Commit(t.Context(), writes...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCleanUpEndsAndDeletesWhatIsPastItsTime(t *testing.T) {
+	t.Parallel()
+	g := openedGateway(t, filepath.Join(t.TempDir(), "vault.db"))
+	now := g.vault.Now()
+	record := func(id string, age time.Duration) tokenstore.Meta { // kept for 30 days
+		return tokenstore.Meta{ID: id, DeleteAfter: now.Add(30*24*time.Hour - age)}
+	}
+	const day = 24 * time.Hour
+	for i, age := range []time.Duration{45 * day, 31 * day, 29 * day, 20 * day} {
+		id := fmt.Sprint("record-", i)
+		ended := &tokenstore.Grant{Meta: record(id, age), State: tokenstore.StateRevoked}
+		commit(t, g.vault, tokenstore.Save(ended), tokenstore.Save(&tokenstore.Account{Meta: record(id, age), State: tokenstore.StateRevoked}),
+			tokenstore.Save(&tokenstore.Login{Meta: record(id, age)}))
+	}
+	expired := &tokenstore.Grant{Meta: tokenstore.Meta{ID: "expired", DeleteAfter: now.Add(day)}, State: tokenstore.StateActive, AccountID: "account", Expires: now.Add(-2 * time.Hour), Ends: now}
+	commit(t, g.vault, tokenstore.Save(expired))
+	c, err := g.cleanUp(t.Context(), time.Hour)
+	if err != nil || c == nil || c.err != nil || c.ended != 1 || c.took <= 0 {
+		t.Fatalf("clean-up did %+v, %v", c, err)
+	}
+	if want := map[tokenstore.Kind]int{tokenstore.KindGrant: 2, tokenstore.KindAccount: 2, tokenstore.KindLogin: 2}; !maps.Equal(c.deleted, want) {
+		t.Errorf("deleted %v, want %v", c.deleted, want)
+	}
+	for i := range 4 {
+		_, err := g.vault.Grant(t.Context(), fmt.Sprint("record-", i))
+		if gone := errors.Is(err, tokenstore.ErrNotFound); gone != (i < 2) || err != nil && !gone {
+			t.Errorf("record %d: %v", i, err)
+		}
+	}
+	if grant, err := g.vault.Grant(t.Context(), "expired"); err != nil || grant.State != tokenstore.StateRevoked || grant.Reason != "expired" {
+		t.Errorf("expired grant is %+v, %v", grant, err)
+	}
+	if c, err := g.cleanUp(t.Context(), time.Hour); c != nil || err != nil {
+		t.Errorf("again, at once: %+v, %v", c, err)
+	}
+}
+
+func TestCleanUpRunsOnOneNodeOfMany(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "vault.db")
+	var runs atomic.Int32
+	var all sync.WaitGroup
+	for range 4 {
+		g := openedGateway(t, path)
+		all.Go(func() {
+			c, err := g.cleanUp(t.Context(), time.Hour)
+			if err != nil {
+				t.Error(err)
+			}
+			if c != nil {
+				runs.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	if runs.Load() != 1 {
+		t.Errorf("it ran on %d nodes", runs.Load())
+	}
+}
+
+func TestCleanUpDeletesMoreThanABatchBesideOtherWriters(t *testing.T) {
+	t.Parallel()
+	g := openedGateway(t, filepath.Join(t.TempDir(), "vault.db"))
+	const n = 2*cleanupBatch + 10
+	var writes []tokenstore.Write
+	for i := range n {
+		writes = append(writes, tokenstore.Save(&tokenstore.Login{Meta: tokenstore.Meta{ID: fmt.Sprintf("login-%05d", i), DeleteAfter: time.Now().Add(-time.Minute)}}))
+	}
+	commit(t, g.vault, writes...)
+	finished := make(chan struct{})
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-finished:
+				return
+			default:
+				commit(t, g.vault, tokenstore.Save(&tokenstore.Login{Meta: tokenstore.Meta{ID: fmt.Sprint("other-", i)}}))
+			}
+		}
+	})
+	c, err := g.cleanUp(t.Context(), time.Hour)
+	close(finished)
+	writer.Wait()
+	if err != nil || c == nil || c.err != nil || c.deleted[tokenstore.KindLogin] != n {
+		t.Errorf("clean-up did %+v, %v", c, err)
+	}
+}

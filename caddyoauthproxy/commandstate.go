@@ -1,0 +1,90 @@
+package caddyoauthproxy
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/operator"
+)
+
+// stateCommands are the commands that say how the gateway does.
+func stateCommands() []*cobra.Command {
+	return []*cobra.Command{
+		{
+			Use: "providers", Short: "Lists the providers and how they do", Args: usage(cobra.NoArgs),
+			RunE: operate((*call).listProviders),
+		},
+		{
+			Use: "proxies", Short: "Lists the proxies, with the links that users connect them by", Args: usage(cobra.NoArgs),
+			RunE: operate((*call).listProxies),
+		},
+		{
+			Use: "vault", Short: "Says where the vault is, which key encrypts it, and what is in it", Args: usage(cobra.NoArgs),
+			RunE: operate((*call).showVault),
+		},
+	}
+}
+
+// more says on standard error that a list goes on.
+func (c *call) more(next string) error {
+	if next == "" {
+		return nil
+	}
+	_, err := fmt.Fprintln(c.notes(), "There are more: --all lists them.")
+	return err
+}
+
+func (c *call) listProviders() error {
+	var answer operator.ProviderList
+	if err := c.ask(http.MethodGet, "/providers", nil, nil, &answer); err != nil {
+		return err
+	}
+	return c.print(answer, func() error {
+		rows := make([][]string, 0, len(answer.Providers))
+		for _, p := range answer.Providers {
+			rows = append(rows, []string{p.Name, p.Type, strings.Join(p.Proxies, ","), strconv.Itoa(p.Accounts), p.RedirectURI})
+		}
+		return c.table([]string{"PROVIDER", "TYPE", "PROXIES", "ACCOUNTS", "REDIRECT URI"}, rows)
+	})
+}
+
+func (c *call) listProxies() error {
+	var answer operator.ProxyList
+	if err := c.ask(http.MethodGet, "/proxies", nil, nil, &answer); err != nil {
+		return err
+	}
+	return c.print(answer, func() error {
+		rows := make([][]string, 0, len(answer.Proxies))
+		for _, p := range answer.Proxies {
+			rows = append(rows, []string{p.ID, p.Resource, p.Provider, strconv.Itoa(p.Grants), p.Consent, p.ConnectURL})
+		}
+		return c.table([]string{"PROXY", "RESOURCE", "PROVIDER", "GRANTS", "CONSENT", "TO CONNECT"}, rows)
+	})
+}
+
+func (c *call) showVault() error {
+	var v operator.VaultInfo
+	if err := c.ask(http.MethodGet, "/vault", nil, nil, &v); err != nil {
+		return err
+	}
+	return c.print(v, func() error {
+		key := "beside the vault"
+		if v.Keys > 0 {
+			key = "configured, " + strconv.Itoa(v.Keys) + " in all"
+		}
+		fields := make([][2]string, 0, 4+len(v.Records))
+		fields = append(fields, [][2]string{
+			{"vault", v.Module}, {"path", v.Path}, {"format", strconv.Itoa(v.Format)}, {"encryption key", v.EncryptionKey + " (" + key + ")"},
+		}...)
+		for _, kind := range slices.Sorted(maps.Keys(v.Records)) {
+			fields = append(fields, [2]string{string(kind), strconv.Itoa(v.Records[kind])})
+		}
+		return c.describe(fields)
+	})
+}
