@@ -74,6 +74,12 @@ func TestActsAreToldOfStepsTokensAndEndings(t *testing.T) {
 	browser.get(w.callbackURL(browser.allow(browser.authorize(authorizeParams(b)))))
 	check("a provider that is down", map[string]int{"authorize ok a": 1, "consent ok a": 1, "callback failed a": 1})
 
+	page := browser.authorize(authorizeParams(b))
+	no := form(t, page)
+	no.Set("decision", "deny")
+	browser.post(w.url+endpoints+"/consent", no)
+	check("a user who says no", map[string]int{"authorize ok a": 1, "consent denied a": 1})
+
 	for range 4 {
 		w.postJSON(endpoints+"/register", `{}`)
 	}
