@@ -138,6 +138,7 @@ func (s *Server) carryOutBatch(ctx context.Context, o *tokenstore.RevocationOrde
 		return err
 	}
 	for _, g := range grants {
+		s.tellEnded(g)
 		s.log.Info("grant ended", grantFields(g, zap.String("reason", g.Reason), zap.String("order", o.ID))...)
 	}
 	if o.Reading == "" {
