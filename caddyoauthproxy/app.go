@@ -176,7 +176,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.metrics.register(ctx.GetMetricsRegistry(), providerMetrics{a}); err != nil {
 		return err
 	}
-	a.auditor = &auditor{log: a.log.Named("audit")}
+	a.auditor = &auditor{log: a.log.Named("audit"), metrics: measured}
 	if !a.alone {
 		if a.auditor.hooks, err = newHooks(ctx, a.log, a.done, a.begun); err != nil {
 			return err

@@ -68,8 +68,9 @@ func audit(d *caddyfile.Dispenser, v *Audit) error {
 
 // auditor tells the log and Caddy's events app of the events of the audit trail.
 type auditor struct {
-	log   *zap.Logger
-	hooks *hooks
+	log     *zap.Logger
+	hooks   *hooks
+	metrics *metrics
 
 	failed atomic.Int64 // when a failure of the trail was last logged, in Unix seconds
 }
@@ -85,6 +86,7 @@ func (a *auditor) recorded(e *tokenstore.Event) {
 		entry.Write(eventFields(e)...)
 	}
 	a.hooks.add(e)
+	a.metrics.audited(e)
 }
 
 // levelOf is how loud an event is: an error is for somebody to act on, a warning for somebody to know.
@@ -129,6 +131,7 @@ func (a *auditor) chained(s tokenstore.AuditSeal) {
 
 // fails logs that the trail cannot be written, once a minute.
 func (a *auditor) fails(err error) {
+	a.metrics.auditFailures.WithLabelValues().Inc()
 	now := time.Now().Unix()
 	if last := a.failed.Load(); now-last >= 60 && a.failed.CompareAndSwap(last, now) {
 		a.log.Error("audit trail cannot be written; trying again", zap.Error(err))

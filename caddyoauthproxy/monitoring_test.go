@@ -209,7 +209,7 @@ func TestDashboardAsksForMetricsThatThereAre(t *testing.T) {
 			}
 		}
 	}
-	for _, row := range []string{"Traffic", "Logins", "Refresh", "Health of grants", "Vault"} {
+	for _, row := range []string{"Traffic", "Logins", "Refresh", "Health of grants", "Vault", "Audit"} {
 		if !slices.Contains(rows, row) {
 			t.Errorf("no row %q", row)
 		}

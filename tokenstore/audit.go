@@ -140,6 +140,13 @@ func (t *trail) mayNote(now time.Time) bool {
 	return true
 }
 
+// AuditWaiting is how many noted events are not written yet.
+func (v *Vault) AuditWaiting() int {
+	v.trail.mu.Lock()
+	defer v.trail.mu.Unlock()
+	return len(v.trail.noted)
+}
+
 // tampered notes that a sealed value did not open, once for each row.
 func (v *Vault) tampered(row Row) {
 	const most = 10_000

@@ -49,6 +49,7 @@ const (
 	StepAuthorize    Step = "authorize"          // a client sends a user: the consent page is shown, or not needed
 	StepConnect      Step = "connect"            // a user comes by themselves, without a client
 	StepSessionStart Step = "session_start"      // a script asks for a session token
+	StepSignIn       Step = "sign_in"            // a user, or an operator, signs in to the gateway's own pages
 	StepConsent      Step = "consent"            // the user's answer
 	StepCallback     Step = "callback"           // the provider sends the user back
 	StepToken        Step = "token"              // a request to the token endpoint that is refused before it is known what for
@@ -60,7 +61,7 @@ const (
 
 // Steps are all of them.
 func Steps() []Step {
-	return []Step{StepRegister, StepAuthorize, StepConnect, StepSessionStart, StepConsent, StepCallback, StepToken, StepCode, StepRefresh, StepMachine, StepRevoke}
+	return []Step{StepRegister, StepAuthorize, StepConnect, StepSessionStart, StepSignIn, StepConsent, StepCallback, StepToken, StepCode, StepRefresh, StepMachine, StepRevoke}
 }
 
 // Outcome is how a step ended.

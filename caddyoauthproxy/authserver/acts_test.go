@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
 // acts counts what the server tells.
@@ -74,6 +75,12 @@ func TestActsAreToldOfStepsTokensAndEndings(t *testing.T) {
 	browser.get(w.callbackURL(browser.allow(browser.authorize(authorizeParams(b)))))
 	check("a provider that is down", map[string]int{"authorize ok a": 1, "consent ok a": 1, "callback failed a": 1})
 
+	page := browser.authorize(authorizeParams(b))
+	no := form(t, page)
+	no.Set("decision", "deny")
+	browser.post(w.url+endpoints+"/consent", no)
+	check("a user who says no", map[string]int{"authorize ok a": 1, "consent denied a": 1})
+
 	for range 4 {
 		w.postJSON(endpoints+"/register", `{}`)
 	}
@@ -98,5 +105,18 @@ func TestActsAreToldWhyGrantsEnd(t *testing.T) {
 	}
 	if told := a.take(); !maps.Equal(told, map[string]int{"ended expired a 744h0m0s": 1, "ended unused a 744h0m0s": 1}) {
 		t.Errorf("told %v", told)
+	}
+	w.session()
+	a.take()
+	if _, err := w.server.RevokeGrants(t.Context(), tokenstore.RevocationFilter{All: true}, "operator", "incident 42"); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if told := a.take(); told["ended revoked a 0s"] == 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("no ending of a grant that an order meant was told")
+		}
 	}
 }

@@ -88,6 +88,7 @@ func (e *Error) answered() int { return cmp.Or(e.Status, http.StatusBadRequest) 
 // sendError is writeError for what is on record already.
 func sendError(w http.ResponseWriter, r *http.Request, e *Error) {
 	status := e.answered()
+	progressOf(r.Context()).refused(e.Code, status)
 	e.setRetryAfter(w.Header())
 	if e.Code == "invalid_token" && status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)

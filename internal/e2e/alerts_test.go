@@ -104,6 +104,16 @@ func TestAlertsFireWhenSomethingGoesWrong(t *testing.T) {
 				t.Fatal(status, m, err)
 			}
 		}},
+		{alert: "OAuthProxyAuditNotWritten", prepare: 1, fault: func(t *testing.T, w *testenv.World, bots []*testenv.PlainBot) {
+			full := unix.Rlimit{Cur: 1, Max: 1}
+			if err := unix.Prlimit(w.PID(), unix.RLIMIT_FSIZE, &full, nil); err != nil {
+				t.Fatal(err)
+			}
+			if status, m, err := bots[0].TokenRequest("refresh_token", "guess"); err != nil || status != http.StatusBadRequest {
+				t.Fatal(status, m, err)
+			}
+			testenv.Eventually(t, "the refusal not to be written", func() bool { s := scrape(t, w); return s.of("audit_failures_total") >= 3 && s.of("audit_waiting") > 0 })
+		}},
 		{alert: "OAuthProxyCleanupNotRun", fault: func(*testing.T, *testenv.World, []*testenv.PlainBot) {}}, // nothing is: no node cleans up any more
 	} {
 		t.Run(tt.alert, func(t *testing.T) {
