@@ -25,7 +25,11 @@ func newOperator(a *App, g *gateway) (*operator.Server, error) {
 		Proxies:   a.config.proxies,
 		Storage:   storage,
 		SignedIn:  g.server.SignedIn,
-		Logger:    a.log.Named("operator"),
+		Pages:     a.config.pages,
+
+		NoConnections: a.Connections.Off,
+
+		Logger: a.log.Named("operator"),
 	})
 }
 

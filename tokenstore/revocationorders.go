@@ -27,9 +27,6 @@ type RevocationFilter struct {
 	All bool `json:"all,omitempty"`
 }
 
-// maxFiltered is the longest value of a filter's field, in bytes: with its prefix it must be a reference.
-const maxFiltered = maxRef - len("provider:")
-
 // Check says what is wrong with a filter, and what to write instead.
 func (f RevocationFilter) Check() error {
 	named := f.UserID != "" || f.ClientID != "" || f.Proxy != "" || f.Provider != ""
@@ -39,32 +36,28 @@ func (f RevocationFilter) Check() error {
 	case !f.All && !named:
 		return errors.New("the filter is empty: set at least one of user_id, client_id, proxy and provider, or all to revoke every grant")
 	}
-	for _, field := range [][2]string{{"user_id", f.UserID}, {"client_id", f.ClientID}, {"proxy", f.Proxy}, {"provider", f.Provider}} {
-		if field[1] != "" && !plain(field[1], maxFiltered) {
-			return fmt.Errorf("%s %q is none: it has 1 to %d printable ASCII characters without spaces", field[0], clip(field[1]), maxFiltered)
+	for _, field := range [][3]string{{"user_id", "user:", f.UserID}, {"client_id", "client:", f.ClientID}, {"proxy", "proxy:", f.Proxy}, {"provider", "provider:", f.Provider}} {
+		if field[2] != "" && !plain(field[1]+field[2], maxRef) {
+			return fmt.Errorf("%s %q is none: it has 1 to %d printable ASCII characters without spaces", field[0], clip(field[2]), maxRef-len(field[1]))
 		}
 	}
 	return nil
 }
 
-// ref is the reference that fewest rows carry which the filter means, empty for every row. Not all rows with it are meant.
-func (f RevocationFilter) ref() string {
-	switch {
-	case f.UserID != "":
-		return "user:" + f.UserID
-	case f.ClientID != "":
-		return "client:" + f.ClientID
-	default:
-		return ""
+// refs are references that all rows carry which the filter means. Not all rows with them are meant: the provider is not among them, since users may
+// log in at another than that of their account, which is the one that grants are found by.
+func (f RevocationFilter) refs(kind Kind) []string {
+	var refs []string
+	if f.UserID != "" {
+		refs = append(refs, "user:"+f.UserID)
 	}
-}
-
-// refs are those of a query by one reference, or by none where it is empty.
-func refs(ref string) []string {
-	if ref == "" {
-		return nil
+	if f.ClientID != "" {
+		refs = append(refs, "client:"+f.ClientID)
 	}
-	return []string{ref}
+	if f.Proxy != "" && kind == KindGrant {
+		refs = append(refs, "proxy:"+f.Proxy)
+	}
+	return refs
 }
 
 // means reports whether all of the filter's fields are those given. Providers are names, or identities, which begin with the name and a space.
@@ -138,10 +131,7 @@ func (o *RevocationOrder) MeansGrant(g *Grant) bool {
 	if agreed.After(o.Created) {
 		return false
 	}
-	if o.Filter.means(g.UserID, g.ClientID, g.Proxy, g.User.Provider) {
-		return true
-	}
-	return o.Filter.means(g.UserID, g.ClientID, g.Proxy, g.Providers...)
+	return o.Filter.means(g.UserID, g.ClientID, g.Proxy, g.User.Provider, g.Provider) || o.Filter.means(g.UserID, g.ClientID, g.Proxy, g.Providers...)
 }
 
 // MeansConsent reports whether the order ends the remembered consent.
@@ -195,11 +185,7 @@ func (v *Vault) RevocationOrders(ctx context.Context, inForce bool) ([]*Revocati
 // MeantGrants lists grants that the order means and that nobody has ended, of a page of limit rows behind the id after. unreadable are the ids of
 // rows among them that do not open, and next is where to go on, empty at the end.
 func (v *Vault) MeantGrants(ctx context.Context, o *RevocationOrder, after string, limit int) (grants []*Grant, unreadable []string, next string, err error) {
-	ref := o.Filter.ref()
-	if ref == "" && o.Filter.Proxy != "" {
-		ref = "proxy:" + o.Filter.Proxy
-	}
-	rows, err := v.store.List(ctx, KindGrant, Query{Refs: refs(ref), After: after, Limit: limit})
+	rows, err := v.store.List(ctx, KindGrant, Query{Refs: o.Filter.refs(KindGrant), After: after, Limit: limit})
 	if err != nil {
 		return nil, nil, "", err
 	}
@@ -224,7 +210,7 @@ func (v *Vault) MeantGrants(ctx context.Context, o *RevocationOrder, after strin
 
 // MeantConsents lists remembered consents that the order means, as MeantGrants does. One that does not open is left out: it counts as none.
 func (v *Vault) MeantConsents(ctx context.Context, o *RevocationOrder, after string, limit int) (consents []*Consent, next string, err error) {
-	rows, err := v.store.List(ctx, KindConsent, Query{Refs: refs(o.Filter.ref()), After: after, Limit: limit})
+	rows, err := v.store.List(ctx, KindConsent, Query{Refs: o.Filter.refs(KindConsent), After: after, Limit: limit})
 	if err != nil {
 		return nil, "", err
 	}

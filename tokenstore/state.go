@@ -47,3 +47,8 @@ func (v *Vault) CountAccounts(ctx context.Context, provider string) (int, error)
 func (v *Vault) CountLivingGrants(ctx context.Context, proxy string) (int, error) {
 	return v.store.Count(ctx, KindGrant, refLiving+proxy)
 }
+
+// Count returns how many records of a kind there are.
+func (v *Vault) Count(ctx context.Context, kind Kind) (int, error) {
+	return v.store.Count(ctx, kind, "")
+}

@@ -44,6 +44,14 @@ func (s *Server) serveConnect(w http.ResponseWriter, r *http.Request) {
 	s.pages.Connect(w, page)
 }
 
+// ConnectURL is where a user connects a proxy from the browser; empty where that is switched off, and for a proxy that there is not.
+func (s *Server) ConnectURL(proxy string) string {
+	if s.proxies[proxy] == nil || !s.sessions {
+		return ""
+	}
+	return s.issuer + connectPath + "/" + proxy
+}
+
 // sessionPage describes the page at the end of a login without a client.
 func (s *Server) sessionPage(login *tokenstore.Login, data *sessionData) console.Session {
 	page := console.Session{

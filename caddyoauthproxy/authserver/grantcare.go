@@ -184,10 +184,7 @@ func unreadable(id string) *GrantInfo {
 
 // describeGrant is what operators see of a grant.
 func (s *Server) describeGrant(g *tokenstore.Grant) *GrantInfo {
-	health, reason := g.Health(s.vault.Now())
-	if g.State == tokenstore.StateActive && s.over(g) { // by an order that has not come to its row yet
-		health, reason = tokenstore.HealthRevoked, s.endedBy(g)
-	}
+	health, reason := s.health(g)
 	return &GrantInfo{
 		ID: g.ID, Health: health, Reason: reason,
 		User: GrantUser{ID: g.UserID, Label: g.User.Label(), Email: g.User.VerifiedEmail(), Login: g.User.Login, Name: g.User.Name, Provider: g.User.Provider},

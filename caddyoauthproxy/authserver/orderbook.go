@@ -165,6 +165,19 @@ func (s *Server) over(g *tokenstore.Grant) bool {
 	return g.State != tokenstore.StateActive || s.orders.any(func(o *tokenstore.RevocationOrder) bool { return o.MeansGrant(g) })
 }
 
+// health is how a grant fares now, and why: one that an order in force means has ended, whatever its row says.
+func (s *Server) health(g *tokenstore.Grant) (health tokenstore.Health, reason string) {
+	health, reason = g.Health(s.vault.Now())
+	s.orders.any(func(o *tokenstore.RevocationOrder) bool {
+		if g.State != tokenstore.StateActive || !o.MeansGrant(g) {
+			return false
+		}
+		health, reason = tokenstore.HealthRevoked, o.Reason
+		return true
+	})
+	return health, reason
+}
+
 // endedBy says to a client why a grant is over. What an operator wrote is not for it.
 func (s *Server) endedBy(g *tokenstore.Grant) string {
 	if g.State == tokenstore.StateActive || g.Order != "" {

@@ -19,8 +19,10 @@ import (
 // yet, makes a grant after the first time; the second comes when the last of these is over.
 
 const (
-	// orderBatch is how many rows a batch has at most. It is halved as long as somebody else changes any of them meanwhile.
+	// orderBatch is how many rows a batch has at most, and firstBatch how many the first has, so that even a process that is soon gone gets something
+	// done. A batch is halved as long as somebody else changes any of its rows meanwhile.
 	orderBatch = 250
+	firstBatch = 8
 
 	// orderPages bounds how many batches of rows are read to fill one.
 	orderPages = 40
@@ -78,7 +80,7 @@ func (s *Server) orderDue(o *tokenstore.RevocationOrder) bool {
 
 // carryOut goes on with an order from where it is, until nothing is due.
 func (s *Server) carryOut(ctx context.Context, id string) error {
-	for size := orderBatch; ; {
+	for size := firstBatch; ; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}

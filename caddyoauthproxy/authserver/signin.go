@@ -314,9 +314,14 @@ func (s *Server) serveSignOut(w http.ResponseWriter, r *http.Request) {
 		s.notSignedIn(w, r, err)
 		return
 	}
+	s.SignedOut(w, "You are signed out", "You may still be logged in at your login service: whoever uses this browser next can then sign in here as you.")
+}
+
+// SignedOut takes the cookie of a sign-in that has ended from its browser, and shows a page that says so.
+func (s *Server) SignedOut(w http.ResponseWriter, title, text string) {
 	s.dropCookie(w, signInCookie)
 	s.pages.SignIn(w, console.SignIn{
-		Title: "You are signed out", Text: "You may still be logged in at your login service: whoever uses this browser next can then sign in here as you.",
+		Title: title, Text: text,
 		Choices: []console.Choice{{Text: "Sign in again", URL: s.SignInURL(s.startPage())}}, Home: s.issuer + homePath,
 	})
 }

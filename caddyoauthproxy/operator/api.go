@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,8 +36,18 @@ var paging = []string{"after", "limit"}
 func (s *Server) routes() []route {
 	return []route{
 		{"GET", "/openapi.json", nil, s.serveOpenAPI},
+		{"GET", "/tokens", grantParameters, s.listGrants},
+		{"GET", "/tokens/{id}", nil, s.showGrant},
+		{"DELETE", "/tokens/{id}", []string{"reason"}, s.endGrant},
+		{"GET", "/grants", grantParameters, s.listGrants},
+		{"GET", "/grants/{id}", nil, s.showGrant},
+		{"DELETE", "/grants/{id}", []string{"reason"}, s.endGrant},
+		{"GET", "/revocations", paging, s.listRevocations},
+		{"POST", "/revocations", nil, s.revokeGrants},
+		{"GET", "/revocations/{id}", nil, s.showRevocation},
 		{"GET", "/clients", slices.Concat([]string{"kind"}, paging), s.listClients},
 		{"GET", "/clients/{id}", nil, s.showClient},
+		{"DELETE", "/clients/{id}", []string{"reason"}, s.deleteClient},
 		{"GET", "/sessions", paging, s.listSessions},
 		{"DELETE", "/sessions/{id}", nil, s.endSession},
 		{"GET", "/api_keys", nil, s.listAPIKeys},
@@ -44,10 +55,28 @@ func (s *Server) routes() []route {
 		{"DELETE", "/api_keys/{id}", nil, s.revokeAPIKey},
 		{"GET", "/signing_keys", nil, s.listSigningKeys},
 		{"POST", "/signing_keys/rotate", []string{"compromised"}, s.rotateSigningKey},
+		{"GET", "/audit", slices.Concat(auditParameters, paging), s.queryAudit},
+		{"GET", "/audit/export", slices.Concat([]string{"format"}, auditParameters), s.exportAudit},
+		{"GET", "/audit/verify", []string{"anchor"}, s.verifyAudit},
+		{"GET", "/audit/{id}", nil, s.showEvent},
+		{"GET", "/stats", nil, s.showStats},
 		{"GET", "/proxies", nil, s.listProxies},
 		{"GET", "/providers", nil, s.listProviders},
 		{"GET", "/vault", nil, s.showVault},
 	}
+}
+
+// route finds the route of a request. A path that is not written as it should be is none: the mux would redirect it, to where the API need not be.
+func (s *Server) route(w http.ResponseWriter, r *http.Request) {
+	if escaped := r.URL.EscapedPath(); path.Clean("/"+escaped) != strings.TrimSuffix(escaped, "/") {
+		s.refuse(w, r, errNoRoute())
+		return
+	}
+	s.mux.ServeHTTP(w, r)
+}
+
+func errNoRoute() error {
+	return denied(http.StatusNotFound, "not_found", "there is no such route: openapi.json lists them")
 }
 
 // mount fills the mux: one handler a path, which knows its methods, so that refusals of a method are JSON as all others.
@@ -59,11 +88,11 @@ func (s *Server) mount() {
 		}
 		paths[r.path][r.method] = r
 	}
-	for path, methods := range paths {
-		s.mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, methods) })
+	for at, methods := range paths {
+		s.mux.HandleFunc(at, func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, methods) })
 	}
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		s.refuse(w, r, denied(http.StatusNotFound, "not_found", "there is no such route: openapi.json lists them"))
+		s.refuse(w, r, errNoRoute())
 	})
 }
 
@@ -217,7 +246,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if e.Status >= 500 {
 		level = zap.ErrorLevel
 	}
-	s.log.Log(level, "request of an operator refused", zap.String("actor", actorOf(r.Context()).id), zap.String("method", r.Method), zap.String("path", r.URL.Path),
+	s.log.Log(level, "request of an operator refused", zap.String("actor", tokenstore.ActorFrom(r.Context()).ID), zap.String("method", r.Method), zap.String("path", r.URL.Path),
 		zap.Int("status", cmp.Or(e.Status, http.StatusBadRequest)), zap.String("error", e.Code), zap.String("description", e.Description), zap.NamedError("cause", err))
 	writeError(w, e)
 }

@@ -24,3 +24,8 @@ func (s *Server) listClients(w http.ResponseWriter, r *http.Request) (any, error
 func (s *Server) showClient(_ http.ResponseWriter, r *http.Request) (any, error) {
 	return s.options.Gateway.ClientInfo(r.Context(), r.PathValue("id"))
 }
+
+// deleteClient is DELETE /clients/{id}: its answer is the order that ends the client's grants.
+func (s *Server) deleteClient(_ http.ResponseWriter, r *http.Request) (any, error) {
+	return s.options.Gateway.DeleteClient(r.Context(), r.PathValue("id"), by(r.Context()), param(r, "reason"))
+}

@@ -1,7 +1,6 @@
 package operator
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -11,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/console"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
@@ -36,6 +36,12 @@ type Options struct {
 	// SignedIn says who sent a request to the site's routes, as authserver.Server.SignedIn does: with ErrNotSignedIn where nobody has signed in.
 	SignedIn func(*http.Request) (*authserver.SignIn, error)
 
+	// Pages draws what people see. Without it there are no pages.
+	Pages *console.Pages
+
+	// NoConnections closes the page where users see and cut their own connections.
+	NoConnections bool
+
 	// Logger gets a line for each request that is refused. Never a secret.
 	Logger *zap.Logger
 }
@@ -54,7 +60,9 @@ type Storage struct {
 type Server struct {
 	options Options
 	prefix  string // of the site's routes
+	base    string // the issuer's path
 	mux     *http.ServeMux
+	pages   *http.ServeMux
 	csrf    *http.CrossOriginProtection
 	log     *zap.Logger
 }
@@ -74,22 +82,31 @@ func New(o Options) (*Server, error) {
 	if err := s.csrf.AddTrustedOrigin(o.Issuer.Scheme + "://" + o.Issuer.Host); err != nil {
 		return nil, fmt.Errorf("operator: issuer: %w", err)
 	}
+	s.base = strings.TrimSuffix(o.Issuer.EscapedPath(), "/")
 	s.mount()
+	s.mountPages()
 	return s, nil
 }
 
 // Handles reports whether the path belongs to the server: everything else on the site is somebody else's.
 func (s *Server) Handles(r *http.Request) bool {
+	return s.handlesAPI(r) || s.handlesPage(r)
+}
+
+// handlesAPI reports whether the path is one of the site's API.
+func (s *Server) handlesAPI(r *http.Request) bool {
 	return strings.HasPrefix(r.URL.EscapedPath(), s.prefix+"/")
 }
 
 // MayHandle reports whether a path looks like one of a server's, while there is no server to ask.
-func MayHandle(r *http.Request) bool { return strings.Contains(r.URL.Path, sitePath+"/") }
+func MayHandle(r *http.Request) bool {
+	return strings.Contains(r.URL.Path, sitePath+"/") || mayBePage(r.URL.Path)
+}
 
-// ServeHTTP answers the site's routes, to admins who have signed in.
+// ServeHTTP answers the site's routes: the API to admins who have signed in, and pages to whom they are for.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if !s.Handles(r) {
-		http.NotFound(w, r)
+	if !s.handlesAPI(r) {
+		s.pages.ServeHTTP(w, r)
 		return
 	}
 	signIn, err := s.admit(r)
@@ -97,27 +114,16 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, err)
 		return
 	}
-	ctx := withActor(r.Context(), actor{id: signIn.UserID, label: signIn.User.Label()})
-	http.StripPrefix(s.prefix, s.mux).ServeHTTP(w, r.WithContext(ctx))
+	ctx := tokenstore.WithActor(r.Context(), tokenstore.Actor{Kind: tokenstore.ActorOperator, ID: signIn.UserID, Label: signIn.User.Label()})
+	http.StripPrefix(s.prefix, http.HandlerFunc(s.route)).ServeHTTP(w, r.WithContext(ctx))
 }
+
+// adminEndpoint is who does what comes by Caddy's admin endpoint, which knows nobody by name.
+const adminEndpoint = "admin endpoint"
 
 // API is the JSON API alone, without a prefix. Whoever mounts it sees to who may use it.
 func (s *Server) API() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.mux.ServeHTTP(w, r.WithContext(withActor(r.Context(), actor{id: "admin endpoint", label: "admin endpoint"})))
+		s.route(w, r.WithContext(tokenstore.WithActor(r.Context(), tokenstore.Actor{Kind: tokenstore.ActorOperator, ID: adminEndpoint})))
 	})
-}
-
-// actor is the operator who asks for something.
-type actor struct{ id, label string }
-
-type actorKey struct{}
-
-func withActor(ctx context.Context, a actor) context.Context {
-	return context.WithValue(ctx, actorKey{}, a)
-}
-
-func actorOf(ctx context.Context) actor {
-	a, _ := ctx.Value(actorKey{}).(actor)
-	return a
 }

@@ -162,3 +162,53 @@ func (b *Browser) Visit(t testing.TB, address string) {
 		t.Fatal(err)
 	}
 }
+
+// Open opens an address and follows where that leads to. It returns the page.
+func (b *Browser) Open(t testing.TB, address string) string {
+	t.Helper()
+	return b.follow(t, http.MethodGet, address, nil)
+}
+
+// Submit sends the page's form that goes to an address which ends with action, and follows where that leads to. It returns the page.
+func (b *Browser) Submit(t testing.TB, page, action string) string {
+	t.Helper()
+	doc, err := html.Parse(strings.NewReader(page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range doc.Descendants() {
+		target := attributes(n)["action"]
+		if n.Type != html.ElementNode || n.Data != "form" || !strings.HasSuffix(target, action) {
+			continue
+		}
+		fields := make(url.Values)
+		for input := range n.Descendants() {
+			if attr := attributes(input); input.Type == html.ElementNode && input.Data == "input" {
+				fields.Set(attr["name"], attr["value"])
+			}
+		}
+		return b.follow(t, http.MethodPost, target, fields)
+	}
+	t.Fatalf("no form to %s: %s", action, page)
+	return ""
+}
+
+func (b *Browser) follow(t testing.TB, method, target string, form url.Values) string {
+	t.Helper()
+	for range 10 {
+		resp, page, err := b.request(method, target, form)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.Header.Get("Location") == "" {
+			return page
+		}
+		next, err := resp.Location()
+		if err != nil {
+			t.Fatal(err)
+		}
+		method, target, form = http.MethodGet, next.String(), nil
+	}
+	t.Fatalf("still under way at %s", target)
+	return ""
+}

@@ -1,0 +1,16 @@
+package operator
+
+// Route is a route as the tests walk them.
+type Route struct{ Method, Path string }
+
+// Routes are all that there are.
+func Routes() []Route {
+	var all []Route
+	for _, r := range new(Server).routes() {
+		all = append(all, Route{r.method, r.path})
+	}
+	return all
+}
+
+// Document is the OpenAPI document.
+func Document() []byte { return document }
