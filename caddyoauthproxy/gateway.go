@@ -28,6 +28,7 @@ type gateway struct {
 	accounts *upstream.Accounts
 	server   *authserver.Server
 	operator *operator.Server
+	admin    *operator.AdminPages
 	grants   *grantWatch
 }
 
@@ -95,6 +96,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	if g.operator, err = newOperator(a, g); err != nil {
 		return nil, fmt.Errorf("oauth_proxy: %w", err)
 	}
+	g.admin = newAdminPages(a, g)
 	g.grants = watchGrants(vault, g.server.Ended, g.acquire)
 	g.server.WatchOrders(func() { g.grants.grantChanged("") })
 	return g, nil
