@@ -28,6 +28,7 @@ type gateway struct {
 	accounts *upstream.Accounts
 	server   *authserver.Server
 	operator *operator.Server
+	admin    *operator.AdminPages
 	grants   *grantWatch
 	endAudit func()
 
@@ -100,6 +101,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		return nil, fmt.Errorf("oauth_proxy: %w", err)
 	}
 	g.assistant = newAssistantPages(a, g)
+	g.admin = newAdminPages(a, g)
 	g.grants = watchGrants(vault, g.server.Ended, g.acquire)
 	g.server.WatchOrders(func() { g.grants.grantChanged("") })
 	g.keepAudit(a)

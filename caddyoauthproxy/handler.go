@@ -51,7 +51,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 // error log would print the URL.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	g, err := h.app.open()
-	if err == nil && !g.handles(r) || err != nil && !authserver.MayHandle(r) && !operator.MayHandle(r) {
+	if err == nil && !g.handles(r) || err != nil && !h.mayHandle(r) {
 		return next.ServeHTTP(w, r)
 	}
 	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
@@ -76,6 +76,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		zap.Duration("duration", time.Since(start)),
 		zap.String("client_ip", clientIP(r)))
 	return nil
+}
+
+// mayHandle reports whether a path looks like one of the gateway's, while there is no gateway to ask.
+func (h *Handler) mayHandle(r *http.Request) bool {
+	return authserver.MayHandle(r) || operator.MayHandle(r) || h.app.config.admins != nil && operator.MayBeAdminPage(r)
 }
 
 // Interface guards

@@ -1,7 +1,9 @@
 package caddyoauthproxy
 
 import (
+	"context"
 	"net/http"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -53,20 +55,33 @@ func newAssistantPages(a *App, g *gateway) *operator.AssistantPages {
 	})
 }
 
+// newAdminPages makes the pages of operators.
+func newAdminPages(a *App, g *gateway) *operator.AdminPages {
+	return operator.NewAdminPages(operator.AdminPagesOptions{
+		Server:       g.operator,
+		Health:       g.accounts.Health,
+		Cleaned:      func(ctx context.Context) (time.Time, error) { return g.vault.JobBegan(ctx, cleanupJob) },
+		CleanupEvery: a.cleanupInterval(),
+		ClientIP:     clientIP,
+		NoAdmins:     a.config.admins == nil,
+	})
+}
+
 // handles reports whether a request to the site is the gateway's.
 func (g *gateway) handles(r *http.Request) bool {
-	return g.server.Handles(r) || g.operator.Handles(r) || g.assistant.Handles(r)
+	return g.server.Handles(r) || g.operator.Handles(r) || g.assistant.Handles(r) || g.admin.Handles(r)
 }
 
 // ServeHTTP answers the gateway's part of the site.
 func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if g.server.Handles(r) {
+	switch {
+	case g.server.Handles(r):
 		g.server.ServeHTTP(w, r)
-		return
-	}
-	if g.assistant.Handles(r) {
+	case g.operator.Handles(r):
+		g.operator.ServeHTTP(w, r)
+	case g.assistant.Handles(r):
 		g.assistant.ServeHTTP(w, r)
-		return
+	default:
+		g.admin.ServeHTTP(w, r)
 	}
-	g.operator.ServeHTTP(w, r)
 }

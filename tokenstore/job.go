@@ -59,6 +59,18 @@ func (v *Vault) RunJob(ctx context.Context, name string, every time.Duration, wo
 	return true, err
 }
 
+// JobBegan is when a job was last begun that came to its end, in whatever process; zero when none did.
+func (v *Vault) JobBegan(ctx context.Context, name string) (time.Time, error) {
+	job, err := load(ctx, v, new(Job), name)
+	if errors.Is(err, ErrNotFound) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("job %s: %w", name, err)
+	}
+	return job.Began, nil
+}
+
 // takeJob takes a job that is due, nil when it is not or somebody else has it.
 func (v *Vault) takeJob(ctx context.Context, name string, every time.Duration) (*Job, error) {
 	now := v.now()

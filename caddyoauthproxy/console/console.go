@@ -99,7 +99,7 @@ func New(o Options) (*Pages, error) {
 	}
 	p.blocks = template.JS(script) //nolint:gosec // our own file
 	for _, name := range names {
-		t, err := template.New("layout.html").Funcs(template.FuncMap{"clean": clean}).ParseFS(all, "layout.html", "partials.html", name+".html")
+		t, err := template.New("layout.html").Funcs(template.FuncMap{"clean": clean, "whole": whole}).ParseFS(all, "layout.html", "partials.html", name+".html")
 		if err != nil {
 			return nil, fmt.Errorf("templates: %w", err)
 		}
@@ -110,6 +110,9 @@ func New(o Options) (*Pages, error) {
 
 // clean is what templates show texts of strangers with.
 func clean(text string) string { return Clean(text, 300) }
+
+// whole is what templates show ids and addresses with, of which no end may be missing.
+func whole(text string) string { return Clean(text, 4096) }
 
 // page is what the layout gets.
 type page struct {

@@ -10,7 +10,7 @@ type Frame struct {
 	// Base is the issuer, which links begin with.
 	Base string
 
-	// Section is the entry of the navigation that the page belongs to: grants, clients, sessions, audit, providers, assistant or connections.
+	// Section is the entry of the navigation that the page belongs to: overview, grants, clients, sessions, keys, audit, providers, assistant or connections.
 	Section string
 
 	// User is who is signed in, at Provider, and Admin says that they are an operator.
@@ -35,9 +35,11 @@ type NavItem struct {
 
 // sections are the entries of the navigation, in order. Those of operators are the first.
 var sections = []struct{ id, text, path string }{
+	{"overview", "Overview", "/admin/"},
 	{"grants", "Grants", "/admin/grants"},
 	{"clients", "Clients", "/admin/clients"},
 	{"sessions", "Sessions", "/admin/sessions"},
+	{"keys", "Keys", "/admin/keys"},
 	{"audit", "Audit", "/admin/audit"},
 	{"providers", "Providers", "/admin/providers"},
 	{"assistant", "Assistant", "/admin/assistant"},
@@ -77,7 +79,10 @@ func (p *Pages) FramedProblem(w http.ResponseWriter, status int, f Frame, pr Pro
 }
 
 // framedPages are the pages that have a frame; the others have none.
-var framedPages = []string{"confirm", "trouble", "connections", "assistant", "assistantform", "assistantresult", "assistantplan"}
+var framedPages = []string{
+	"confirm", "trouble", "connections", "overview", "list", "sheet", "form",
+	"assistant", "assistantform", "assistantresult", "assistantplan",
+}
 
 // isFramed reports whether a page has a frame.
 func isFramed(name string) bool { return slices.Contains(framedPages, name) }

@@ -18,13 +18,24 @@ func framedTexts(p *Pages, text string) string {
 	rec := httptest.NewRecorder()
 	f := Frame{Base: "https://gw.test", Section: text, User: text, Provider: text, CSRF: text, Admin: true, Result: &Result{Text: text, Link: text, LinkText: text}}
 	facts := []Fact{{text, Value{Text: text, Link: text, Note: text, List: []string{text}, Badge: &Badge{text, text}}}, {text, Value{Text: text, Code: true}}}
-	one := Connection{Client: text, From: text, Badge: Badge{text, text}, Reason: text, Facts: facts, Cut: Action{text, text, text}}
+	one := Connection{Client: text, From: text, Badge: Badge{text, text}, Reason: text, Facts: facts, Cut: Action{Text: text, Link: text, About: text}}
 	p.Connections(rec, f, Connections{Grants: []Connection{one}, Accounts: []Connection{one}, Servers: []Server{{text, text, text}}, CutAll: text, SignOutAll: text})
 	p.Confirm(rec, f, Confirm{Title: text, Texts: []string{text}, Facts: facts, Action: "https://gw.test/x", Hidden: []Hidden{{text, text}}, Button: text, Cancel: text})
 	p.FramedProblem(rec, 400, f, Problem{Title: text, Text: text, Advice: text, Code: text, Retry: text, RetryText: text})
+	section := Section{Title: text, Lead: text, Facts: facts, Cards: []Card{{text, &Badge{text, text}, text, facts, &Action{Text: text, Link: text, About: text}}}, Empty: &Empty{text, text, text, text}}
+	p.Overview(rec, f, Overview{Tiles: []Tile{{Badge{text, text}, 1, text}}, State: section, Events: section})
+	p.List(rec, f, List{
+		Title: text, Lead: text, Mistakes: []Mistake{{text, text}}, Pick: &Pick{text, text}, Note: text, Links: []Action{{Text: text, Link: text, About: text}},
+		Table: Table{Columns: []Column{{Title: text, Plain: true}}, Rows: [][]Cell{{{Check: &Check{text, text, text}, Value: Value{Text: text, Words: text, Time: time.Unix(1, 0)}}}}},
+	})
+	p.Sheet(rec, f, Sheet{Title: text, Badge: &Badge{text, text}, Reason: text, Lead: text, Back: &Action{Text: text, Link: text}, Sections: []Section{section}})
+	p.Form(rec, f, Form{
+		Title: text, Texts: []string{text}, Warnings: []string{text}, Facts: facts, Mistakes: []Mistake{{text, text}}, Action: "https://gw.test/x", Hidden: []Hidden{{text, text}}, Button: text, Cancel: text,
+		Fields: []FormField{{Name: text, Label: text, Help: text, Value: text, Problem: text}, {Name: text, Label: text, Checks: []Option{{text, text, true}}}},
+	})
 	p.SignIn(rec, SignIn{Title: text, Text: text, Choices: []Choice{{text, text}}, Home: text})
 	drawParts(rec, f, parts{
-		Table:  Table{Caption: text, Columns: []Column{{Title: text, Sort: text, Order: "ascending", Number: true}}, Rows: [][]Cell{{{Value: Value{Text: text}, Action: &Action{text, text, text}}}}},
+		Table:  Table{Caption: text, Columns: []Column{{Title: text, Sort: text, Order: "ascending", Number: true}}, Rows: [][]Cell{{{Value: Value{Text: text}, Action: &Action{Text: text, Link: text, About: text}}}}},
 		Filter: Filter{Action: "https://gw.test/x", Fields: []Field{{Name: text, Label: text, Value: text}, {Name: text, Label: text, Options: []Option{{text, text, true}}}}, Hidden: []Hidden{{text, text}}, Button: text, Reset: text},
 		Pager:  Pager{Text: text, Previous: text, Next: text}, Empty: Empty{text, text, text, text}, Facts: facts, Result: Result{Text: text},
 	})
@@ -45,7 +56,7 @@ const partsTemplate = `{{define "body"}}<h1>Parts</h1>{{template "filter" .Filte
 
 // drawParts draws it.
 func drawParts(w io.Writer, f Frame, c parts) {
-	t := template.Must(template.New("layout.html").Funcs(template.FuncMap{"clean": clean}).ParseFS(files, "pages/layout.html", "pages/partials.html"))
+	t := template.Must(template.New("layout.html").Funcs(template.FuncMap{"clean": clean, "whole": whole}).ParseFS(files, "pages/layout.html", "pages/partials.html"))
 	if err := template.Must(t.Parse(partsTemplate)).Execute(w, page{Title: "Parts", Frame: &f, Data: c}); err != nil {
 		panic(err)
 	}
@@ -57,6 +68,10 @@ func TestT06SignedInPagesSendFormsNowhereElse(t *testing.T) {
 	for name, draw := range map[string]func(http.ResponseWriter){
 		"connections": func(w http.ResponseWriter) { p.Connections(w, Frame{}, Connections{}) },
 		"confirm":     func(w http.ResponseWriter) { p.Confirm(w, Frame{}, Confirm{}) },
+		"overview":    func(w http.ResponseWriter) { p.Overview(w, Frame{}, Overview{}) },
+		"list":        func(w http.ResponseWriter) { p.List(w, Frame{}, List{}) },
+		"sheet":       func(w http.ResponseWriter) { p.Sheet(w, Frame{}, Sheet{}) },
+		"form":        func(w http.ResponseWriter) { p.Form(w, Frame{}, Form{}) },
 		"problem":     func(w http.ResponseWriter) { p.FramedProblem(w, 404, Frame{}, Problem{Title: "x"}) },
 	} {
 		rec := httptest.NewRecorder()
@@ -141,10 +156,10 @@ func TestNavigationShowsOperatorsTheirPages(t *testing.T) {
 	if len(user) != 1 || user[0] != "https://gw.test/base/connections" || here != 1 {
 		t.Errorf("a user: %v, %d", user, here)
 	}
-	if admin, _ := links(draw(Frame{Admin: true})); len(admin) != 7 {
+	if admin, _ := links(draw(Frame{Admin: true})); len(admin) != 9 {
 		t.Errorf("an operator: %v", admin)
 	}
-	if admin, _ := links(draw(Frame{Admin: true, NoConnections: true})); len(admin) != 6 {
+	if admin, _ := links(draw(Frame{Admin: true, NoConnections: true})); len(admin) != 8 {
 		t.Errorf("an operator where users have no page: %v", admin)
 	}
 }
@@ -179,7 +194,12 @@ func TestAgo(t *testing.T) {
 			t.Errorf("%s: %q", d, got)
 		}
 	}
-	if got := Ago(time.Time{}, now); got != "" {
+	for d, want := range map[time.Duration]string{-time.Hour: "1 hour ago", 0: "in a moment", time.Minute: "in 1 minute", 30 * 24 * time.Hour: "in 30 days"} {
+		if got := Ahead(now.Add(d), now); got != want {
+			t.Errorf("ahead %s: %q", d, got)
+		}
+	}
+	if got := Ago(time.Time{}, now) + Ahead(time.Time{}, now); got != "" {
 		t.Errorf("never: %q", got)
 	}
 }

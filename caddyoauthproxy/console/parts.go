@@ -24,6 +24,9 @@ type Value struct {
 	Time time.Time
 	List []string
 
+	// Words stands for the time, as in "3 hours ago". The moment itself is behind it.
+	Words string
+
 	Badge *Badge
 }
 
@@ -39,6 +42,9 @@ type Action struct {
 
 	// About says for screen readers what of many the button is about.
 	About string
+
+	// Danger is for what cannot be taken back.
+	Danger bool
 }
 
 // Table is a list with columns.
@@ -61,13 +67,20 @@ type Column struct {
 
 	// Number puts the values to the right.
 	Number bool
+
+	// Plain leaves the title to screen readers, where what stands below says enough.
+	Plain bool
 }
 
-// Cell is a value in a table, with a button where there is something to do.
+// Cell is a value in a table, with a button where there is something to do, and a box to choose the row with.
 type Cell struct {
 	Value
 	Action *Action
+	Check  *Check
 }
+
+// Check is a box to choose a row of a table with. About says for screen readers which.
+type Check struct{ Name, Value, About string }
 
 // Filter is a form that narrows a list. It reads only, so its answers stand in the URL.
 type Filter struct {
@@ -85,6 +98,9 @@ type Filter struct {
 type Field struct {
 	Name, Label, Value, Type string
 	Options                  []Option
+
+	// Problem says what is wrong with the value.
+	Problem string
 }
 
 // Option is one choice.
@@ -100,6 +116,7 @@ type Hidden struct{ Name, Value string }
 type Pager struct {
 	Text           string // how much there is
 	Previous, Next string // links; empty at an end
+	First          string // to the beginning of a list that knows no way back; empty there
 }
 
 // Empty stands where a list has nothing in it.
@@ -130,18 +147,39 @@ type Confirm struct {
 
 // Ago says how long ago something was, in words.
 func Ago(t, now time.Time) string {
-	d := now.Sub(t)
-	count := func(n int, unit string) string {
-		if n == 1 {
-			return fmt.Sprintf("1 %s ago", unit)
-		}
-		return fmt.Sprintf("%d %ss ago", n, unit)
-	}
-	switch {
+	switch d := now.Sub(t); {
 	case t.IsZero():
 		return ""
 	case d < time.Minute:
 		return "just now"
+	default:
+		return span(d) + " ago"
+	}
+}
+
+// Ahead says in how long something will be, in words.
+func Ahead(t, now time.Time) string {
+	switch d := t.Sub(now); {
+	case t.IsZero():
+		return ""
+	case d < 0:
+		return Ago(t, now)
+	case d < time.Minute:
+		return "in a moment"
+	default:
+		return "in " + span(d)
+	}
+}
+
+// span is a time of a minute or more in words.
+func span(d time.Duration) string {
+	count := func(n int, unit string) string {
+		if n != 1 {
+			unit += "s"
+		}
+		return fmt.Sprintf("%d %s", n, unit)
+	}
+	switch {
 	case d < time.Hour:
 		return count(int(d/time.Minute), "minute")
 	case d < 48*time.Hour:

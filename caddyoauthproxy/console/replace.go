@@ -83,14 +83,16 @@ func samples(name string) []page {
 		"signin":  SignIn{Title: "Title", Text: "Text", Choices: []Choice{{"okta", "/"}}, Home: "/"},
 		"confirm": Confirm{Title: "Title", Texts: []string{"Text"}, Facts: facts, Action: "/", Hidden: []Hidden{{"id", "1"}}, Button: "Do it", Cancel: "/", Danger: true},
 		"connections": Connections{
-			Grants:   []Connection{{Client: "Bot", From: "bot.example.com vouches for it", Verified: true, Badge: Badge{"valid", "valid"}, Reason: "Reason", Facts: facts, Cut: Action{"Cut", "/", "Bot"}}},
-			Accounts: []Connection{{Client: "okta", Badge: Badge{"broken", "broken"}, Facts: facts, Cut: Action{"Disconnect", "/", "okta"}}},
+			Grants:   []Connection{{Client: "Bot", From: "bot.example.com vouches for it", Verified: true, Badge: Badge{"valid", "valid"}, Reason: "Reason", Facts: facts, Cut: Action{Text: "Cut", Link: "/", About: "Bot"}}},
+			Accounts: []Connection{{Client: "okta", Badge: Badge{"broken", "broken"}, Facts: facts, Cut: Action{Text: "Disconnect", Link: "/", About: "okta"}}},
 			Servers:  []Server{{"Jira", "https://gateway.example.com/jira/mcp", "/"}}, CutAll: "/", SignOutAll: "/", Browsers: 2,
 		},
 	}
+	maps.Copy(full, operatorSamples(facts))
 	maps.Copy(full, assistantSamples())
 	empty := map[string]any{
 		"assistant": AssistantStart{}, "assistantform": AssistantForm{}, "assistantresult": AssistantResult{}, "assistantplan": AssistantPlan{},
+		"overview": Overview{}, "list": List{}, "sheet": Sheet{}, "form": Form{},
 		"consent": Consent{}, "connect": Connect{}, "session": Session{}, "problem": Problem{}, "trouble": Problem{}, "notice": Notice{}, "home": Home{}, "signin": SignIn{},
 		"confirm": Confirm{}, "connections": Connections{},
 	}

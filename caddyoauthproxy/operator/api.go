@@ -233,6 +233,11 @@ func Unavailable(w http.ResponseWriter, code string, why error) {
 
 // refuse answers with an error. What is not the operator's mistake only the log gets the cause of.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	writeError(w, s.explain(r, err))
+}
+
+// explain makes an error one that operators are told, and logs it with its cause.
+func (s *Server) explain(r *http.Request, err error) *authserver.Error {
 	e, ok := errors.AsType[*authserver.Error](err)
 	switch {
 	case ok:
@@ -249,7 +254,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	s.log.Log(level, "request of an operator refused", zap.String("actor", by(r.Context())), zap.String("method", r.Method), zap.String("path", r.URL.Path),
 		zap.Int("status", cmp.Or(e.Status, http.StatusBadRequest)), zap.String("error", e.Code), zap.String("description", e.Description), zap.NamedError("cause", err))
-	writeError(w, e)
+	return e
 }
 
 func writeError(w http.ResponseWriter, e *authserver.Error) {

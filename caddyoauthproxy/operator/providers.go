@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"context"
 	"maps"
 	"net/http"
 	"slices"
@@ -32,6 +33,14 @@ type ProviderList struct {
 
 // listProviders is GET /providers.
 func (s *Server) listProviders(_ http.ResponseWriter, r *http.Request) (any, error) {
+	list, err := s.providerInfos(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	return ProviderList{list}, nil
+}
+
+func (s *Server) providerInfos(ctx context.Context) ([]ProviderInfo, error) {
 	list := make([]ProviderInfo, 0, len(s.options.Providers))
 	for _, name := range slices.Sorted(maps.Keys(s.options.Providers)) {
 		p := s.options.Providers[name]
@@ -42,11 +51,11 @@ func (s *Server) listProviders(_ http.ResponseWriter, r *http.Request) (any, err
 			}
 		}
 		var err error
-		if info.Accounts, err = s.options.Vault.CountAccounts(r.Context(), name); err != nil {
+		if info.Accounts, err = s.options.Vault.CountAccounts(ctx, name); err != nil {
 			return nil, err
 		}
 		info.Health, _ = s.options.Accounts.Health(name)
 		list = append(list, info)
 	}
-	return ProviderList{list}, nil
+	return list, nil
 }

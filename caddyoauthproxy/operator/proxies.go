@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"strings"
@@ -35,6 +36,14 @@ type ProxyList struct {
 
 // listProxies is GET /proxies.
 func (s *Server) listProxies(_ http.ResponseWriter, r *http.Request) (any, error) {
+	list, err := s.proxyInfos(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	return ProxyList{list}, nil
+}
+
+func (s *Server) proxyInfos(ctx context.Context) ([]ProxyInfo, error) {
 	list := make([]ProxyInfo, 0, len(s.options.Proxies))
 	for _, p := range s.options.Proxies {
 		info := ProxyInfo{
@@ -51,10 +60,10 @@ func (s *Server) listProxies(_ http.ResponseWriter, r *http.Request) (any, error
 			info.ConnectURL = strings.TrimSuffix(s.options.Issuer.String(), "/") + authserver.ConnectPath + "/" + url.PathEscape(p.ID)
 		}
 		var err error
-		if info.Grants, err = s.options.Vault.CountLivingGrants(r.Context(), p.ID); err != nil {
+		if info.Grants, err = s.options.Vault.CountLivingGrants(ctx, p.ID); err != nil {
 			return nil, err
 		}
 		list = append(list, info)
 	}
-	return ProxyList{list}, nil
+	return list, nil
 }

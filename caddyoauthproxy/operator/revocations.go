@@ -73,22 +73,30 @@ func (s *Server) listRevocations(w http.ResponseWriter, r *http.Request) (any, e
 	if err != nil {
 		return nil, err
 	}
-	all, err := s.options.Gateway.RevocationOrders(r.Context())
+	page, err := s.revocationsAfter(r.Context(), param(r, "after"), limit)
 	if err != nil {
 		return nil, err
 	}
-	if after := param(r, "after"); after != "" {
+	linkNext(w, r, page.Next)
+	return page, nil
+}
+
+func (s *Server) revocationsAfter(ctx context.Context, after string, limit int) (page RevocationPage, err error) {
+	all, err := s.options.Gateway.RevocationOrders(ctx)
+	if err != nil {
+		return page, err
+	}
+	if after != "" {
 		i := slices.IndexFunc(all, func(o *authserver.RevocationOrder) bool { return o.ID == after })
 		if i < 0 {
-			return nil, bad("after: the order that the page before ended with is gone: begin again")
+			return page, bad("after: the order that the page before ended with is gone: begin again")
 		}
 		all = all[i+1:]
 	}
-	page := RevocationPage{Revocations: all}
+	page.Revocations = all
 	if len(all) > limit {
 		page.Revocations, page.Next = all[:limit], all[limit-1].ID
 	}
-	linkNext(w, r, page.Next)
 	return page, nil
 }
 

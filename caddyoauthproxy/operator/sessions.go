@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"context"
 	"net/http"
 	"slices"
 
@@ -19,22 +20,30 @@ func (s *Server) listSessions(w http.ResponseWriter, r *http.Request) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	all, err := s.options.Gateway.SignIns(r.Context())
+	page, err := s.sessionsAfter(r.Context(), param(r, "after"), limit)
 	if err != nil {
 		return nil, err
 	}
-	if after := param(r, "after"); after != "" {
+	linkNext(w, r, page.Next)
+	return page, nil
+}
+
+func (s *Server) sessionsAfter(ctx context.Context, after string, limit int) (page SessionPage, err error) {
+	all, err := s.options.Gateway.SignIns(ctx)
+	if err != nil {
+		return page, err
+	}
+	if after != "" {
 		i := slices.IndexFunc(all, func(s *authserver.SignIn) bool { return s.ID == after })
 		if i < 0 {
-			return nil, bad("after: the sign-in that the page before ended with is over: begin again")
+			return page, bad("after: the sign-in that the page before ended with is over: begin again")
 		}
 		all = all[i+1:]
 	}
-	page := SessionPage{Sessions: all}
+	page.Sessions = all
 	if len(all) > limit {
 		page.Sessions, page.Next = all[:limit], all[limit-1].ID
 	}
-	linkNext(w, r, page.Next)
 	return page, nil
 }
 
