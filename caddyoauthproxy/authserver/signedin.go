@@ -175,7 +175,3 @@ func (s *Server) signInEvent(ctx context.Context, eventType string, record *toke
 	}
 	return e
 }
-
-func signInFields(s *tokenstore.SignIn, more ...zap.Field) []zap.Field {
-	return append([]zap.Field{zap.String("sign_in", s.ID), zap.String("provider", s.User.Provider), zap.String("user", s.User.Label()), zap.String("address", s.Address)}, more...)
-}
