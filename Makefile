@@ -5,6 +5,9 @@ export GOFLAGS
 GOLANGCI_VERSION := v2.15.0
 GOLANGCI := .bin/golangci-lint
 
+# Prometheus's own tool, for the rules of examples/monitoring.
+PROMTOOL := .bin/promtool
+
 # Whether there is a browser.
 CHROMIUM := { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null
 
@@ -14,7 +17,7 @@ TESTHOME := $(CURDIR)/.testhome
 # The Node.js that is installed with the JavaScript clients of the tests, and runs them.
 JSNODE := internal/e2e/js/node_modules/.bin/node
 
-.PHONY: help run test js-deps browser-deps lint build fmt clean
+.PHONY: help run test js-deps browser-deps promtool lint build fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,11 +25,12 @@ help: ## list the targets
 run: ## start the gateway with a demo provider and a demo MCP server on localhost
 	go run ./examples/quickstart
 
-test: js-deps browser-deps ## run everything: the tests, the long ones, and a build with xcaddy
+test: js-deps browser-deps promtool ## run everything: the tests, the long ones, and a build with xcaddy
 	mkdir -p $(TESTHOME)
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -race ./...
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -race -tags=nobadger,nomysql,nopgx,slow -run '^TestSlow' -count=1 -timeout 20m ./internal/e2e ./caddyoauthproxy/upstream
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -tags=nobadger,nomysql,nopgx,slow -run '^TestSlowTenThousandStreams' -count=1 ./internal/e2e # more goroutines than -race can follow
+	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -tags=nobadger,nomysql,nopgx,slow -run '^TestSlowGrants' -count=1 -v ./caddyoauthproxy/authserver # figures, which -race would spoil
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -run '^$$' -bench . -benchtime 1x ./... # benchmarks that nobody runs break unseen
 	$(MAKE) build
 	./bin/caddy list-modules | grep -x oauth_proxy
@@ -47,6 +51,11 @@ browser-deps: ## install the browser that the tests look at the pages with
 	elif command -v apt-get >/dev/null && test "$$(id -u)" = 0; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	elif test -n "$$CI"; then echo "Chromium is missing, and CI must look at the pages: install it" >&2; exit 1; \
 	else echo "Chromium is missing: the tests of the pages will be SKIPPED; install it (on Debian: apt-get install chromium) to run them"; fi
+
+promtool: $(PROMTOOL) ## build promtool, which the tests show the alert rules to
+
+$(PROMTOOL): internal/e2e/promtool/go.mod
+	cd internal/e2e/promtool && go build -o $(CURDIR)/$(PROMTOOL) github.com/prometheus/prometheus/cmd/promtool
 
 $(JSNODE): $(addprefix internal/e2e/js/,package.json package-lock.json .npmrc)
 	npm ci --prefix internal/e2e/js

@@ -114,12 +114,17 @@ type App struct {
 	// How the gateway's pages look.
 	Console Console `json:"console,omitzero"`
 
+	// What is kept of the audit trail. Default: all of it, for 90d.
+	Audit Audit `json:"audit,omitzero"`
+
 	ctx    caddy.Context
 	log    *zap.Logger
 	vault  Vault
 	config *resolved
 
 	metrics *metrics
+	auditor *auditor
+	alone   bool // without a configuration of Caddy around it, and so without an events app
 
 	gateway  atomic.Pointer[gateway]
 	opening  sync.Mutex
@@ -171,6 +176,12 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.metrics.register(ctx.GetMetricsRegistry(), providerMetrics{a}); err != nil {
 		return err
 	}
+	a.auditor = &auditor{log: a.log.Named("audit"), metrics: measured}
+	if !a.alone {
+		if a.auditor.hooks, err = newHooks(ctx, a.log, a.done, a.begun); err != nil {
+			return err
+		}
+	}
 	for _, p := range a.config.proxies {
 		if p.Consent == authserver.ConsentOff && a.anybodyCanBeAClient() {
 			a.log.Warn("consent is off although strangers can make clients: any of them can have a user logged in unseen", zap.String("proxy", p.ID))
@@ -196,6 +207,13 @@ func (a *App) Start() error {
 		a.jobs.Go(func() { a.cleanup(g, interval) })
 	}
 	return nil
+}
+
+// begun is called once all apps of the configuration run.
+func (a *App) begun() {
+	if g := a.gateway.Load(); g != nil {
+		g.vault.Note(a.configLoaded(g.vault))
+	}
 }
 
 // Stop only marks the end: requests of this config may go on for as long as their streams do, and

@@ -25,6 +25,7 @@ func provisioned(t *testing.T, path string) *App {
 		t.Fatal(err)
 	}
 	app := &App{
+		alone:     true,
 		Issuer:    "https://gw.test",
 		VaultRaw:  vault,
 		Providers: map[string]*Provider{"idp": {Type: "oidc", Issuer: "https://idp.test", ClientID: "gateway", TokenEndpointAuthMethod: "none"}},

@@ -52,6 +52,7 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		refresh_before       <duration>
 //		cleanup_interval     <duration>|off
 //		retention            <duration>
+//		audit                off|{ retention <duration> }
 //		session_token_ttl    <duration>|off
 //		signing_algorithm    ES256|RS256|EdDSA
 //		signing_key_rotation <duration>|off
@@ -142,6 +143,8 @@ func (p *parser) option(d *caddyfile.Dispenser) error {
 		return duration(d, &a.CleanupInterval, true)
 	case "retention":
 		return duration(d, &a.Retention, false)
+	case "audit":
+		return audit(d, &a.Audit)
 	case "session_token_ttl":
 		return duration(d, &a.SessionTokenTTL, true)
 	case "signing_algorithm":
@@ -187,7 +190,7 @@ func (p *parser) option(d *caddyfile.Dispenser) error {
 	case "proxy":
 		return p.proxy(d)
 	default:
-		return unknown(d, "access_token_ttl", "admin", "cleanup_interval", "client", "code_challenge_methods", "code_ttl", "connections", "consent", "console", "encryption_key", "issuer", "login_ttl",
+		return unknown(d, "access_token_ttl", "admin", "audit", "cleanup_interval", "client", "code_challenge_methods", "code_ttl", "connections", "consent", "console", "encryption_key", "issuer", "login_ttl",
 			"max_grants_per_client", "metadata_documents", "provider", "proxy", "rate_limit", "refresh_before", "refresh_grace", "refresh_token_idle", "refresh_token_ttl",
 			"registration", "retention", "session_token_ttl", "signing_algorithm", "signing_key_rotation", "vault")
 	}

@@ -200,19 +200,9 @@ func allow(d *caddyfile.Dispenser, policy *authserver.Policy) error {
 func people(d *caddyfile.Dispenser, policy *authserver.Policy) (err error) {
 	switch d.Val() {
 	case "email_domain":
-		err = args(d, &policy.EmailDomains, func(v string) error {
-			if strings.ContainsAny(v, "@*") || !strings.Contains(v, ".") {
-				return errors.New("is not a domain such as example.com")
-			}
-			return nil
-		})
+		err = args(d, &policy.EmailDomains, checkEmailDomain)
 	case "email":
-		err = args(d, &policy.Emails, func(v string) error {
-			if strings.Count(v, "@") != 1 {
-				return errors.New("is not an e-mail address")
-			}
-			return nil
-		})
+		err = args(d, &policy.Emails, checkEmail)
 	case "user":
 		err = args(d, &policy.Users, nil)
 	case "login":
@@ -223,6 +213,20 @@ func people(d *caddyfile.Dispenser, policy *authserver.Policy) (err error) {
 		err = args(d, &policy.Orgs, nil)
 	}
 	return err
+}
+
+func checkEmailDomain(v string) error {
+	if strings.ContainsAny(v, "@*") || !strings.Contains(v, ".") {
+		return errors.New("is not a domain such as example.com")
+	}
+	return nil
+}
+
+func checkEmail(v string) error {
+	if strings.Count(v, "@") != 1 {
+		return errors.New("is not an e-mail address")
+	}
+	return nil
 }
 
 // upstreamToken reads:

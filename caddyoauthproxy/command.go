@@ -32,11 +32,15 @@ Exit codes: 0 done; 1 failed, or problems found; 2 bad usage; 3 not found; 4 gat
 				}
 				return cmd.Help()
 			}
+			cmd.AddCommand(grantCommands()...)
+			cmd.AddCommand(revocationCommands()...)
 			cmd.AddCommand(clientCommands()...)
+			cmd.AddCommand(auditCommands()...)
 			cmd.AddCommand(sessionCommands()...)
 			cmd.AddCommand(stateCommands()...)
 			cmd.AddCommand(signingKeyCommands()...)
 			cmd.AddCommand(apiKeyCommands()...)
+			cmd.AddCommand(assistantCommand())
 			cmd.AddCommand(&cobra.Command{
 				Use: "doctor", Short: "Checks providers and proxies before the first login, and says what to fix", Args: usage(cobra.NoArgs),
 				RunE: caddycmd.WrapCommandFuncForCobra(runDoctor),

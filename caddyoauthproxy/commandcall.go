@@ -143,7 +143,7 @@ func (c *call) open(method, path string, query url.Values, body any) (*http.Resp
 	}
 	req, err := http.NewRequestWithContext(c.ctx, method, target, content)
 	if err != nil {
-		return nil, err
+		return nil, badUsage("admin endpoint's address %q is none: %w", address, err)
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")

@@ -47,7 +47,7 @@ func (c *call) page(names ...string) url.Values {
 
 func (c *call) listClients() error {
 	query := c.page("kind")
-	var all authserver.ClientPage
+	all := authserver.ClientPage{Clients: []*authserver.ClientInfo{}}
 	for {
 		var page authserver.ClientPage
 		if err := c.ask(http.MethodGet, "/clients", query, nil, &page); err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/operator"
 )
 
@@ -28,7 +29,7 @@ func sessionCommands() []*cobra.Command {
 
 func (c *call) listSessions() error {
 	query := c.page()
-	var all operator.SessionPage
+	all := operator.SessionPage{Sessions: []*authserver.SignIn{}}
 	for {
 		var page operator.SessionPage
 		if err := c.ask(http.MethodGet, "/sessions", query, nil, &page); err != nil {

@@ -11,11 +11,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/operator"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
 // stateCommands are the commands that say how the gateway does.
 func stateCommands() []*cobra.Command {
 	return []*cobra.Command{
+		{
+			Use: "stats", Short: "Counts what there is of everything", Args: usage(cobra.NoArgs),
+			RunE: operate((*call).showStats),
+		},
 		{
 			Use: "providers", Short: "Lists the providers and how they do", Args: usage(cobra.NoArgs),
 			RunE: operate((*call).listProviders),
@@ -48,9 +54,16 @@ func (c *call) listProviders() error {
 	return c.print(answer, func() error {
 		rows := make([][]string, 0, len(answer.Providers))
 		for _, p := range answer.Providers {
-			rows = append(rows, []string{p.Name, p.Type, strings.Join(p.Proxies, ","), strconv.Itoa(p.Accounts), p.RedirectURI})
+			state := string(p.Health.State)
+			switch {
+			case p.Health.GateClosed:
+				state += ", refreshes held back until " + moment(p.Health.GateClosedUntil)
+			case p.Health.State == upstream.HealthFailing:
+				state += ", " + string(p.Health.LastFailureClass) + " since " + orNone(moment(p.Health.LastSuccess))
+			}
+			rows = append(rows, []string{p.Name, p.Type, state, strings.Join(p.Proxies, ","), strconv.Itoa(p.Accounts), p.RedirectURI})
 		}
-		return c.table([]string{"PROVIDER", "TYPE", "PROXIES", "ACCOUNTS", "REDIRECT URI"}, rows)
+		return c.table([]string{"PROVIDER", "TYPE", "STATE", "PROXIES", "ACCOUNTS", "REDIRECT URI"}, rows)
 	})
 }
 
@@ -86,5 +99,25 @@ func (c *call) showVault() error {
 			fields = append(fields, [2]string{string(kind), strconv.Itoa(v.Records[kind])})
 		}
 		return c.describe(fields)
+	})
+}
+
+func (c *call) showStats() error {
+	var s operator.Stats
+	if err := c.ask(http.MethodGet, "/stats", nil, nil, &s); err != nil {
+		return err
+	}
+	return c.print(s, func() error {
+		var fields [][2]string
+		for _, h := range tokenstore.Healths() {
+			fields = append(fields, [2]string{"grants " + string(h), strconv.Itoa(s.Grants[h])})
+		}
+		for _, p := range slices.Sorted(maps.Keys(s.Proxies)) {
+			fields = append(fields, [2]string{"grants for " + p, strconv.Itoa(s.Proxies[p])})
+		}
+		return c.describe(append(fields, [][2]string{
+			{"clients registered", strconv.Itoa(s.Clients)}, {"of these never used", strconv.Itoa(s.UnusedClients)}, {"open logins", strconv.Itoa(s.OpenLogins)},
+			{"API keys", strconv.Itoa(s.APIKeys)}, {"signed in", strconv.Itoa(s.Sessions)},
+		}...))
 	})
 }

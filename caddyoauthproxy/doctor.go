@@ -18,7 +18,6 @@ import (
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/outbound"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
-	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
 )
 
 // examination is what was found about one part of the configuration.
@@ -59,22 +58,8 @@ func loadApp(file, adapter string) (app *App, release func(), err error) {
 	if file == "" {
 		file = "Caddyfile"
 	}
-	raw, _, _, err := caddycmd.LoadConfig(file, adapter)
-	if err != nil {
+	if app, err = readApp(file, adapter); err != nil {
 		return nil, nil, err
-	}
-	var config struct {
-		Apps map[string]json.RawMessage `json:"apps"`
-	}
-	if err := json.Unmarshal(raw, &config); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", file, err)
-	}
-	if config.Apps[mcpfilter.AppName] == nil {
-		return nil, nil, fmt.Errorf("%s: has no oauth_proxy option", file)
-	}
-	app = new(App)
-	if err := caddy.StrictUnmarshalJSON(config.Apps[mcpfilter.AppName], app); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", file, err)
 	}
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	if err := app.Provision(ctx); err != nil {

@@ -30,6 +30,9 @@ type gateway struct {
 	operator *operator.Server
 	admin    *operator.AdminPages
 	grants   *grantWatch
+	endAudit func()
+
+	assistant *operator.AssistantPages
 }
 
 // openGateway opens the vault and puts the rooms together.
@@ -47,7 +50,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: encryption key: %w", err)
 	}
-	vault, err := tokenstore.Open(ctx, a.metrics.timeStore(store), tokenstore.Options{Keys: keys})
+	vault, err := tokenstore.Open(ctx, a.metrics.timeStore(store), tokenstore.Options{Keys: keys, Audit: a.auditor.options(a.Audit), Recorded: a.auditor.recorded})
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: open vault: %w", err)
 	}
@@ -55,6 +58,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	g.hold = newHold(func() {
 		g.grants.stop()
 		g.server.StopOrders()
+		g.endAudit()
 		release()
 	})
 	g.accounts = upstream.NewAccounts(upstream.AccountsOptions{
@@ -97,8 +101,10 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		return nil, fmt.Errorf("oauth_proxy: %w", err)
 	}
 	g.admin = newAdminPages(a, g)
+	g.assistant = newAssistantPages(a, g)
 	g.grants = watchGrants(vault, g.server.Ended, g.acquire)
 	g.server.WatchOrders(func() { g.grants.grantChanged("") })
+	g.keepAudit(a)
 	return g, nil
 }
 
@@ -112,7 +118,7 @@ func (g *gateway) acquire() (release func(), err error) {
 
 // drain waits until what was begun is saved.
 func (g *gateway) drain(ctx context.Context) error {
-	return errors.Join(g.server.Close(ctx), g.accounts.Close(ctx))
+	return errors.Join(g.server.Close(ctx), g.accounts.Close(ctx), g.vault.FlushAudit(ctx))
 }
 
 // retire writes down what a gateway knows that no config uses any more, and gives up its hold on the vault.

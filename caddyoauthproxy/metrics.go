@@ -3,6 +3,8 @@ package caddyoauthproxy
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -10,6 +12,7 @@ import (
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
 // metrics are the gateway's own in Caddy's registry. Labels are names of the configuration and words of this code, never what a request brings.
@@ -42,6 +45,11 @@ type metrics struct {
 	grants      *prometheus.GaugeVec
 	fileBytes   *prometheus.GaugeVec
 	freeBytes   *prometheus.GaugeVec
+
+	// of the audit trail
+	auditEvents   *prometheus.CounterVec
+	auditFailures *prometheus.CounterVec
+	auditDropped  *prometheus.CounterVec
 
 	// of the clean-up
 	cleanups     *prometheus.CounterVec
@@ -102,6 +110,10 @@ func newMetrics() *metrics {
 		fileBytes:   gauge("vault_file_bytes", "Size of the vault's file."),
 		freeBytes:   gauge("vault_free_bytes", "How much of the vault's file is free for new records."),
 
+		auditEvents:   counter("audit_events_total", "Events of the audit trail, by type and outcome.", "type", "outcome"),
+		auditFailures: counter("audit_failures_total", "Attempts to write or chain events of the audit trail that failed; they are made again."),
+		auditDropped:  counter("audit_dropped_total", "Events that are in the log alone, because more happened than could be written to the audit trail."),
+
 		cleanups:     counter("cleanup_runs_total", "Clean-ups, by outcome.", "outcome"),
 		cleanupTime:  histogram("cleanup_duration_seconds", "How long clean-ups took.", requestBuckets),
 		cleanupLast:  gauge("cleanup_last_success_timestamp_seconds", "When this process last cleaned up, in Unix time; before the first time, when it began."),
@@ -116,6 +128,7 @@ func (m *metrics) collectors() []prometheus.Collector {
 		m.refreshes, m.refreshTime, m.waits, m.broken, m.revocations,
 		m.requests, m.requestTime, m.streams,
 		m.vaultTime, m.vaultErrors, m.deleted, m.records, m.grants, m.fileBytes, m.freeBytes,
+		m.auditEvents, m.auditFailures, m.auditDropped,
 		m.cleanups, m.cleanupTime, m.cleanupLast, m.cleanupEvery,
 	}
 }
@@ -158,6 +171,8 @@ func (m *metrics) expect(proxies []*authserver.Proxy, providers map[string]*upst
 	for _, outcome := range cleanupOutcomes {
 		m.cleanups.WithLabelValues(outcome)
 	}
+	m.auditFailures.WithLabelValues()
+	m.auditDropped.WithLabelValues()
 	for _, operation := range storeOperations {
 		m.vaultErrors.WithLabelValues(operation)
 	}
@@ -201,6 +216,17 @@ func (m *metrics) ofAccounts() upstream.Acts {
 			m.revocations.WithLabelValues(provider, outcomeOf(failure)).Inc()
 		},
 		GaveUp: func(provider string) { m.revocations.WithLabelValues(provider, gaveUp).Inc() },
+	}
+}
+
+// audited counts an event of the audit trail.
+func (m *metrics) audited(e *tokenstore.Event) {
+	if !slices.Contains(tokenstore.EventTypes(), e.Type) {
+		return // a label is a word of this code
+	}
+	m.auditEvents.WithLabelValues(e.Type, e.Outcome).Inc()
+	if n, err := strconv.ParseUint(e.Details["count"], 10, 32); err == nil && e.Type == tokenstore.EventAuditDropped {
+		m.auditDropped.WithLabelValues().Add(float64(n))
 	}
 }
 

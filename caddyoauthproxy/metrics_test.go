@@ -89,6 +89,8 @@ func TestLabelValuesAreTheOnesThatTheDocumentationTells(t *testing.T) {
 		"`outcome` of a clean-up":               words(cleanupOutcomes...),
 		"`outcome` of an MCP request":           words(mcpfilter.OutcomeNames[:]...),
 		"`method`":                              words(mcpfilter.MethodNames[:]...),
+		"`type`":                                words(tokenstore.EventTypes()...),
+		"`outcome` of an event":                 words(tokenstore.OutcomeOK, tokenstore.OutcomeRefused),
 		"`health`":                              words(tokenstore.Healths()...),
 		"`operation`":                           words(storeOperations...),
 		"`kind` of `caddy_oauth_proxy_vault_records`":       words(countedKinds...),

@@ -23,10 +23,13 @@ func newOperator(a *App, g *gateway) (*operator.Server, error) {
 		Issuer:    a.config.issuer,
 		Gateway:   g.server,
 		Vault:     g.vault,
+		Accounts:  g.accounts,
 		Providers: a.config.providers,
 		Proxies:   a.config.proxies,
 		Storage:   storage,
 		SignedIn:  g.server.SignedIn,
+		ClientIP:  clientIP,
+		Assistant: a.assistant(),
 		Pages:     a.config.pages,
 
 		NoConnections: a.Connections.Off,
@@ -47,9 +50,26 @@ func newAdminPages(a *App, g *gateway) *operator.AdminPages {
 	})
 }
 
+// newAssistantPages makes the assistant's pages.
+func newAssistantPages(a *App, g *gateway) *operator.AssistantPages {
+	return operator.NewAssistantPages(a.config.issuer, operator.AssistantPagesOptions{
+		Assistant:     a.assistant(),
+		Pages:         a.config.pages,
+		SignedIn:      g.server.SignedIn,
+		ReadForm:      g.server.ReadForm,
+		SignInURL:     g.server.SignInURL,
+		ApplyConfig:   a.Admin != nil && a.Admin.ApplyConfig,
+		Admin:         func() (*operator.AdminEndpoint, error) { return adminEndpoint(runningAdmin(a.ctx)) },
+		NoConnections: a.Connections.Off,
+		Vault:         g.vault,
+		ClientIP:      clientIP,
+		Logger:        a.log.Named("operator"),
+	})
+}
+
 // handles reports whether a request to the site is the gateway's.
 func (g *gateway) handles(r *http.Request) bool {
-	return g.server.Handles(r) || g.operator.Handles(r) || g.admin.Handles(r)
+	return g.server.Handles(r) || g.operator.Handles(r) || g.assistant.Handles(r) || g.admin.Handles(r)
 }
 
 // ServeHTTP answers the gateway's part of the site.
@@ -59,6 +79,8 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.server.ServeHTTP(w, r)
 	case g.operator.Handles(r):
 		g.operator.ServeHTTP(w, r)
+	case g.assistant.Handles(r):
+		g.assistant.ServeHTTP(w, r)
 	default:
 		g.admin.ServeHTTP(w, r)
 	}

@@ -50,6 +50,8 @@ func TestCaddyfileCanSetEveryFieldOfTheJSON(t *testing.T) {
 	// Both say in one word what cannot be said together with the rest.
 	registration, documents := app.Registration, app.MetadataDocuments
 	registration.Off, documents.Off = true, true
+	audit := app.Audit
+	audit.Off = true
 	for _, p := range app.Providers {
 		providers = append(providers, reflect.ValueOf(p).Elem())
 	}
@@ -65,6 +67,7 @@ func TestCaddyfileCanSetEveryFieldOfTheJSON(t *testing.T) {
 	for what, names := range map[string][]string{
 		"oauth_proxy": unset(reflect.ValueOf(app).Elem()), "provider": unset(providers...), "proxy": unset(proxies...),
 		"upstream_token": unset(tokens...), "allow": unset(policies...), "policy": unset(rules...), "client": unset(clients...), "admin": unset(reflect.ValueOf(app.Admin).Elem()), "connections": unset(reflect.ValueOf(app.Connections)), "console": unset(reflect.ValueOf(app.Console)), "registration": unset(reflect.ValueOf(registration)), "metadata_documents": unset(reflect.ValueOf(documents)),
+		"audit": unset(reflect.ValueOf(audit)),
 	} {
 		if len(names) > 0 {
 			t.Errorf("%s: no Caddyfile option sets %v", what, names)
@@ -80,7 +83,7 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 	}
 	for _, kind := range []reflect.Type{
 		reflect.TypeFor[caddyoauthproxy.App](), reflect.TypeFor[caddyoauthproxy.Provider](), reflect.TypeFor[caddyoauthproxy.Proxy](), reflect.TypeFor[mcpfilter.Filter](),
-		reflect.TypeFor[caddyoauthproxy.Client](), reflect.TypeFor[caddyoauthproxy.Registration](), reflect.TypeFor[caddyoauthproxy.MetadataDocuments](), reflect.TypeFor[caddyoauthproxy.UpstreamToken](), reflect.TypeFor[authserver.Policy](), reflect.TypeFor[caddyoauthproxy.PolicyRule](), reflect.TypeFor[mcpfilter.Matcher](),
+		reflect.TypeFor[caddyoauthproxy.Client](), reflect.TypeFor[caddyoauthproxy.Registration](), reflect.TypeFor[caddyoauthproxy.MetadataDocuments](), reflect.TypeFor[caddyoauthproxy.UpstreamToken](), reflect.TypeFor[caddyoauthproxy.Audit](), reflect.TypeFor[authserver.Policy](), reflect.TypeFor[caddyoauthproxy.PolicyRule](), reflect.TypeFor[mcpfilter.Matcher](),
 		reflect.TypeFor[caddyoauthproxy.Admin](), reflect.TypeFor[caddyoauthproxy.Connections](), reflect.TypeFor[caddyoauthproxy.Console](),
 	} {
 		for field := range kind.Fields() {

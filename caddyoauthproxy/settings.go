@@ -131,6 +131,7 @@ func (a *App) resolve() (*resolved, error) {
 	if n := a.MaxGrantsPerClient; n < 0 || n > maxGrantsPerClient {
 		fail(fmt.Errorf("max_grants_per_client %d is out of range: 1 to %d", n, maxGrantsPerClient))
 	}
+	fail(a.Audit.check())
 	fail(a.checkDurations())
 	if len(errs) > 0 {
 		return nil, fmt.Errorf("oauth_proxy: %w", errors.Join(errs...))

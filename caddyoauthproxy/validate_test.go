@@ -77,6 +77,8 @@ func TestConfigurationMistakesAreNamed(t *testing.T) {
 		"provider without name":  {set("providers/", map[string]any{"type": "github", "client_id": "x"}), `provider "": the name becomes a part of URLs`},
 		"provider named by dots": {set("providers/..", map[string]any{"type": "github", "client_id": "x"}), `provider "..": the name becomes a part of URLs`},
 		"retention too short":    {set("retention", "90m"), `retention`},
+		"audit off and kept":     {set("audit", map[string]any{"off": true, "retention": "30d"}), `audit: off keeps no events, so it has no retention`},
+		"audit too short":        {set("audit", map[string]any{"retention": "1m"}), `audit retention 1m0s is out of range: 1h0m0s to`},
 		"no client_id":           {set("providers/idp/client_id", nil), `provider "idp": client_id`},
 		"unset client_id":        {set("providers/idp/client_id", "{env.OAUTH_PROXY_TEST_UNSET}"), `client_id: {env.OAUTH_PROXY_TEST_UNSET} is not set`},
 		"literal secret":         {set("providers/idp/client_secret", "literal"), `client_secret: must be a placeholder`},

@@ -40,6 +40,12 @@ const (
 	// maxNoted bounds how many noted events wait to be written, and noteBatch how many one write takes.
 	maxNoted  = 4096
 	noteBatch = 256
+
+	// notesASecond bounds what strangers can have stored who are refused all the time: so many events in the long run, and maxNoted at once.
+	notesASecond = 10
+
+	// droppedEvery is how long passes at least between two events that tell how many were dropped.
+	droppedEvery = time.Minute
 )
 
 // trail is what a Vault knows of its audit trail beside the store.
@@ -51,6 +57,8 @@ type trail struct {
 	noted   []*Event   // not written yet, the oldest first
 	unsure  int        // how many of them, from the first on, a write tried that failed and may have been made all the same
 	dropped uint64     // that found no room, and of which no event tells yet
+	tells   time.Time  // when the last event told of those
+	empty   time.Time  // when as much as was noted could have been noted, by notesASecond
 	told    map[string]struct{}
 
 	wake    chan struct{} // something is noted
@@ -105,7 +113,7 @@ func (v *Vault) Note(e *Event) {
 		return
 	}
 	t.mu.Lock()
-	room := len(t.noted) < maxNoted
+	room := len(t.noted) < maxNoted && t.mayNote(v.now())
 	if room {
 		t.noted = append(t.noted, e)
 	} else {
@@ -117,6 +125,26 @@ func (v *Vault) Note(e *Event) {
 	} else if t.recorded != nil {
 		t.recorded(e)
 	}
+}
+
+// mayNote counts an event that is to be noted, unless there were too many of late.
+func (t *trail) mayNote(now time.Time) bool {
+	const each = time.Second / notesASecond
+	if t.empty.Before(now) {
+		t.empty = now
+	}
+	if t.empty.Sub(now) > (maxNoted-1)*each {
+		return false
+	}
+	t.empty = t.empty.Add(each)
+	return true
+}
+
+// AuditWaiting is how many noted events are not written yet.
+func (v *Vault) AuditWaiting() int {
+	v.trail.mu.Lock()
+	defer v.trail.mu.Unlock()
+	return len(v.trail.noted)
 }
 
 // tampered notes that a sealed value did not open, once for each row.
@@ -269,7 +297,8 @@ func (v *Vault) nextNoted(ctx context.Context) (batch []*Event, unsure bool) {
 	if t.unsure > 0 {
 		return append([]*Event(nil), t.noted[:t.unsure]...), true
 	}
-	if t.dropped > 0 && len(t.noted) < maxNoted {
+	if now := v.now(); t.dropped > 0 && len(t.noted) < maxNoted && now.Sub(t.tells) >= droppedEvery {
+		t.tells = now
 		e := v.NewEvent(ctx, EventAuditDropped).Refused("more happened than could be written: these events are only in the log")
 		e.Actor, e.Address = Actor{Kind: ActorGateway}, ""
 		e.Details = map[string]string{"count": strconv.FormatUint(t.dropped, 10)}

@@ -208,3 +208,39 @@ func TestTamperedRecordIsInTheTrailOnce(t *testing.T) {
 		t.Errorf("events = %+v; want one that names the grant", all)
 	}
 }
+
+func TestFloodOfRefusalsIsCutOff(t *testing.T) {
+	t.Parallel()
+	at := now
+	v := openAudited(t, newStore(t), tokenstore.NewRootKey(), tokenstore.Options{Now: func() time.Time { return at }})
+	noted := func(n int) (kept int) {
+		t.Helper()
+		before := len(events(t, v, tokenstore.EventFilter{Limit: 1000}))
+		for range n {
+			v.Note(v.NewEvent(t.Context(), tokenstore.EventTokenRefused))
+		}
+		flush(t, v)
+		return len(events(t, v, tokenstore.EventFilter{Limit: 1000})) - before
+	}
+	if kept := noted(4096); kept != 4096 {
+		t.Errorf("%d of as many as there is room for are kept", kept)
+	}
+	if kept := noted(100); kept != 1 { // which tells of them
+		t.Errorf("%d of 100 more are kept", kept)
+	}
+	at = at.Add(2 * time.Second)
+	if kept := noted(100); kept != 20 {
+		t.Errorf("%d of 100 are kept two seconds later; want 10 for each", kept)
+	}
+	at = at.Add(time.Minute)
+	if kept := noted(100); kept != 101 {
+		t.Errorf("%d of 100 are kept a minute later; want all, and what tells of those before", kept)
+	}
+	var counts []string
+	for _, e := range events(t, v, tokenstore.EventFilter{Types: []string{tokenstore.EventAuditDropped}}) {
+		counts = append(counts, e.Details["count"])
+	}
+	if !slices.Equal(counts, []string{"100", "80"}) {
+		t.Errorf("dropped are said to be %v", counts)
+	}
+}

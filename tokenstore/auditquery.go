@@ -40,7 +40,7 @@ const (
 	maxEventPage     = 1000
 	maxWaitingRead   = 20_000
 	maxSegmentsRead  = 1000
-	maxEventsScanned = 50_000
+	maxEventsScanned = 20_000
 )
 
 // Events returns a page of the audit trail, the newest first: in the order in which the events were chained, which for those of several nodes may be

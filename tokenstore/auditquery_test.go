@@ -125,7 +125,7 @@ func TestEventsChainedLongAfterTheyHappenedAreFoundByTheirTime(t *testing.T) {
 func TestOneCallReadsOnlySoMuch(t *testing.T) {
 	t.Parallel()
 	v := openVault(t, newStore(t), tokenstore.NewRootKey())
-	const segments, each = 60, 1000
+	const segments, each = 25, 1000
 	for range segments {
 		writes := make([]tokenstore.Write, each)
 		for i := range writes {

@@ -1,13 +1,18 @@
 package tokenstore_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/bbolt"
 )
 
 func verify(t testing.TB, v *tokenstore.Vault, anchor string) *tokenstore.AuditReport {
@@ -168,6 +173,80 @@ func TestT73EveryChangeToTheAuditTrailIsFoundAndNamed(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Somebody ran a copy of the vault for a while, and puts a segment of that one's trail in the place of one of this.
+func TestSegmentOfACopyDoesNotFitTheChain(t *testing.T) {
+	t.Parallel()
+	path, key := filepath.Join(t.TempDir(), "vault.db"), tokenstore.NewRootKey()
+	grow := func(s tokenstore.Store, segments int) *tokenstore.Vault {
+		v := openAudited(t, s, key, tokenstore.Options{})
+		for range segments {
+			record(t, v, 2)
+			flush(t, v)
+		}
+		return v
+	}
+	s, err := bbolt.Open(path, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	grow(s, 2)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.ReadFile(path)
+	if err == nil {
+		err = os.WriteFile(path+".copy", file, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &attacked{T: t, store: openFile(t, path), key: key}
+	a.vault = grow(a.store, 3)
+	b := openFile(t, path+".copy")
+	grow(b, 3)
+	for n := range 5 {
+		theirs, err := b.Get(t.Context(), tokenstore.KindAuditSegment, segmentRow(n+1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		theirs.Kind = tokenstore.KindAuditSegment
+		ours := a.row(tokenstore.KindAuditSegment, segmentRow(n+1))
+		a.put(theirs)
+		report := verify(t, a.vault, "")
+		if same := n < 2; same != report.Whole() {
+			t.Errorf("segment %d of the copy: %+v", n+1, report.Faults)
+		}
+		if n == 2 && (report.Faults[0].Segment != 4 || report.Faults[0].Problem != "the segment does not follow the one before it") {
+			t.Errorf("segment 3 of the copy: %+v", report.Faults)
+		}
+		if n == 4 && !slices.ContainsFunc(report.Faults, func(f tokenstore.AuditFault) bool {
+			return f.Problem == "the head tells of another last segment than is there"
+		}) {
+			t.Errorf("last segment of the copy: %+v", report.Faults)
+		}
+		a.put(ours)
+	}
+}
+
+func TestSegmentThatWasRewrittenWithTheKeyBreaksTheChain(t *testing.T) {
+	t.Parallel()
+	for segment, want := range map[uint64]tokenstore.AuditFault{
+		3: {Segment: 4, Problem: "the segment does not follow the one before it"},
+		5: {Segment: 5, Problem: "the head tells of another last segment than is there"},
+	} {
+		a := newAttacked(t)
+		if err := tokenstore.RewriteSegment(t.Context(), a.vault, segment, func(line []byte) []byte {
+			return bytes.Replace(line, []byte(`"outcome":"ok"`), []byte(`"outcome":"refused"`), 1)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		report := verify(t, a.vault, "")
+		if len(report.Faults) != 1 || report.Faults[0].Segment != want.Segment || report.Faults[0].Problem != want.Problem || report.Events != 15 {
+			t.Errorf("segment %d rewritten: %+v; want %+v", segment, report, want)
+		}
 	}
 }
 

@@ -1,6 +1,6 @@
 // Package tokenstore is the vault: it keeps clients, logins, codes, grants,
-// accounts, API keys and signing keys, and is the only place that knows how
-// they are encrypted.
+// accounts, API keys, signing keys and the audit trail, and is the only place
+// that knows how they are encrypted.
 //
 // It has two layers. A [Store] keeps opaque rows and is implemented by bbolt
 // (one process, one file) and, for several nodes, by a database. A [Vault]
@@ -16,6 +16,13 @@
 //
 // Secrets that are only ever compared (codes, login states, client secrets,
 // refresh tokens, API keys) are stored as keyed hashes.
+//
+// # Audit trail
+//
+// An [Event] is committed together with what it tells of, so that nothing that
+// was acknowledged can be missing from the trail. Soon after, events are moved
+// into a chain of segments, each with the hash of the one before, which
+// [Vault.VerifyAudit] walks.
 //
 // # Concurrency
 //

@@ -21,9 +21,15 @@ const (
 
 	EventGrantEnded = "grant.ended"
 
+	EventRevocationOrdered = "revocation.ordered"
+	EventRevocationDone    = "revocation.done" // every grant that it means is ended in its own row
+
 	EventSessionIssued    = "session.issued"
 	EventSessionRefreshed = "session.refreshed"
 	EventSessionEnded     = "session.ended"
+
+	EventSignInFinished = "sign_in.finished" // to the gateway's own pages
+	EventSignInEnded    = "sign_in.ended"
 
 	EventUpstreamRefreshed     = "upstream.refreshed"
 	EventUpstreamRefused       = "upstream.refused" // for good: the user must log in again
@@ -37,6 +43,7 @@ const (
 	EventSigningKeyRotated = "signing_key.rotated"
 	EventVaultTampered     = "vault.tampered"
 	EventConfigLoaded      = "config.loaded"
+	EventConfigApplied     = "config.applied" // by an operator, from the configuration assistant
 	EventAuditDropped      = "audit.dropped"
 )
 
@@ -48,10 +55,11 @@ func EventTypes() []string {
 		EventLoginFinished, EventLoginFailed,
 		EventTokenIssued, EventTokenRefused,
 		EventCodeReplayed, EventRefreshReplayed,
-		EventGrantEnded,
+		EventGrantEnded, EventRevocationOrdered, EventRevocationDone,
 		EventSessionIssued, EventSessionRefreshed, EventSessionEnded,
+		EventSignInFinished, EventSignInEnded,
 		EventUpstreamRefreshed, EventUpstreamRefused, EventUpstreamLost, EventUpstreamRevoked, EventUpstreamRevokeGivenUp,
 		EventAPIKeyCreated, EventAPIKeyRevoked,
-		EventSigningKeyRotated, EventVaultTampered, EventConfigLoaded, EventAuditDropped,
+		EventSigningKeyRotated, EventVaultTampered, EventConfigLoaded, EventConfigApplied, EventAuditDropped,
 	}
 }

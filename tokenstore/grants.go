@@ -30,15 +30,15 @@ type GrantQuery struct {
 
 func (v *Vault) query(q GrantQuery) Query {
 	out := Query{After: q.After, Limit: q.Limit}
-	for _, by := range [][2]string{
-		{"client:", q.ClientID}, {"user:", q.UserID}, {"account:", q.AccountID}, {"proxy:", q.Proxy}, {"provider:", q.Provider}, {refHealth, string(q.Health)},
+	for _, word := range Words(q.Text) {
+		out.Refs = append(out.Refs, v.refWord(word))
+	}
+	for _, by := range [][2]string{ // in the order of how few grants each is likely to have
+		{"account:", q.AccountID}, {"user:", q.UserID}, {"client:", q.ClientID}, {"proxy:", q.Proxy}, {"provider:", q.Provider}, {refHealth, string(q.Health)},
 	} {
 		if by[1] != "" {
 			out.Refs = append(out.Refs, by[0]+by[1])
 		}
-	}
-	for _, word := range Words(q.Text) {
-		out.Refs = append(out.Refs, v.refWord(word))
 	}
 	return out
 }

@@ -113,6 +113,9 @@ type AuthRequest struct {
 	// Flow says who asked: a client when empty, else FlowSession, FlowConnect or FlowSignIn.
 	Flow Flow `json:"flow,omitempty"`
 
+	// Consent is the id of the event of the user's consent, once there is one.
+	Consent string `json:"consent,omitempty"`
+
 	// ClientHash is the keyed hash of what makes the client the one that the user was shown: its
 	// name, redirect URIs and keys.
 	ClientHash string `json:"client_hash,omitempty"`
@@ -254,6 +257,9 @@ type Grant struct {
 	RedirectURI string `json:"redirect_uri,omitempty"`
 	ClientHash  string `json:"client_hash,omitempty"`
 
+	// Consent is the id of the event of the consent that the grant goes back to; empty for grants without a user, and for those of before it was kept.
+	Consent string `json:"consent,omitempty"`
+
 	// Expires is when the grant ends unless it is refreshed before: the code's
 	// life at first, then the refresh token's idle time. Ends is when it ends in any case.
 	Expires time.Time `json:"expires"`
@@ -390,6 +396,9 @@ type Consent struct {
 
 	// Providers are the identities of the providers that the user was told of; empty for consents of before they were kept.
 	Providers []string `json:"providers,omitempty"`
+
+	// Event is the id of the event of its being given.
+	Event string `json:"event,omitempty"`
 }
 
 // Assertion marks a client assertion (RFC 7523) as used. Its ID is the keyed hash of the client and the assertion's jti; it is

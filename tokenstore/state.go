@@ -31,7 +31,7 @@ func (v *Vault) State(ctx context.Context) (*VaultState, error) {
 	}
 	s := &VaultState{Format: sealVersion, EncryptionKey: hex.EncodeToString(id[:]), Records: make(map[Kind]int)}
 	for _, kind := range Kinds() {
-		if s.Records[kind], err = v.store.Count(ctx, kind, ""); err != nil {
+		if s.Records[kind], err = v.store.Count(ctx, kind); err != nil {
 			return nil, err
 		}
 	}
@@ -50,5 +50,5 @@ func (v *Vault) CountLivingGrants(ctx context.Context, proxy string) (int, error
 
 // Count returns how many records of a kind there are.
 func (v *Vault) Count(ctx context.Context, kind Kind) (int, error) {
-	return v.store.Count(ctx, kind, "")
+	return v.store.Count(ctx, kind)
 }

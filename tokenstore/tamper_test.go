@@ -150,6 +150,7 @@ func TestT72EditedClearColumnIsRefused(t *testing.T) {
 		"reference less":     func(r *tokenstore.Row) { r.Refs = r.Refs[1:] },
 		"no references":      func(r *tokenstore.Row) { r.Refs = nil },
 		"deletion time":      func(r *tokenstore.Row) { r.DeleteAfter = r.DeleteAfter.Add(time.Millisecond) },
+		"due time":           func(r *tokenstore.Row) { r.Due = r.Due.Add(time.Millisecond) },
 		"another time":       func(r *tokenstore.Row) { r.DeleteAfter = now.Add(1000 * time.Hour) },
 		"sealed value empty": func(r *tokenstore.Row) { r.Sealed = nil },
 	} {

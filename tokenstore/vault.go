@@ -249,6 +249,9 @@ func (v *Vault) SweepKinds(ctx context.Context, before time.Time, limit int) (ma
 
 // CountClients returns how many clients carry the reference, RefUnused or a RefAddress; all when it is empty.
 func (v *Vault) CountClients(ctx context.Context, ref string) (int, error) {
+	if ref == "" {
+		return v.store.Count(ctx, KindClient)
+	}
 	return v.store.Count(ctx, KindClient, ref)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -256,7 +257,9 @@ func TestRefreshableGrantsAreThoseOfOneUserAndClientThatNobodyEnded(t *testing.T
 		}
 		writes = append(writes, tokenstore.Save(g))
 	}
-	commit(t, v, writes...)
+	for batch := range slices.Chunk(writes, 200) {
+		commit(t, v, batch...)
+	}
 	listed := func() []*tokenstore.Grant {
 		t.Helper()
 		grants, err := v.RefreshableGrants(t.Context(), "user-1", client)

@@ -49,6 +49,7 @@ const (
 	StepAuthorize    Step = "authorize"          // a client sends a user: the consent page is shown, or not needed
 	StepConnect      Step = "connect"            // a user comes by themselves, without a client
 	StepSessionStart Step = "session_start"      // a script asks for a session token
+	StepSignIn       Step = "sign_in"            // a user, or an operator, signs in to the gateway's own pages
 	StepConsent      Step = "consent"            // the user's answer
 	StepCallback     Step = "callback"           // the provider sends the user back
 	StepToken        Step = "token"              // a request to the token endpoint that is refused before it is known what for
@@ -60,7 +61,7 @@ const (
 
 // Steps are all of them.
 func Steps() []Step {
-	return []Step{StepRegister, StepAuthorize, StepConnect, StepSessionStart, StepConsent, StepCallback, StepToken, StepCode, StepRefresh, StepMachine, StepRevoke}
+	return []Step{StepRegister, StepAuthorize, StepConnect, StepSessionStart, StepSignIn, StepConsent, StepCallback, StepToken, StepCode, StepRefresh, StepMachine, StepRevoke}
 }
 
 // Outcome is how a step ended.
@@ -122,8 +123,8 @@ var endings = map[string]Ending{
 	reasonLogout: EndingLogout, reasonTooMany: EndingReplaced,
 }
 
-// ended tells of a grant that was just ended. That of a client which acts for itself is for one token, and not worth telling that it has expired.
-func (s *Server) ended(g *tokenstore.Grant) {
+// tellEnded tells of a grant that was just ended. That of a client which acts for itself is for one token, and not worth telling that it has expired.
+func (s *Server) tellEnded(g *tokenstore.Grant) {
 	why, own := endings[g.Reason]
 	switch {
 	case !own:
@@ -136,8 +137,8 @@ func (s *Server) ended(g *tokenstore.Grant) {
 	s.acts.Ended(why, g.Proxy, s.vault.Now().Sub(g.Created))
 }
 
-// issued tells of a grant's newest token.
-func (s *Server) issued(ctx context.Context, grantType string, g *tokenstore.Grant, end time.Time) {
+// tellIssued tells of a grant's newest token.
+func (s *Server) tellIssued(ctx context.Context, grantType string, g *tokenstore.Grant, end time.Time) {
 	s.acts.Issued(grantType, g.Proxy, end.Sub(g.Family.Rotated))
 	tracing.Of(ctx).Set("grant", g.ID)
 }

@@ -72,10 +72,9 @@ func (s *Server) CreateAPIKey(ctx context.Context, n NewAPIKey) (key string, mad
 	record.DeleteAfter = record.Expires.Add(s.life.Retention)
 	key = tokenstore.APIKeyPrefix + record.ID + "_" + randomHex(apiKeySecretSize)
 	record.Hash = s.vault.Hash(purposeAPIKey, key)
-	if err := s.vault.Commit(ctx, tokenstore.Save(record)); err != nil {
+	if err := s.vault.Commit(ctx, tokenstore.Save(record), tokenstore.RecordEvent(s.apiKeyEvent(ctx, tokenstore.EventAPIKeyCreated, record))); err != nil {
 		return "", nil, fmt.Errorf("store API key: %w", err)
 	}
-	s.log.Info("API key created", apiKeyFields(record)...)
 	return key, s.describe(record), nil
 }
 
@@ -161,14 +160,13 @@ func (s *Server) RevokeAPIKey(ctx context.Context, id string) (*APIKey, error) {
 		}
 		record.Revoked = s.vault.Now()
 		record.DeleteAfter = record.Revoked.Add(s.life.Retention)
-		err = s.vault.Commit(ctx, tokenstore.Save(record))
+		err = s.vault.Commit(ctx, tokenstore.Save(record), tokenstore.RecordEvent(s.apiKeyEvent(ctx, tokenstore.EventAPIKeyRevoked, record)))
 		if errors.Is(err, tokenstore.ErrConflict) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("revoke API key: %w", err)
 		}
-		s.log.Warn("API key revoked", apiKeyFields(record)...)
 		return s.describe(record), nil
 	}
 }
@@ -183,11 +181,6 @@ func (s *Server) describe(k *tokenstore.APIKey) *APIKey {
 		state = "expired"
 	}
 	return &APIKey{ID: k.ID, Name: k.Name, Proxies: k.Proxies, Scopes: k.Scopes, Created: k.Created, Expires: k.Expires, Used: k.Used, Revoked: k.Revoked, State: state}
-}
-
-func apiKeyFields(k *tokenstore.APIKey) []zap.Field {
-	return []zap.Field{zap.String("api_key", k.ID), zap.String("name", k.Name), zap.Strings("proxies", k.Proxies), zap.Strings("scopes", k.Scopes),
-		zap.Time("expires", k.Expires)}
 }
 
 // distinct leaves out what is there already.

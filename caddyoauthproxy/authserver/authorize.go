@@ -11,8 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	"go.uber.org/zap"
-
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/console"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
@@ -56,8 +54,9 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 		s.pages.Consent(w, page)
 		return
 	}
-	s.logDecision("consent not asked", req, zap.String("why", decision.why))
-	s.startLogin(w, r, req, answered{browser: s.browser(w, r), userID: decision.userID, agreed: decision.agreed})
+	event := s.consentEvent(r.Context(), tokenstore.EventConsentRemembered, req, client)
+	event.UserID, event.Consent, event.Reason = decision.userID, decision.event, decision.why
+	s.startLogin(w, r, req, answered{browser: s.browser(w, r), userID: decision.userID, agreed: decision.agreed, event: event})
 }
 
 // isPrefetch answers a guess of the browser, which must not count as the user's visit.
@@ -261,8 +260,4 @@ func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
 		p.Advice = "Nothing is lost. Try again in a minute; if it stays, tell the people who run this gateway."
 	}
 	s.pages.Problem(w, status, p)
-}
-
-func (s *Server) logDecision(msg string, req *tokenstore.AuthRequest, fields ...zap.Field) {
-	s.log.Info(msg, append([]zap.Field{zap.String("client_id", req.ClientID), zap.String("proxy", req.Proxy)}, fields...)...)
 }

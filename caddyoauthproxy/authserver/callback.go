@@ -150,11 +150,11 @@ func (s *Server) findLogin(r *http.Request, q url.Values) (*tokenstore.Login, er
 // burnLogin ends a login that turned up in another browser: somebody may be trying to
 // have the victim finish the attacker's login, or the other way round.
 func (s *Server) burnLogin(ctx context.Context, login *tokenstore.Login) error {
-	s.logDecision("callback in another browser: login ended", &login.Request)
-	if login.Finished.IsZero() {
-		if err := s.vault.Commit(ctx, tokenstore.Delete(login)); err != nil && !errors.Is(err, tokenstore.ErrConflict) {
-			return fmt.Errorf("end login: %w", err)
-		}
+	event := s.loginFailed(ctx, login, "access_denied", errors.New("callback in another browser: login ended"))
+	if !login.Finished.IsZero() {
+		s.vault.Note(event)
+	} else if err := s.vault.Commit(ctx, tokenstore.Delete(login), tokenstore.RecordEvent(event)); err != nil && !errors.Is(err, tokenstore.ErrConflict) {
+		return fmt.Errorf("end login: %w", err)
 	}
 	return &Error{Status: http.StatusForbidden, Code: "access_denied",
 		Description: "This sign-in was started in another browser, or your browser is blocking cookies for this site."}
@@ -198,12 +198,13 @@ func (s *Server) finishLogin(ctx context.Context, loginID, answer, callback stri
 	if err := s.vault.Commit(ctx, tokenstore.Save(login)); err != nil {
 		return nil, fmt.Errorf("claim login: %w", err)
 	}
-	tokens, user, code := s.redeem(ctx, provider, login, q)
-	login.Finished, login.Error = s.vault.Now(), code
+	tokens, user, failed := s.redeem(ctx, provider, login, q)
+	login.Finished = s.vault.Now()
 	login.DeleteAfter = s.loginTidied(login.Finished)
 	login.Nonce, login.Verifier = "", ""
-	if code != "" {
-		if err := s.vault.Commit(ctx, tokenstore.Save(login)); err != nil {
+	if failed != nil {
+		login.Error = failed.Details["error"]
+		if err := s.vault.Commit(ctx, tokenstore.Save(login), tokenstore.RecordEvent(failed)); err != nil {
 			return nil, fmt.Errorf("finish login: %w", err)
 		}
 		return login, nil
@@ -218,13 +219,9 @@ func (s *Server) finishLogin(ctx context.Context, loginID, answer, callback stri
 	return login, s.storeGrant(ctx, login, provider, tokens, user, q.Get("state"))
 }
 
-// redeem turns the provider's answer into tokens and a user who may come in, or into an OAuth error code.
-func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login *tokenstore.Login, q url.Values) (tokens upstream.Tokens, user tokenstore.User, refused string) {
-	fail := func(code string, err error, fields ...zap.Field) string {
-		s.logDecision("login failed", &login.Request, append(fields, zap.String("provider", login.Provider),
-			zap.String("error", code), zap.NamedError("cause", withoutURL(err)))...)
-		return code
-	}
+// redeem turns the provider's answer into tokens and a user who may come in, or into the event of a login that failed, which says with which of loginErrors.
+func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login *tokenstore.Login, q url.Values) (tokens upstream.Tokens, user tokenstore.User, failed *tokenstore.Event) {
+	fail := func(code string, err error) *tokenstore.Event { return s.loginFailed(ctx, login, code, err) }
 	userID := login.UserID
 	if login.User != nil {
 		userID = s.userID(*login.User)
@@ -242,7 +239,9 @@ func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login 
 	if q.Get("code") == "" {
 		// RFC 9207 §2.4: an error of another issuer is not acted on either; what the provider
 		// says about it is its own text and goes nowhere.
-		return tokens, user, fail("access_denied", errors.New("no code from the provider"), zap.String("provider_error", errorCode(q.Get("error"))))
+		failed := fail("access_denied", errors.New("no code from the provider"))
+		failed.Details["provider_error"] = errorCode(q.Get("error"))
+		return tokens, user, failed
 	}
 	tokens, user, err := provider.Exchange(ctx, upstream.CodeResponse{
 		Code: q.Get("code"), Issuer: q.Get("iss"), Nonce: login.Nonce, Verifier: login.Verifier, RedirectURI: s.redirectURI(provider),
@@ -255,16 +254,21 @@ func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login 
 		}
 		return tokens, user, fail("server_error", err)
 	}
+	known := func(failed *tokenstore.Event) *tokenstore.Event {
+		failed.UserID, failed.User = s.userID(user), user.Label()
+		failed.Actor = userActor(failed.UserID, failed.User)
+		return failed
+	}
 	if login.Request.Flow == tokenstore.FlowSignIn {
 		if s.maySignIn(user) {
-			return tokens, user, ""
+			return tokens, user, nil
 		}
 		s.forgetTokens(ctx, provider, tokens, user)
-		return tokens, user, fail("access_denied", errors.New("the admin list does not name the user, and users have no page of their own"), zap.String("user", user.Label()))
+		return tokens, user, known(fail("access_denied", errors.New("the admin list does not name the user, and users have no page of their own")))
 	}
-	drop := func(code string, err error) string {
+	drop := func(code string, err error) *tokenstore.Event {
 		s.dropTokens(ctx, provider, tokens)
-		return fail(code, err, zap.String("user", user.Label()))
+		return known(fail(code, err))
 	}
 	deciding := login.User == nil // else who may come in was decided before
 	switch {
@@ -284,7 +288,7 @@ func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login 
 			return tokens, user, drop(errFull, fmt.Errorf("the proxy has its %d grants (max_grants)", p.MaxGrants))
 		}
 	}
-	return tokens, user, ""
+	return tokens, user, nil
 }
 
 // dropTokens ends tokens at the provider that nobody will use.
@@ -346,17 +350,19 @@ func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, provid
 		}
 	}
 	login.GrantID, grant.Agreed, grant.Providers = grant.ID, login.Agreed, []string{provider.Identity(), provider.Identity()}
+	grant.Consent = login.Request.Consent
 	if p := s.proxies[login.Request.Proxy]; p != nil {
 		grant.Providers = p.providers()
 	}
 	grant.Provider, grant.UpstreamEnds = account.Provider, s.accounts.Ends(account)
 	s.accounts.Withhold(account)
 	writes = append(writes, tokenstore.Save(account), tokenstore.Save(grant), tokenstore.Save(login))
+	for _, e := range s.loginFinished(ctx, login, grant) {
+		writes = append(writes, tokenstore.RecordEvent(e))
+	}
 	if err := s.vault.Commit(ctx, writes...); err != nil {
 		return fmt.Errorf("store grant: %w", err)
 	}
-	s.logDecision("login finished", &login.Request, zap.String("provider", login.Provider),
-		zap.String("grant", grant.ID), zap.String("user", u.Label()))
 	return nil
 }
 

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"net/http"
 
-	"go.uber.org/zap"
-
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
@@ -86,10 +84,9 @@ func (s *Server) replaceClient(w http.ResponseWriter, r *http.Request, c *tokens
 	if usesSecret(before) != usesSecret(c.AuthMethod) {
 		secret = s.newSecret(c)
 	}
-	if err := s.vault.Commit(r.Context(), tokenstore.Save(c)); err != nil {
+	if err := s.vault.Commit(r.Context(), tokenstore.Save(c), tokenstore.RecordEvent(s.clientEvent(r.Context(), tokenstore.EventClientUpdated, c))); err != nil {
 		return nil, fmt.Errorf("save client: %w", err)
 	}
-	s.log.Info("client updated", zap.String("client_id", c.ID), zap.String("client_name", c.Name), zap.Strings("redirect_uris", c.RedirectURIs))
 	return s.registered(c, secret, token), nil
 }
 
@@ -97,10 +94,10 @@ func usesSecret(method string) bool { return method == authPost || method == aut
 
 // deleteClient deletes a client and ends its grants.
 func (s *Server) deleteClient(ctx context.Context, c *tokenstore.Client) error {
-	if err := s.vault.Commit(ctx, tokenstore.Delete(c)); err != nil {
+	ctx = tokenstore.WithActor(ctx, clientActor(c))
+	if err := s.vault.Commit(ctx, tokenstore.Delete(c), tokenstore.RecordEvent(s.clientEvent(ctx, tokenstore.EventClientDeleted, c))); err != nil {
 		return fmt.Errorf("delete client: %w", err)
 	}
-	s.log.Info("client deleted", zap.String("client_id", c.ID))
 	query := tokenstore.GrantQuery{ClientID: c.ID}
 	for {
 		grants, err := s.vault.Grants(ctx, query)

@@ -7,8 +7,6 @@ import (
 	"net/url"
 	"slices"
 
-	"go.uber.org/zap"
-
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
@@ -43,11 +41,10 @@ func (s *Server) issueToMachine(ctx context.Context, client *tokenstore.Client, 
 	if err := s.chargeClient(client, grant); err != nil {
 		return nil, err
 	}
-	if err := s.vault.Commit(ctx, tokenstore.Save(grant)); err != nil {
+	if err := s.vault.Commit(ctx, tokenstore.Save(grant), tokenstore.RecordEvent(s.issued(ctx, grant, grantMachine))); err != nil {
 		return nil, fmt.Errorf("store grant: %w", err)
 	}
-	s.log.Info("token issued", grantFields(grant, zap.String("grant_type", grantMachine))...)
-	s.issued(ctx, grantMachine, grant, s.tokenEnd(grant))
+	s.tellIssued(ctx, grantMachine, grant, s.tokenEnd(grant))
 	return s.answer(grant, scopes, "")
 }
 

@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"strings"
 
-	"go.uber.org/zap"
-
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
@@ -48,14 +46,15 @@ func (s *Server) deleteRegistration(ctx context.Context, id string) error {
 		if err != nil {
 			return fmt.Errorf("client: %w", err)
 		}
-		err = s.vault.Commit(ctx, tokenstore.Delete(c))
+		event := s.clientEvent(ctx, tokenstore.EventClientDeleted, c)
+		event.Actor = tokenstore.ActorFrom(ctx)
+		err = s.vault.Commit(ctx, tokenstore.Delete(c), tokenstore.RecordEvent(event))
 		if errors.Is(err, tokenstore.ErrConflict) { // it got a token just now
 			continue
 		}
 		if err != nil {
 			return fmt.Errorf("delete client: %w", err)
 		}
-		s.log.Warn("client deleted", zap.String("client_id", id), zap.String("client_name", c.Name))
 		return nil
 	}
 }

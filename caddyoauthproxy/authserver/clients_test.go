@@ -493,8 +493,10 @@ func TestT25OneUserKeepsSoManyGrantsHoweverManyHaveEnded(t *testing.T) {
 		g.State = tokenstore.StateRevoked
 		ended = append(ended, tokenstore.Save(&g))
 	}
-	if err := w.vault.Commit(t.Context(), ended...); err != nil {
-		t.Fatal(err)
+	for batch := range slices.Chunk(ended, 200) {
+		if err := w.vault.Commit(t.Context(), batch...); err != nil {
+			t.Fatal(err)
+		}
 	}
 	w.turn(time.Minute)
 	second := w.tokens(w.postForm(endpoints+"/a/token", codeForm(b, w.login(b))))

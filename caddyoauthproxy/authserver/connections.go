@@ -251,7 +251,6 @@ func (s *Server) CutAll(ctx context.Context, signIn *SignIn) error {
 	if _, err := s.RevokeGrants(ctx, RevocationFilter{UserID: signIn.UserID}, "the user", "ended by the user"); err != nil {
 		return err
 	}
-	s.log.Warn("a user has cut everything", zap.String("user", signIn.User.Label()))
 	_, err := s.EndSignIns(ctx, signIn.UserID)
 	return err
 }

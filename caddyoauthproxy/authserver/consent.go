@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"go.uber.org/zap"
 	"golang.org/x/oauth2"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/console"
@@ -46,6 +45,7 @@ type consentDecision struct {
 	why      string // not asked
 	userID   string // who agreed
 	agreed   time.Time
+	event    string // the id of the event of that, where it is known
 }
 
 // decideConsent finds out whether the user has to be asked. A remembered consent counts only when the browser says that the
@@ -54,7 +54,7 @@ func (s *Server) decideConsent(r *http.Request, req *tokenstore.AuthRequest, q u
 	p := s.proxies[req.Proxy]
 	switch p.Consent {
 	case ConsentOff:
-		return consentDecision{why: "switched off"}, nil
+		return consentDecision{why: "the operator has none asked"}, nil
 	case ConsentRemember:
 	default:
 		return consentDecision{ask: true}, nil
@@ -70,7 +70,7 @@ func (s *Server) decideConsent(r *http.Request, req *tokenstore.AuthRequest, q u
 	switch {
 	case err == nil && s.consentRevoked(consent):
 	case err == nil && ownStart && s.vault.Now().Before(consent.DeleteAfter):
-		return consentDecision{why: "remembered", userID: user, agreed: consent.Given}, nil
+		return consentDecision{why: "remembered", userID: user, agreed: consent.Given, event: consent.Event}, nil
 	case errors.Is(err, tokenstore.ErrNotFound):
 		d.changed, err = s.agreedBefore(r.Context(), user, req)
 	}
@@ -106,6 +106,7 @@ func (s *Server) rememberConsent(ctx context.Context, login *tokenstore.Login, c
 	}
 	consent.UserID, consent.ClientID, consent.Client, consent.RedirectURI = userID, req.ClientID, client.Name, req.RedirectURI
 	consent.Proxy, consent.Resource, consent.Provider, consent.Scopes = req.Proxy, req.Resource, login.Provider, req.Scopes
+	consent.Event = req.Consent
 	consent.Given, consent.Providers, consent.DeleteAfter = login.Agreed, req.Providers, now.Add(s.life.RefreshTotal)
 	return tokenstore.Save(consent), nil
 }
@@ -177,9 +178,11 @@ func (s *Server) serveConsent(w http.ResponseWriter, r *http.Request) {
 	}
 	if req.Flow == tokenstore.FlowConnect {
 		if !answer.allow {
+			s.vault.Note(s.consentEvent(r.Context(), tokenstore.EventConsentRefused, req, nil).Refused("the user said no"))
 			s.notConnected(w, r, refuse("access_denied", "You chose not to connect."))
 			return
 		}
+		answer.event = s.consentEvent(r.Context(), tokenstore.EventConsentGiven, req, nil)
 		s.startLogin(w, r, req, answer)
 		return
 	}
@@ -195,11 +198,14 @@ func (s *Server) serveConsent(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !answer.allow {
-		s.logDecision("consent refused", req)
+		s.vault.Note(s.consentEvent(r.Context(), tokenstore.EventConsentRefused, req, client).Refused("the user said no"))
 		s.redirectError(w, r, req.RedirectURI, req.State, refuse("access_denied", "the user said no"))
 		return
 	}
-	s.logDecision("consent given", req, zap.String("provider", p.Provider.Name()), zap.Strings("scopes", req.Scopes), zap.Bool("remember", answer.remember))
+	answer.event = s.consentEvent(r.Context(), tokenstore.EventConsentGiven, req, client)
+	if answer.remember {
+		answer.event.Details["remember"] = "true"
+	}
 	s.startLogin(w, r, req, answer)
 }
 
@@ -210,6 +216,7 @@ type answered struct {
 	remember bool      // from now on
 	userID   string    // who gave the answer that was remembered
 	agreed   time.Time // when they did
+	event    *tokenstore.Event
 }
 
 // startLogin opens a login and sends the browser to the provider.
@@ -276,18 +283,20 @@ func (s *Server) openLogin(w http.ResponseWriter, r *http.Request, req *tokensto
 	cookie := s.vault.Derive(purposeLoginCookie, req.TransactionID, a.browser)
 	login, state := s.newLogin(req, p.loginProvider(), "")
 	login.Browser = s.vault.Hash(purposeBrowser, cookie)
-	login.Remember, login.UserID = a.remember, a.userID
+	login.Remember, login.UserID, login.Request.Consent = a.remember, a.userID, a.event.ID
 	if !a.agreed.IsZero() {
 		login.Agreed = a.agreed
 	}
 	target, err := s.beginLogin(r.Context(), p.loginProvider(), login, state, p.Login != nil)
 	if err != nil {
+		s.vault.Note(a.event)
+		s.vault.Note(s.loginFailed(r.Context(), login, asError(err).Code, err))
 		return "", err
 	}
 	if err := s.makeRoomForLogin(r.Context()); err != nil {
 		return "", err
 	}
-	err = s.vault.Commit(r.Context(), tokenstore.Save(login))
+	err = s.vault.Commit(r.Context(), tokenstore.Save(login), tokenstore.RecordEvent(a.event))
 	if errors.Is(err, tokenstore.ErrConflict) {
 		login, err = s.vault.Login(r.Context(), login.ID)
 		if err == nil && subtle.ConstantTimeCompare([]byte(login.Browser), []byte(s.vault.Hash(purposeBrowser, cookie))) != 1 {

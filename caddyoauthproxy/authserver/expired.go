@@ -89,7 +89,6 @@ func (s *Server) EndExpired(ctx context.Context) (ended int, failed error) {
 				failed = err
 			case grant != nil:
 				ended++
-				s.log.Info("grant ended", grantFields(grant, zap.String("reason", "expired"))...)
 			}
 		}
 		if after = next; after == "" {

@@ -206,8 +206,10 @@ func TestSortingTooManyGrantsIsRefused(t *testing.T) {
 		g := &tokenstore.Grant{Meta: tokenstore.Meta{ID: fmt.Sprintf("grant-%04d", i)}, State: tokenstore.StateActive, Proxy: "a", UserID: fmt.Sprint("user-", i%2)}
 		writes = append(writes, tokenstore.Save(g))
 	}
-	if err := w.vault.Commit(t.Context(), writes...); err != nil {
-		t.Fatal(err)
+	for batch := range slices.Chunk(writes, 200) {
+		if err := w.vault.Commit(t.Context(), batch...); err != nil {
+			t.Fatal(err)
+		}
 	}
 	_, err := w.server.Grants(t.Context(), authserver.GrantFilter{Sort: "user", Proxy: "a"})
 	var refused *authserver.Error

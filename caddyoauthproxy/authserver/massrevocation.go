@@ -102,12 +102,11 @@ func (s *Server) RevokeGrants(ctx context.Context, f RevocationFilter, by, reaso
 		}
 	}
 	o := &tokenstore.RevocationOrder{Meta: tokenstore.Meta{ID: rand.Text()}, Filter: f, By: by, Reason: reason, Created: s.vault.Now()}
-	if err := s.vault.Commit(ctx, tokenstore.Save(o)); err != nil {
+	if err := s.vault.Commit(ctx, tokenstore.Save(o), tokenstore.RecordEvent(s.orderEvent(ctx, tokenstore.EventRevocationOrdered, o))); err != nil {
 		return nil, fmt.Errorf("store revocation order: %w", err)
 	}
 	known := *o
 	s.orders.add(&known)
-	s.log.Warn("grants revoked", orderFields(o)...)
 	defer s.carryOutNow()
 	return s.describeOrder(s.countOrder(ctx, o)), nil
 }

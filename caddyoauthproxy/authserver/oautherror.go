@@ -78,10 +78,17 @@ func asError(err error) *Error {
 // writeError answers a client (not a person) with an OAuth error.
 func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	e := asError(err)
-	status := e.Status
-	if status == 0 {
-		status = http.StatusBadRequest
-	}
+	s.logRefusal(r, e, e.answered())
+	sendError(w, r, e)
+}
+
+// answered is the status that the client sees.
+func (e *Error) answered() int { return cmp.Or(e.Status, http.StatusBadRequest) }
+
+// sendError is writeError for what is on record already.
+func sendError(w http.ResponseWriter, r *http.Request, e *Error) {
+	status := e.answered()
+	progressOf(r.Context()).refused(e.Code, status)
 	e.setRetryAfter(w.Header())
 	if e.Code == "invalid_token" && status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
@@ -90,7 +97,6 @@ func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	if e.Code == "invalid_client" && status == http.StatusUnauthorized && r.Header.Get("Authorization") != "" {
 		w.Header().Set("WWW-Authenticate", `Basic realm="oauth"`)
 	}
-	s.logRefusal(r, e, status)
 	writeJSON(w, status, struct {
 		Error       string `json:"error"`
 		Description string `json:"error_description,omitempty"`

@@ -125,7 +125,9 @@ func (s *Server) carryOutBatch(ctx context.Context, o *tokenstore.RevocationOrde
 	now := s.vault.Now()
 	for _, g := range grants {
 		g.State, g.Reason, g.Order, g.DeleteAfter = tokenstore.StateRevoked, o.Reason, o.ID, now.Add(s.life.Retention)
-		writes = append(writes, tokenstore.Save(g))
+		ended := s.ended(ctx, g)
+		ended.Details = map[string]string{"order": o.ID}
+		writes = append(writes, tokenstore.Save(g), tokenstore.RecordEvent(ended))
 		if g.AccountID != "" && !slices.Contains(accounts, g.AccountID) {
 			accounts = append(accounts, g.AccountID)
 		}
@@ -134,15 +136,18 @@ func (s *Server) carryOutBatch(ctx context.Context, o *tokenstore.RevocationOrde
 	if o.After == "" {
 		s.endOfKind(o, now)
 	}
+	if o.Reading == "" {
+		writes = append(writes, tokenstore.RecordEvent(s.orderEvent(ctx, tokenstore.EventRevocationDone, o)))
+	}
 	if err := s.accounts.EndMany(ctx, accounts, append(writes, tokenstore.Save(o))...); err != nil {
 		return err
 	}
 	for _, g := range grants {
-		s.log.Info("grant ended", grantFields(g, zap.String("reason", g.Reason), zap.String("order", o.ID))...)
+		s.tellEnded(g)
 	}
-	if o.Reading == "" {
-		s.log.Warn("revocation order carried out", append(orderFields(o), zap.Int("ended", o.Ended), zap.Int("unreadable", o.Unreadable),
-			zap.Strings("unreadable_grants", o.UnreadableIDs), zap.Duration("after", now.Sub(o.Created)))...)
+	if o.Unreadable > 0 && o.Reading == "" {
+		s.log.Error("grants that a revocation order may mean do not open, and are refused for that", append(orderFields(o), zap.Int("unreadable", o.Unreadable),
+			zap.Strings("unreadable_grants", o.UnreadableIDs))...)
 	}
 	return nil
 }

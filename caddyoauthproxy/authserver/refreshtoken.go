@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
@@ -155,7 +153,7 @@ func (s *Server) redeemRefresh(ctx context.Context, client *tokenstore.Client, p
 	return nil, fmt.Errorf("rotate refresh token: %w", tokenstore.ErrConflict)
 }
 
-func (s *Server) tryRefresh(ctx context.Context, client *tokenstore.Client, pinned *Proxy, form url.Values, t refreshToken) (*tokenResponse, error) {
+func (s *Server) tryRefresh(ctx context.Context, client *tokenstore.Client, pinned *Proxy, form url.Values, t refreshToken) (answer *tokenResponse, err error) {
 	invalid := func(cause string) error {
 		return refuse("invalid_grant", "the refresh token is unknown, expired, replaced or was issued to another client").because(errors.New(cause))
 	}
@@ -173,6 +171,11 @@ func (s *Server) tryRefresh(ctx context.Context, client *tokenstore.Client, pinn
 		return nil, invalid("not a token of this grant")
 	}
 	progressOf(ctx).proxy = grant.Proxy
+	defer func() {
+		if err != nil {
+			err = &grantError{err, grant}
+		}
+	}()
 	if err := s.checkGrant(grant, client, pinned, form); err != nil {
 		return nil, err
 	}
@@ -181,7 +184,7 @@ func (s *Server) tryRefresh(ctx context.Context, client *tokenstore.Client, pinn
 		return nil, refusal
 	}
 	if stands == reused {
-		if err := s.endGrant(ctx, grant.ID, reasonReuse); err != nil {
+		if err := s.endGrant(ctx, grant.ID, reasonReuse, s.grantEvent(ctx, tokenstore.EventRefreshReplayed, grant).Refused(reasonReuse)); err != nil {
 			return nil, err
 		}
 		return nil, invalid("replaced token used again")
@@ -195,16 +198,18 @@ func (s *Server) tryRefresh(ctx context.Context, client *tokenstore.Client, pinn
 	if err := s.renewClient(ctx, client, grant); err != nil {
 		return nil, fmt.Errorf("renew client: %w", err)
 	}
-	next := head
-	if stands == newest {
-		next = s.successor(head)
-		s.advance(grant, next, s.vault.Now())
-		if err := s.vault.Commit(ctx, tokenstore.Save(grant)); err != nil {
-			return nil, fmt.Errorf("rotate refresh token: %w", err)
-		}
+	if stands == replaced {
+		issued := s.issued(ctx, grant, grantRefresh)
+		issued.Details["repeated"] = "true" // its first issue is durable
+		s.vault.Note(issued)
+		return s.answer(grant, scopes, head.String())
 	}
-	s.log.Info("token issued", grantFields(grant, zap.String("grant_type", grantRefresh), zap.Bool("repeated", stands == replaced))...)
-	s.issued(ctx, grantRefresh, grant, s.tokenEnd(grant))
+	next := s.successor(head)
+	s.advance(grant, next, s.vault.Now())
+	if err := s.vault.Commit(ctx, tokenstore.Save(grant), tokenstore.RecordEvent(s.issued(ctx, grant, grantRefresh))); err != nil {
+		return nil, fmt.Errorf("rotate refresh token: %w", err)
+	}
+	s.tellIssued(ctx, grantRefresh, grant, s.tokenEnd(grant))
 	return s.answer(grant, scopes, next.String())
 }
 

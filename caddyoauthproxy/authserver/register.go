@@ -131,11 +131,9 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) (*registered, 
 	if err := s.makeRoom(r.Context(), address); err != nil {
 		return nil, fmt.Errorf("make room for a client: %w", err)
 	}
-	if err := s.vault.Commit(r.Context(), tokenstore.Save(c)); err != nil {
+	if err := s.vault.Commit(r.Context(), tokenstore.Save(c), tokenstore.RecordEvent(s.clientEvent(r.Context(), tokenstore.EventClientRegistered, c))); err != nil {
 		return nil, fmt.Errorf("save client: %w", err)
 	}
-	s.log.Info("client registered", zap.String("client_id", c.ID), zap.String("client_name", c.Name),
-		zap.String("proxy", c.Proxy), zap.Strings("redirect_uris", c.RedirectURIs), zap.String("auth_method", c.AuthMethod))
 	return s.registered(c, secret, management), nil
 }
 

@@ -49,7 +49,7 @@ func (s *Server) indexGrants(ctx context.Context) error {
 
 // completeGrant adds what older releases did not keep with a grant.
 func (s *Server) completeGrant(ctx context.Context, g *tokenstore.Grant) error {
-	if g.AccountID == "" || g.State != tokenstore.StateActive {
+	if g.AccountID == "" {
 		return nil
 	}
 	account, err := s.vault.Account(ctx, g.AccountID)
@@ -60,9 +60,11 @@ func (s *Server) completeGrant(ctx context.Context, g *tokenstore.Grant) error {
 		return err
 	}
 	g.Provider = account.Provider
-	if account.State == tokenstore.StateNeedsReauth {
+	switch {
+	case g.State != tokenstore.StateActive:
+	case account.State == tokenstore.StateNeedsReauth:
 		g.Broken = account.Reason
-	} else if !account.Unstored {
+	case !account.Unstored: // whether there is a token to renew it with is in the memory of another process
 		g.UpstreamEnds = s.accounts.Ends(account)
 	}
 	return nil

@@ -39,7 +39,7 @@ func (s *Server) revoke(w http.ResponseWriter, r *http.Request) error {
 		return nil // and it counts as a failure: whoever has a token of its own need not guess
 	}
 	progressOf(r.Context()).proxy = grant.Proxy
-	if err := s.endGrant(r.Context(), grant.ID, reasonClient); err != nil {
+	if err := s.endGrant(tokenstore.WithActor(r.Context(), clientActor(client)), grant.ID, reasonClient); err != nil {
 		return err
 	}
 	s.ownTokenDone(r, form.Get("token"), grant)
@@ -86,13 +86,18 @@ func (s *Server) grantOfToken(ctx context.Context, token string) (*tokenstore.Gr
 }
 
 // endGrant revokes a grant and its account, both or none. It is effective with the next request that reads the
-// grant; the provider is told in the background.
-func (s *Server) endGrant(ctx context.Context, id, reason string) error {
-	grant, tellProvider, err := s.revokeGrant(ctx, id, reason, nil)
-	if err != nil || grant == nil {
+// grant; the provider is told in the background. Events of why it ends are recorded with it, or by themselves when it had ended before.
+func (s *Server) endGrant(ctx context.Context, id, reason string, why ...*tokenstore.Event) error {
+	grant, tellProvider, err := s.revokeGrant(ctx, id, reason, nil, why...)
+	if err != nil {
 		return err
 	}
-	s.log.Warn("grant ended", grantFields(grant, zap.String("reason", reason))...)
+	if grant == nil {
+		for _, e := range why {
+			s.vault.Note(e)
+		}
+		return nil
+	}
 	s.background(ctx, func(ctx context.Context) {
 		if err := tellProvider(ctx); err != nil {
 			s.log.Warn("provider could not be told that tokens have ended; trying again later",
@@ -104,7 +109,7 @@ func (s *Server) endGrant(ctx context.Context, id, reason string) error {
 
 // revokeGrant revokes a grant and its account, and returns it, and how to tell the provider. A grant that is gone or ended, or that is not as it
 // should be any more, is nil.
-func (s *Server) revokeGrant(ctx context.Context, id, reason string, still func(*tokenstore.Grant) bool) (*tokenstore.Grant, func(context.Context) error, error) {
+func (s *Server) revokeGrant(ctx context.Context, id, reason string, still func(*tokenstore.Grant) bool, why ...*tokenstore.Event) (*tokenstore.Grant, func(context.Context) error, error) {
 	for {
 		grant, err := s.vault.Grant(ctx, id)
 		switch {
@@ -117,14 +122,18 @@ func (s *Server) revokeGrant(ctx context.Context, id, reason string, still func(
 		}
 		grant.State, grant.Reason = tokenstore.StateRevoked, reason
 		grant.DeleteAfter = s.vault.Now().Add(s.life.Retention)
-		tellProvider, err := s.accounts.End(ctx, grant.AccountID, tokenstore.Save(grant))
+		writes := []tokenstore.Write{tokenstore.Save(grant), tokenstore.RecordEvent(s.ended(ctx, grant))}
+		for _, e := range why {
+			writes = append(writes, tokenstore.RecordEvent(e))
+		}
+		tellProvider, err := s.accounts.End(ctx, grant.AccountID, writes...)
 		if errors.Is(err, tokenstore.ErrConflict) {
 			continue
 		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("end grant: %w", err)
 		}
-		s.ended(grant)
+		s.tellEnded(grant)
 		return grant, tellProvider, nil
 	}
 }

@@ -23,9 +23,8 @@ func (s *Server) openNextLeg(ctx context.Context, login *tokenstore.Login, p *Pr
 	next, _ := s.newLogin(&login.Request, p.Provider, secondLeg)
 	next.User, next.Browser, next.Remember, next.UserID, next.Agreed = &u, login.Browser, login.Remember, login.UserID, login.Agreed
 	if _, err := s.beginLogin(ctx, p.Provider, next, s.loginState(&login.Request, secondLeg), false); err != nil {
-		s.logDecision("login failed", &login.Request, zap.String("provider", next.Provider), zap.NamedError("cause", withoutURL(err)))
 		login.Error = "temporarily_unavailable"
-		if err := s.vault.Commit(ctx, tokenstore.Save(login)); err != nil {
+		if err := s.vault.Commit(ctx, tokenstore.Save(login), tokenstore.RecordEvent(s.loginFailed(ctx, next, login.Error, err))); err != nil {
 			return fmt.Errorf("finish login: %w", err)
 		}
 		return nil
@@ -34,8 +33,8 @@ func (s *Server) openNextLeg(ctx context.Context, login *tokenstore.Login, p *Pr
 	if err := s.vault.Commit(ctx, tokenstore.Save(login), tokenstore.Save(next)); err != nil {
 		return fmt.Errorf("open second login: %w", err)
 	}
-	s.logDecision("user known, on to the account", &login.Request, zap.String("provider", login.Provider), zap.String("account_provider", next.Provider),
-		zap.String("user", u.Label()))
+	s.log.Info("user known, on to the account", zap.String("client_id", login.Request.ClientID), zap.String("proxy", login.Request.Proxy),
+		zap.String("provider", login.Provider), zap.String("account_provider", next.Provider), zap.String("user", u.Label()))
 	return nil
 }
 

@@ -205,7 +205,7 @@ func (s *Server) routes() {
 	}
 	s.mux.Handle(s.base+ownMetadataPath+"/{provider}", public(s.serveOwnMetadata, http.MethodGet, http.MethodHead))
 	if s.connections || s.admins != nil {
-		s.mux.Handle(s.base+signInPath, private(s.serveSignIn, http.MethodGet))
+		s.mux.Handle(s.base+signInPath, private(s.steps(StepSignIn, s.serveSignIn), http.MethodGet))
 		s.mux.Handle(s.base+signOutPath, private(s.serveSignOut, http.MethodPost))
 	}
 	s.mux.Handle(s.base+homePath+"{$}", private(s.serveHome, http.MethodGet, http.MethodHead))
@@ -233,7 +233,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.ServeMetadata(w, r) {
 		return
 	}
-	s.mux.ServeHTTP(w, r)
+	s.mux.ServeHTTP(w, r.WithContext(tokenstore.WithAddress(r.Context(), s.clientIP(r))))
 }
 
 // RedirectURI is the callback that providers must know for the gateway of this issuer.

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	josejson "github.com/go-jose/go-jose/v4/json"
-	"go.uber.org/zap"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
@@ -134,7 +133,8 @@ func (s *Server) refreshSession(w http.ResponseWriter, r *http.Request) (*sessio
 			return nil, err
 		}
 		s.extendSession(g, s.vault.Now())
-		err = s.vault.Commit(r.Context(), tokenstore.Save(g))
+		ctx := tokenstore.WithActor(r.Context(), userActor(g.UserID, g.User.Label()))
+		err = s.vault.Commit(ctx, tokenstore.Save(g), tokenstore.RecordEvent(s.grantEvent(ctx, tokenstore.EventSessionRefreshed, g)))
 		if errors.Is(err, tokenstore.ErrConflict) {
 			continue
 		}
@@ -142,8 +142,7 @@ func (s *Server) refreshSession(w http.ResponseWriter, r *http.Request) (*sessio
 			return nil, fmt.Errorf("refresh session: %w", err)
 		}
 		s.clientRequestDone(r)
-		s.log.Info("session token issued", grantFields(g, zap.Bool("refreshed", true))...)
-		s.issued(r.Context(), grantSession, g, g.Expires)
+		s.tellIssued(r.Context(), grantSession, g, g.Expires)
 		return s.sessionOf(g)
 	}
 }
@@ -170,5 +169,5 @@ func (s *Server) logoutSession(w http.ResponseWriter, r *http.Request) error {
 		return err // an unknown token is logged out already
 	}
 	s.clientRequestDone(r)
-	return s.endGrant(r.Context(), g.ID, reasonLogout)
+	return s.endGrant(tokenstore.WithActor(r.Context(), userActor(g.UserID, g.User.Label())), g.ID, reasonLogout)
 }

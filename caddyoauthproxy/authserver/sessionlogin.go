@@ -7,8 +7,6 @@ import (
 	"net/http"
 	"strings"
 
-	"go.uber.org/zap"
-
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
@@ -91,8 +89,7 @@ func (s *Server) finishedSession(ctx context.Context, login *tokenstore.Login) (
 	if s.over(g) {
 		return nil, refuse("access_denied", "the connection was ended: "+s.endedBy(g))
 	}
-	s.log.Info("session token issued", grantFields(g, zap.Bool("refreshed", false))...)
-	s.issued(ctx, grantSession, g, g.Expires)
+	s.tellIssued(ctx, grantSession, g, g.Expires)
 	return s.sessionOf(g)
 }
 

@@ -131,14 +131,13 @@ func (s *Server) EndSignIn(ctx context.Context, id string) error {
 		if err != nil {
 			return fmt.Errorf("sign-in: %w", err)
 		}
-		err = s.vault.Commit(ctx, tokenstore.Delete(record))
+		err = s.vault.Commit(ctx, tokenstore.Delete(record), tokenstore.RecordEvent(s.signInEvent(ctx, tokenstore.EventSignInEnded, record)))
 		if errors.Is(err, tokenstore.ErrConflict) {
 			continue // gone, or about to be
 		}
 		if err != nil {
 			return fmt.Errorf("end sign-in: %w", err)
 		}
-		s.log.Info("signed out", signInFields(record)...)
 		return nil
 	}
 }
@@ -163,6 +162,16 @@ func (s *Server) EndSignIns(ctx context.Context, userID string) (ended int, err 
 	return ended, nil
 }
 
-func signInFields(s *tokenstore.SignIn, more ...zap.Field) []zap.Field {
-	return append([]zap.Field{zap.String("sign_in", s.ID), zap.String("provider", s.User.Provider), zap.String("user", s.User.Label()), zap.String("address", s.Address)}, more...)
+// signInEvent is an event about a sign-in, whose id is among its details.
+func (s *Server) signInEvent(ctx context.Context, eventType string, record *tokenstore.SignIn) *tokenstore.Event {
+	e := s.vault.NewEvent(ctx, eventType)
+	e.UserID, e.User, e.Provider = record.UserID, record.User.Label(), record.User.Provider
+	if e.Address == "" {
+		e.Address = record.Address
+	}
+	e.Details = map[string]string{"sign_in": record.ID}
+	if s.admins.permits(record.User) {
+		e.Details["admin"] = "true"
+	}
+	return e
 }

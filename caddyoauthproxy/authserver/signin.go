@@ -223,10 +223,11 @@ func (s *Server) storeSignIn(ctx context.Context, login *tokenstore.Login, provi
 		Meta:   tokenstore.Meta{ID: s.vault.Hash(purposeSignIn, s.signInValue(state)), DeleteAfter: now.Add(s.life.SignIn + tidyAfter)},
 		UserID: s.userID(u), User: u, Identity: provider.Identity(), Created: now, Expires: now.Add(s.life.SignIn), Address: login.Request.Address,
 	}
-	if err := s.vault.Commit(ctx, tokenstore.Save(signIn), tokenstore.Save(login)); err != nil {
+	who := userActor(signIn.UserID, u.Label())
+	event := s.signInEvent(tokenstore.WithActor(ctx, who), tokenstore.EventSignInFinished, signIn)
+	if err := s.vault.Commit(ctx, tokenstore.Save(signIn), tokenstore.Save(login), tokenstore.RecordEvent(event)); err != nil {
 		return fmt.Errorf("store sign-in: %w", err)
 	}
-	s.log.Info("signed in", signInFields(signIn, zap.Bool("admin", s.admins.permits(u)))...)
 	s.forgetTokens(ctx, provider, t, u)
 	return nil
 }
@@ -302,7 +303,7 @@ func (s *Server) signOut(w http.ResponseWriter, r *http.Request) error {
 	if _, err := s.ReadForm(w, r, signIn); err != nil {
 		return err
 	}
-	if err := s.EndSignIn(r.Context(), signIn.ID); err != nil && asError(err).Status != http.StatusNotFound {
+	if err := s.EndSignIn(asUser(r.Context(), signIn), signIn.ID); err != nil && asError(err).Status != http.StatusNotFound {
 		return err
 	}
 	return nil

@@ -97,7 +97,7 @@ func openKeyring(ctx context.Context, v *tokenstore.Vault, o Signing) (*keyring,
 // maintain brings the keys up to date: it reads what other nodes did, adds a key when it is time for one, and removes those that no
 // living token is signed with.
 func (k *keyring) maintain(ctx context.Context) error {
-	return k.update(ctx, func(keys *tokenstore.SigningKeys, now time.Time) (bool, error) {
+	return k.update(ctx, "by schedule, or for another algorithm", func(keys *tokenstore.SigningKeys, now time.Time) (bool, error) {
 		changed := k.retire(keys, now)
 		newest := keys.Keys[0]
 		due := k.options.RotateAfter > 0 && now.After(newest.Signs.Add(k.options.RotateAfter-keyLead))
@@ -111,7 +111,11 @@ func (k *keyring) maintain(ctx context.Context) error {
 // rotate begins a rotation by command. With compromised, the new key signs at once and all others are gone: every
 // access token ends with them, and clients refresh.
 func (k *keyring) rotate(ctx context.Context, compromised bool) error {
-	return k.update(ctx, func(keys *tokenstore.SigningKeys, now time.Time) (bool, error) {
+	reason := "by command"
+	if compromised {
+		reason = "by command, at once and without the others, because they are compromised"
+	}
+	return k.update(ctx, reason, func(keys *tokenstore.SigningKeys, now time.Time) (bool, error) {
 		if compromised {
 			keys.Keys = nil
 			return true, k.add(keys, now, now)
@@ -124,11 +128,14 @@ func (k *keyring) rotate(ctx context.Context, compromised bool) error {
 }
 
 // update reads the keys, has them changed, and saves them. Whoever loses a race against another node looks again.
-func (k *keyring) update(ctx context.Context, change func(*tokenstore.SigningKeys, time.Time) (bool, error)) error {
+func (k *keyring) update(ctx context.Context, reason string, change func(*tokenstore.SigningKeys, time.Time) (bool, error)) error {
 	for {
 		keys, err := k.vault.SigningKeys(ctx)
 		now := k.vault.Now()
-		changed := false
+		changed, newest := false, ""
+		if err == nil && len(keys.Keys) > 0 {
+			newest = keys.Keys[0].ID
+		}
 		switch {
 		case errors.Is(err, tokenstore.ErrNotFound):
 			keys, changed = new(tokenstore.SigningKeys), true
@@ -142,7 +149,7 @@ func (k *keyring) update(ctx context.Context, change func(*tokenstore.SigningKey
 			return err
 		}
 		if changed {
-			err := k.vault.Commit(ctx, tokenstore.Save(keys))
+			err := k.vault.Commit(ctx, k.writes(ctx, keys, newest, reason)...)
 			if errors.Is(err, tokenstore.ErrConflict) {
 				continue
 			}
@@ -152,6 +159,20 @@ func (k *keyring) update(ctx context.Context, change func(*tokenstore.SigningKey
 		}
 		return k.take(keys)
 	}
+}
+
+// writes saves the keys, and records that there is a new one where there is.
+func (k *keyring) writes(ctx context.Context, keys *tokenstore.SigningKeys, newest, reason string) []tokenstore.Write {
+	made := keys.Keys[0]
+	if made.ID == newest {
+		return []tokenstore.Write{tokenstore.Save(keys)}
+	}
+	if newest == "" {
+		reason = "the first one"
+	}
+	e := k.vault.NewEvent(ctx, tokenstore.EventSigningKeyRotated)
+	e.Reason, e.Details = reason, map[string]string{"key": made.ID, "algorithm": made.Algorithm, "signs": made.Signs.UTC().Format(time.RFC3339)}
+	return []tokenstore.Write{tokenstore.Save(keys), tokenstore.RecordEvent(e)}
 }
 
 // take puts the keys into use, unless newer ones are: what was read before a rotation may arrive here after it, and would

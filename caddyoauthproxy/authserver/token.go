@@ -41,20 +41,24 @@ type tokenResponse struct {
 // code_verifier) or refresh_token (refresh_token, optionally scope to narrow), optionally resource, and
 // client authentication. It answers a JWT access token and the next refresh token.
 func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
-	answer, err := s.token(w, r)
-	if err != nil {
-		s.writeError(w, r, err)
-		return
+	client, pinned, form, err := s.clientRequest(w, r)
+	var answer *tokenResponse
+	if err == nil {
+		ctx := tokenstore.WithActor(r.Context(), clientActor(client))
+		answer, err = s.token(ctx, client, pinned, form)
 	}
-	s.clientRequestDone(r)
-	writeJSON(w, http.StatusOK, answer)
+	switch {
+	case err == nil:
+		s.clientRequestDone(r)
+		writeJSON(w, http.StatusOK, answer)
+	case s.tokenRefused(r, client, form.Get("grant_type"), err):
+		sendError(w, r, asError(err))
+	default:
+		s.writeError(w, r, err)
+	}
 }
 
-func (s *Server) token(w http.ResponseWriter, r *http.Request) (*tokenResponse, error) {
-	client, pinned, form, err := s.clientRequest(w, r)
-	if err != nil {
-		return nil, err
-	}
+func (s *Server) token(ctx context.Context, client *tokenstore.Client, pinned *Proxy, form url.Values) (*tokenResponse, error) {
 	grantType := form.Get("grant_type")
 	switch grantType {
 	case grantCode, grantRefresh, grantMachine:
@@ -74,14 +78,14 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) (*tokenResponse, 
 	}
 	switch grantType {
 	case grantCode:
-		progressOf(r.Context()).step = StepCode
-		return s.redeemCode(r.Context(), client, pinned, form)
+		progressOf(ctx).step = StepCode
+		return s.redeemCode(ctx, client, pinned, form)
 	case grantRefresh:
-		progressOf(r.Context()).step = StepRefresh
-		return s.redeemRefresh(r.Context(), client, pinned, form)
+		progressOf(ctx).step = StepRefresh
+		return s.redeemRefresh(ctx, client, pinned, form)
 	default:
-		progressOf(r.Context()).step = StepMachine
-		return s.issueToMachine(r.Context(), client, pinned, form)
+		progressOf(ctx).step = StepMachine
+		return s.issueToMachine(ctx, client, pinned, form)
 	}
 }
 
@@ -97,7 +101,7 @@ func (s *Server) chargeClient(c *tokenstore.Client, g *tokenstore.Grant) error {
 
 // redeemCode exchanges an authorization code. Each binding of the code refuses by itself, and a
 // refused attempt leaves the code as it was.
-func (s *Server) redeemCode(ctx context.Context, client *tokenstore.Client, pinned *Proxy, form url.Values) (*tokenResponse, error) {
+func (s *Server) redeemCode(ctx context.Context, client *tokenstore.Client, pinned *Proxy, form url.Values) (answer *tokenResponse, err error) {
 	raw, verifier := form.Get("code"), form.Get("code_verifier")
 	if raw == "" || verifier == "" {
 		return nil, refuse("invalid_request", "code and code_verifier are required")
@@ -133,6 +137,11 @@ func (s *Server) redeemCode(ctx context.Context, client *tokenstore.Client, pinn
 		return nil, fmt.Errorf("grant: %w", err)
 	}
 	progressOf(ctx).proxy = grant.Proxy
+	defer func() {
+		if err != nil {
+			err = &grantError{err, grant}
+		}
+	}()
 	if err := s.checkGrant(grant, client, pinned, form); err != nil {
 		return nil, err
 	}
@@ -150,15 +159,14 @@ func (s *Server) redeemCode(ctx context.Context, client *tokenstore.Client, pinn
 	code.Used = now
 	account.DeleteAfter = grant.Ends.Add(s.life.Retention)
 	refresh := s.startFamily(grant, now)
-	err = s.vault.Commit(ctx, tokenstore.Save(code), tokenstore.Save(grant), tokenstore.Save(account))
+	err = s.vault.Commit(ctx, tokenstore.Save(code), tokenstore.Save(grant), tokenstore.Save(account), tokenstore.RecordEvent(s.issued(ctx, grant, grantCode)))
 	if errors.Is(err, tokenstore.ErrConflict) {
 		return nil, invalid("used by a parallel request")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("redeem code: %w", err)
 	}
-	s.log.Info("token issued", grantFields(grant, zap.String("grant_type", grantCode))...)
-	s.issued(ctx, grantCode, grant, s.tokenEnd(grant))
+	s.tellIssued(ctx, grantCode, grant, s.tokenEnd(grant))
 	if err := s.limitGrants(ctx, grant); err != nil { // the code is used up: the client gets its tokens all the same
 		s.log.Error("older grants could not be ended", grantFields(grant, zap.Error(err))...)
 	}
@@ -181,7 +189,8 @@ func (s *Server) limitGrants(ctx context.Context, newest *tokenstore.Grant) erro
 	})
 	slices.SortFunc(grants, func(a, b *tokenstore.Grant) int { return a.Family.Rotated.Compare(b.Family.Rotated) })
 	for len(grants) >= s.maxGrants {
-		if err := s.endGrant(ctx, grants[0].ID, reasonTooMany); err != nil {
+		gateway := tokenstore.WithActor(ctx, tokenstore.Actor{Kind: tokenstore.ActorGateway})
+		if err := s.endGrant(gateway, grants[0].ID, reasonTooMany); err != nil {
 			return err
 		}
 		grants = grants[1:]
@@ -192,10 +201,12 @@ func (s *Server) limitGrants(ctx context.Context, newest *tokenstore.Grant) erro
 // replayedCode refuses a code that was used before. Whoever brings client, redirect URI and verifier had
 // the code rightfully, so a late second use means that somebody else had it too: the grant ends (RFC 6749 §4.1.2).
 func (s *Server) replayedCode(ctx context.Context, code *tokenstore.Code, now time.Time, invalid func(string) error) error {
-	if now.After(code.Used.Add(replayTolerance)) {
-		if err := s.endGrant(ctx, code.GrantID, reasonCodeTwice); err != nil {
-			return err
-		}
+	replayed := s.vault.NewEvent(ctx, tokenstore.EventCodeReplayed).Refused("within the time in which clients repeat a request whose answer was lost")
+	replayed.Grant, replayed.ClientID = code.GrantID, code.ClientID
+	if !now.After(code.Used.Add(replayTolerance)) {
+		s.vault.Note(replayed)
+	} else if err := s.endGrant(ctx, code.GrantID, reasonCodeTwice, replayed.Refused(reasonCodeTwice)); err != nil {
+		return err
 	}
 	return invalid("code used before")
 }

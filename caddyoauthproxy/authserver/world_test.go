@@ -46,6 +46,40 @@ type world struct {
 	provider *fakeProvider
 	config   upstream.Config // of the gateway's provider
 	offset   atomic.Int64
+	events   recordedEvents
+}
+
+// recordedEvents are the events of the audit trail, in the order in which they were recorded.
+type recordedEvents struct {
+	mu     sync.Mutex
+	events []*tokenstore.Event
+}
+
+func (r *recordedEvents) add(e *tokenstore.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = append(r.events, e)
+}
+
+// of are those of a type, all with an empty one.
+func (r *recordedEvents) of(eventType string) (found []*tokenstore.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.events {
+		if eventType == "" || e.Type == eventType {
+			found = append(found, e)
+		}
+	}
+	return found
+}
+
+// text is all of them, as they are kept.
+func (r *recordedEvents) text() string {
+	text, err := json.Marshal(r.of(""))
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
 }
 
 // fakeProvider is a plain OAuth 2 provider: it answers every code with tokens for the user that is logged in.
@@ -96,6 +130,12 @@ type option func(*authserver.Options)
 
 func newWorld(t testing.TB, options ...option) *world {
 	t.Helper()
+	return newAuditedWorld(t, tokenstore.AuditOptions{}, options...)
+}
+
+// newAuditedWorld is a world with an audit trail that is kept in its own way.
+func newAuditedWorld(t testing.TB, audit tokenstore.AuditOptions, options ...option) *world {
+	t.Helper()
 	w := &world{t: t, provider: &fakeProvider{user: map[string]any{"sub": "u1", "email": "alice@example.com", "email_verified": true}}}
 	idp := httptest.NewServer(w.provider)
 	t.Cleanup(idp.Close)
@@ -106,7 +146,7 @@ func newWorld(t testing.TB, options ...option) *world {
 	t.Cleanup(func() { _ = store.Close() })
 	w.store = store
 	now := func() time.Time { return time.Now().Add(time.Duration(w.offset.Load())) }
-	w.vault, err = tokenstore.Open(t.Context(), store, tokenstore.Options{Keys: []tokenstore.RootKey{tokenstore.NewRootKey()}, Now: now})
+	w.vault, err = tokenstore.Open(t.Context(), store, tokenstore.Options{Keys: []tokenstore.RootKey{tokenstore.NewRootKey()}, Now: now, Recorded: w.events.add, Audit: audit})
 	if err != nil {
 		t.Fatal(err)
 	}

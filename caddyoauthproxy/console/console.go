@@ -46,6 +46,7 @@ type Pages struct {
 	logo      template.URL
 	style     template.HTML
 	copy      template.JS
+	blocks    template.JS
 	policy    string
 	templates map[string]*template.Template
 }
@@ -93,6 +94,10 @@ func New(o Options) (*Pages, error) {
 		return nil, fmt.Errorf("pages: %w", err)
 	}
 	p.copy = template.JS(script) //nolint:gosec // our own file
+	if script, err = files.ReadFile("pages/copyblocks.js"); err != nil {
+		return nil, fmt.Errorf("pages: %w", err)
+	}
+	p.blocks = template.JS(script) //nolint:gosec // our own file
 	for _, name := range names {
 		t, err := template.New("layout.html").Funcs(template.FuncMap{"clean": clean, "whole": whole}).ParseFS(all, "layout.html", "partials.html", name+".html")
 		if err != nil {

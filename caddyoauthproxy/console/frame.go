@@ -79,7 +79,9 @@ func (p *Pages) FramedProblem(w http.ResponseWriter, status int, f Frame, pr Pro
 }
 
 // framedPages are the pages that have a frame; the others have none.
-var framedPages = []string{"confirm", "trouble", "connections", "overview", "list", "sheet", "form"}
+var framedPages = []string{
+	"confirm", "trouble", "connections", "overview", "list", "sheet", "form", "assistant", "assistantform", "assistantresult", "assistantplan",
+}
 
 // isFramed reports whether a page has a frame.
 func isFramed(name string) bool { return slices.Contains(framedPages, name) }

@@ -235,7 +235,7 @@ func TestTemplatesThatBreakAreNamedWithTheirLine(t *testing.T) {
 		"only when empty":     {"connections.html", "{{define \"body\"}}\n{{index .Grants 0}}{{end}}", "connections.html:2"},
 		"no body":             {"home.html", "<h1>Hello</h1>", "body"},
 		"unknown partial":     {"layout.html", "<html>\n{{template \"frme\" .}}", "layout.html:2"},
-		"unknown name":        {"hom.html", "", "hom.html takes the place of no page; those that can be replaced are confirm.html"},
+		"unknown name":        {"hom.html", "", "hom.html takes the place of no page; those that can be replaced are assistant.html"},
 		"a script":            {"copy.js", "alert(1)", "copy.js takes the place of no page"},
 		"style that ends":     {"style.css", "</STYLE><script>", "style.css: </style ends it"},
 		"markup is ambiguous": {"home.html", "{{define \"body\"}}<a href=\n{{if .Issuer}}\"{{end}}{{end}}", "home.html"},

@@ -89,8 +89,10 @@ func samples(name string) []page {
 		},
 	}
 	maps.Copy(full, operatorSamples(facts))
+	maps.Copy(full, assistantSamples())
 	empty := map[string]any{
 		"overview": Overview{}, "list": List{}, "sheet": Sheet{}, "form": Form{},
+		"assistant": AssistantStart{}, "assistantform": AssistantForm{}, "assistantresult": AssistantResult{}, "assistantplan": AssistantPlan{},
 		"consent": Consent{}, "connect": Connect{}, "session": Session{}, "problem": Problem{}, "trouble": Problem{}, "notice": Notice{}, "home": Home{}, "signin": SignIn{},
 		"confirm": Confirm{}, "connections": Connections{},
 	}

@@ -63,6 +63,7 @@ func (s *Server) routes() []route {
 		{"GET", "/proxies", nil, s.listProxies},
 		{"GET", "/providers", nil, s.listProviders},
 		{"GET", "/vault", nil, s.showVault},
+		{"POST", "/assistant", nil, s.assist},
 	}
 }
 
@@ -251,7 +252,7 @@ func (s *Server) explain(r *http.Request, err error) *authserver.Error {
 	if e.Status >= 500 {
 		level = zap.ErrorLevel
 	}
-	s.log.Log(level, "request of an operator refused", zap.String("actor", tokenstore.ActorFrom(r.Context()).ID), zap.String("method", r.Method), zap.String("path", r.URL.Path),
+	s.log.Log(level, "request of an operator refused", zap.String("actor", by(r.Context())), zap.String("method", r.Method), zap.String("path", r.URL.Path),
 		zap.Int("status", cmp.Or(e.Status, http.StatusBadRequest)), zap.String("error", e.Code), zap.String("description", e.Description), zap.NamedError("cause", err))
 	return e
 }

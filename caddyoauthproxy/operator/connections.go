@@ -211,18 +211,19 @@ func (s *Server) cut(w http.ResponseWriter, r *http.Request, signIn *authserver.
 	if err != nil {
 		return err
 	}
+	ctx := tokenstore.WithActor(r.Context(), tokenstore.Actor{Kind: tokenstore.ActorUser, ID: signIn.UserID, Label: signIn.User.Label()})
 	switch what {
 	case cutGrant:
-		_, err = s.options.Gateway.CutGrant(r.Context(), signIn, id)
+		_, err = s.options.Gateway.CutGrant(ctx, signIn, id)
 	case cutAccount:
-		_, err = s.options.Gateway.CutAccount(r.Context(), signIn, id)
+		_, err = s.options.Gateway.CutAccount(ctx, signIn, id)
 	case cutAll:
-		if err = s.options.Gateway.CutAll(r.Context(), signIn); err == nil {
+		if err = s.options.Gateway.CutAll(ctx, signIn); err == nil {
 			s.options.Gateway.SignedOut(w, "Everything is cut", "No application can act in your name any more, no account is connected, and you are signed out in all browsers.")
 			return nil
 		}
 	case cutBrowsers:
-		if _, err = s.options.Gateway.EndSignIns(r.Context(), signIn.UserID); err == nil {
+		if _, err = s.options.Gateway.EndSignIns(ctx, signIn.UserID); err == nil {
 			s.options.Gateway.SignedOut(w, "You are signed out everywhere", "In this browser, and in every other one. Your applications stay connected.")
 			return nil
 		}

@@ -164,6 +164,7 @@ func TestT79T80AnswersAreAsDescribedAndHoldNoSecret(t *testing.T) {
 		{"GET", "/signing_keys", "/signing_keys"}, {"POST", "/signing_keys/rotate", "/signing_keys/rotate"},
 		{"GET", "/audit", "/audit?client_id=gateway_0001"}, {"GET", "/audit/{id}", "/audit/" + events[0]}, {"GET", "/audit/{id}", "/audit/" + events[4]},
 		{"GET", "/audit/verify", "/audit/verify"},
+		{"POST", "/assistant", "/assistant", `{"template":"github","client_id":"Iv1.abc"}`},
 		{"GET", "/stats", "/stats"}, {"GET", "/proxies", "/proxies"}, {"GET", "/providers", "/providers"}, {"GET", "/vault", "/vault"},
 	} {
 		see(r[0], r[1], r[2], r[3])

@@ -91,6 +91,8 @@ func TestNoSchemaHasAMemberForACredential(t *testing.T) {
 		"token_endpoint_auth_method": "the name of a method",
 		"CreatedAPIKey.key":          "the one answer that is a credential",
 		"AuditReport.hash":           "of the trail, public by its purpose",
+		"Draft.client_secret":        "a placeholder, and refused where it is not",
+		"Draft.token_url":            "an address",
 	}
 	n := 0
 	var walk func(schema, at string, v any)

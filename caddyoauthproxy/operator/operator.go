@@ -1,8 +1,10 @@
 package operator
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -26,6 +28,9 @@ type Options struct {
 	// Vault keeps the records.
 	Vault *tokenstore.Vault
 
+	// Accounts keep the upstream tokens, and know how the providers answer.
+	Accounts *upstream.Accounts
+
 	// Providers are those of the configuration, by name, and Proxies its protected MCP servers.
 	Providers map[string]*upstream.Provider
 	Proxies   []*authserver.Proxy
@@ -41,6 +46,12 @@ type Options struct {
 
 	// NoConnections closes the page where users see and cut their own connections.
 	NoConnections bool
+
+	// ClientIP is the address that a request to the site came from. Default: the peer's.
+	ClientIP func(*http.Request) string
+
+	// Assistant writes configuration.
+	Assistant *Assistant
 
 	// Logger gets a line for each request that is refused. Never a secret.
 	Logger *zap.Logger
@@ -79,6 +90,9 @@ func New(o Options) (*Server, error) {
 		options: o, prefix: strings.TrimSuffix(o.Issuer.EscapedPath(), "/") + sitePath, mux: http.NewServeMux(),
 		csrf: http.NewCrossOriginProtection(), log: o.Logger,
 	}
+	if s.options.ClientIP == nil {
+		s.options.ClientIP = peer
+	}
 	if err := s.csrf.AddTrustedOrigin(o.Issuer.Scheme + "://" + o.Issuer.Host); err != nil {
 		return nil, fmt.Errorf("operator: issuer: %w", err)
 	}
@@ -100,7 +114,7 @@ func (s *Server) handlesAPI(r *http.Request) bool {
 
 // MayHandle reports whether a path looks like one of a server's, while there is no server to ask.
 func MayHandle(r *http.Request) bool {
-	return strings.Contains(r.URL.Path, sitePath+"/") || mayBePage(r.URL.Path)
+	return strings.Contains(r.URL.Path, sitePath+"/") || mayBePage(r.URL.Path) || strings.HasSuffix(r.URL.Path, assistantPath)
 }
 
 // ServeHTTP answers the site's routes: the API to admins who have signed in, and pages to whom they are for.
@@ -115,15 +129,28 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	ctx := tokenstore.WithActor(r.Context(), tokenstore.Actor{Kind: tokenstore.ActorOperator, ID: signIn.UserID, Label: signIn.User.Label()})
-	http.StripPrefix(s.prefix, http.HandlerFunc(s.route)).ServeHTTP(w, r.WithContext(ctx))
+	http.StripPrefix(s.prefix, http.HandlerFunc(s.route)).ServeHTTP(w, r.WithContext(tokenstore.WithAddress(ctx, s.options.ClientIP(r))))
 }
-
-// adminEndpoint is who does what comes by Caddy's admin endpoint, which knows nobody by name.
-const adminEndpoint = "admin endpoint"
 
 // API is the JSON API alone, without a prefix. Whoever mounts it sees to who may use it.
 func (s *Server) API() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.route(w, r.WithContext(tokenstore.WithActor(r.Context(), tokenstore.Actor{Kind: tokenstore.ActorOperator, ID: adminEndpoint})))
-	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.route(w, r.WithContext(asOperator(r))) })
+}
+
+// asOperator says who acts through Caddy's admin endpoint: whoever may reach it. Where that asks for a client certificate, it is named.
+func asOperator(r *http.Request) context.Context {
+	actor := tokenstore.Actor{Kind: tokenstore.ActorOperator, Label: "admin endpoint"}
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		actor.ID = r.TLS.PeerCertificates[0].Subject.String()
+	}
+	return tokenstore.WithAddress(tokenstore.WithActor(r.Context(), actor), peer(r))
+}
+
+// peer is the address at the other end of the connection; as it stands where that is a Unix socket.
+func peer(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
 }

@@ -22,7 +22,7 @@ var notable = []string{
 func (p *AdminPages) overview(v *visit) error {
 	v.query()
 	page := console.Overview{
-		State:  console.Section{Title: "Is all well?", Table: &console.Table{Caption: "What is watched", Columns: []console.Column{{Title: "What"}, {Title: "State"}, {Title: "Details"}}}},
+		State:  console.Section{Title: "Is all well?", Table: &console.Table{Caption: "What is watched", Columns: []console.Column{{Title: "What"}, {Title: "State"}, {Title: "Details", Wide: true}}}},
 		Events: console.Section{Title: "Lately", Lead: "What ended, failed, or was refused."},
 	}
 	for _, h := range tokenstore.Healths() {
@@ -57,7 +57,7 @@ func (p *AdminPages) overview(v *visit) error {
 
 // watched is a row of what is watched.
 func watched(what, link string, badge *console.Badge, details string) []console.Cell {
-	return []console.Cell{text(what, link), {Value: console.Value{Badge: badge}}, text(details, "")}
+	return []console.Cell{text(what, link), {Value: console.Value{Badge: badge}}, sentenceCell(details)}
 }
 
 func good(text string) *console.Badge    { return &console.Badge{Kind: "valid", Text: text} }

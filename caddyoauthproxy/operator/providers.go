@@ -21,6 +21,9 @@ type ProviderInfo struct {
 
 	// Accounts is how many users' upstream tokens there are. Those that are over are among them until the clean-up deletes them.
 	Accounts int `json:"accounts"`
+
+	// Health is how it has answered this node since its configuration was loaded.
+	Health upstream.ProviderHealth `json:"health"`
 }
 
 // ProviderList is the answer to GET /providers.
@@ -51,6 +54,7 @@ func (s *Server) providerInfos(ctx context.Context) ([]ProviderInfo, error) {
 		if info.Accounts, err = s.options.Vault.CountAccounts(ctx, name); err != nil {
 			return nil, err
 		}
+		info.Health, _ = s.options.Accounts.Health(name)
 		list = append(list, info)
 	}
 	return list, nil

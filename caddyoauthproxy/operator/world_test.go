@@ -93,7 +93,10 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	serving, err = operator.New(operator.Options{
-		Issuer: issuer, Gateway: w.gateway, Vault: w.vault, Providers: providers, Proxies: proxies, SignedIn: signedIn, Logger: zap.NewNop(),
+		Issuer: issuer, Gateway: w.gateway, Vault: w.vault, Accounts: accounts, Providers: providers, Proxies: proxies, SignedIn: signedIn, Logger: zap.NewNop(),
+		Assistant: operator.NewAssistant(operator.AssistantOptions{
+			Issuer: issuer.String(), Check: func(*operator.Addition) []operator.Problem { return nil }, Adapt: func(string) ([]byte, error) { return []byte("{}"), nil },
+		}),
 		Storage: operator.Storage{Module: "bbolt", Path: "/var/lib/caddy/vault.db", Keys: 1},
 	})
 	if err != nil {

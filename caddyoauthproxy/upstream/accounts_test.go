@@ -433,6 +433,7 @@ func TestT78LogsAndErrorsHoldNoSecrets(t *testing.T) {
 		} else {
 			texts = append(texts, "")
 		}
+		texts[len(texts)-1] += w.events.text()
 		for _, entry := range w.logs.All() {
 			texts[len(texts)-1] += " " + entry.Message
 			for _, f := range entry.Context {

@@ -183,7 +183,7 @@ func (a *Accounts) remembers(id, owner string) bool {
 func (a *Accounts) renewed(acc *tokenstore.Account, t Tokens) (string, *outcome, error) {
 	a.succeeded(acc.ID)
 	now := a.vault.Now()
-	o := &outcome{id: acc.ID, owner: acc.Lease.Owner, renewed: &t, obtained: now, write: func(acc *tokenstore.Account) {
+	o := &outcome{id: acc.ID, owner: acc.Lease.Owner, renewed: &t, obtained: now, event: a.event(tokenstore.EventUpstreamRefreshed, acc), write: func(acc *tokenstore.Account) {
 		acc.State, acc.Lease, acc.Reason = tokenstore.StateActive, tokenstore.Lease{}, ""
 		acc.AccessToken, acc.TokenType, acc.Obtained = t.AccessToken, t.TokenType, now
 		acc.Expires = time.Time{}
@@ -203,7 +203,6 @@ func (a *Accounts) renewed(acc *tokenstore.Account, t Tokens) (string, *outcome,
 	err := a.save(acc, o)
 	switch {
 	case err == nil:
-		a.log.Info("upstream token refreshed", accountFields(acc)...)
 		return t.AccessToken, nil, nil
 	case errors.Is(err, errTakenOver):
 		a.log.Warn("renewed token dropped: another process took over", accountFields(acc)...)
@@ -231,7 +230,8 @@ func (a *Accounts) refused(acc *tokenstore.Account, e *Error) error {
 			reason = "refresh lost: the answer to a refresh never arrived, and the provider refuses its refresh token since"
 		}
 		o.write = func(acc *tokenstore.Account) { end(acc, tokenstore.StateNeedsReauth, reason) }
-		a.log.Warn("account must log in again", append(fields, zap.String("reason", reason))...)
+		o.event = a.event(tokenstore.EventUpstreamRefused, acc).Refused(reason)
+		o.event.Details = map[string]string{"class": string(e.Class), "error": e.Code}
 	case e.Unknown:
 		// The refresh token may be spent, so the lease stays: who finds it run out knows that he makes the last try.
 		// If this was the last try, it was not answered, and the next is one again. That one has no haste: what a
@@ -278,10 +278,11 @@ func release(acc *tokenstore.Account) {
 // giveUp marks an account for which there is nothing left to try.
 func (a *Accounts) giveUp(ctx context.Context, acc *tokenstore.Account, reason string) error {
 	end(acc, tokenstore.StateNeedsReauth, reason)
+	event := a.event(tokenstore.EventUpstreamLost, acc).Refused(reason)
 	for {
 		broken, err := a.breakGrants(ctx, acc)
 		if err == nil {
-			err = a.commit(ctx, acc, broken...)
+			err = a.commit(ctx, acc, append(broken, tokenstore.RecordEvent(event))...)
 		}
 		if err == nil {
 			break
@@ -297,7 +298,6 @@ func (a *Accounts) giveUp(ctx context.Context, acc *tokenstore.Account, reason s
 			return unavailable(time.Second, tokenstore.ErrConflict) // changed meanwhile: the next call sees how
 		}
 	}
-	a.log.Warn("account must log in again", append(accountFields(acc), zap.String("reason", reason))...)
 	a.acts.Broke(acc.Provider)
 	return needsReauth(acc)
 }
@@ -309,6 +309,13 @@ func (a *Accounts) discard(acc *tokenstore.Account, t Tokens) {
 	if err := a.revokeTokens(ctx, acc, t); err != nil {
 		a.log.Warn("tokens of an ended account cannot be revoked", append(accountFields(acc), zap.Error(err))...)
 	}
+}
+
+// event begins an event about an account. What happens to its tokens at the provider is the gateway's own doing, whoever waits for it.
+func (a *Accounts) event(eventType string, acc *tokenstore.Account) *tokenstore.Event {
+	e := a.vault.NewEvent(context.Background(), eventType)
+	e.Account, e.Provider, e.UserID, e.User = acc.ID, acc.Provider, acc.UserID, acc.Owner
+	return e
 }
 
 func accountFields(acc *tokenstore.Account) []zap.Field {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"go.uber.org/zap"
@@ -115,8 +116,9 @@ func (a *Accounts) retryRevocation(ctx context.Context, acc *tokenstore.Account)
 		acc.Revocation = nil
 		acc.Reason = "revoked; the provider could not be told, so its tokens may still be valid there"
 		a.acts.GaveUp(acc.Provider)
-		a.log.Error("provider could not be told that tokens have ended: revoke them there", append(accountFields(acc), zap.Int("attempts", r.Attempts))...)
-		return true, a.saveRevocation(ctx, acc)
+		event := a.event(tokenstore.EventUpstreamRevokeGivenUp, acc).Refused("the provider could not be told that tokens have ended: revoke them there")
+		event.Details = map[string]string{"attempts": strconv.Itoa(r.Attempts)}
+		return true, a.saveRevocation(ctx, acc, event)
 	case now.Before(r.Next) || !giveBack(acc):
 		return true, nil
 	}
@@ -155,12 +157,11 @@ func (a *Accounts) tellProvider(ctx context.Context, acc *tokenstore.Account) er
 	}
 	acc.Revocation = nil
 	acc.Reason = "revoked, and the provider was told"
-	a.log.Info("provider was told that tokens have ended", accountFields(acc)...)
-	return a.saveRevocation(ctx, acc)
+	return a.saveRevocation(ctx, acc, a.event(tokenstore.EventUpstreamRevoked, acc))
 }
 
-func (a *Accounts) saveRevocation(ctx context.Context, acc *tokenstore.Account) error {
-	err := a.commit(ctx, acc)
+func (a *Accounts) saveRevocation(ctx context.Context, acc *tokenstore.Account, event *tokenstore.Event) error {
+	err := a.commit(ctx, acc, tokenstore.RecordEvent(event))
 	if err != nil && !errors.Is(err, tokenstore.ErrConflict) {
 		return fmt.Errorf("revocation: %w", err)
 	}

@@ -102,7 +102,7 @@ func TestRevocationIsGivenUpAfterThreeDays(t *testing.T) {
 		if acc.Revocation != nil || acc.Reason != "revoked; the provider could not be told, so its tokens may still be valid there" {
 			t.Errorf("in the end %+v", acc)
 		}
-		if w.logs.FilterMessage("provider could not be told that tokens have ended: revoke them there").Len() != 1 {
+		if told := w.events.of(tokenstore.EventUpstreamRevokeGivenUp); len(told) != 1 || told[0].Account != "a" || told[0].Reason != "the provider could not be told that tokens have ended: revoke them there" {
 			t.Error("the operator is not told")
 		}
 	})

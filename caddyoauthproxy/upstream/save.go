@@ -26,6 +26,9 @@ type outcome struct {
 	owner string
 	write func(*tokenstore.Account)
 
+	// event is recorded with it; nil where it is none for the audit trail.
+	event *tokenstore.Event
+
 	// renewed are the new tokens, nil where there are none, and obtained is when they came.
 	renewed  *Tokens
 	obtained time.Time
@@ -38,13 +41,17 @@ func (a *Accounts) save(acc *tokenstore.Account, o *outcome) error {
 	// Also when Close has given up: what the provider sent must not be lost for want of a moment.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), settleTime)
 	defer cancel()
+	var with []tokenstore.Write
+	if o.event != nil {
+		with = append(with, tokenstore.RecordEvent(o.event))
+	}
 	for {
 		o.write(acc)
 		broken, err := a.breakGrants(ctx, acc)
 		if err != nil {
 			return err
 		}
-		err = a.commit(ctx, acc, broken...)
+		err = a.commit(ctx, acc, append(broken, with...)...)
 		if !errors.Is(err, tokenstore.ErrConflict) {
 			return err
 		}

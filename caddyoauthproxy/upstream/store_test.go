@@ -3,6 +3,7 @@ package upstream
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -133,6 +134,41 @@ func outcomeError(changes []tokenstore.Change, err error) error {
 	return nil
 }
 
+// recordedEvents are the events of the audit trail.
+type recordedEvents struct {
+	mu     sync.Mutex
+	events []*tokenstore.Event
+}
+
+func (r *recordedEvents) add(e *tokenstore.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = append(r.events, e)
+}
+
+// of are those of a type.
+func (r *recordedEvents) of(eventType string) (found []*tokenstore.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.events {
+		if e.Type == eventType {
+			found = append(found, e)
+		}
+	}
+	return found
+}
+
+// text is all of them, as they are kept.
+func (r *recordedEvents) text() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	text, err := json.Marshal(r.events)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
 // clock is a clock that tests can turn.
 type clock struct {
 	mu     sync.Mutex
@@ -153,7 +189,12 @@ func (c *clock) turn(d time.Duration) {
 
 func openVault(t *testing.T, store tokenstore.Store, now func() time.Time) *tokenstore.Vault {
 	t.Helper()
-	v, err := tokenstore.Open(t.Context(), store, tokenstore.Options{Keys: []tokenstore.RootKey{tokenstore.NewRootKey()}, Now: now})
+	return openRecordedVault(t, store, now, nil)
+}
+
+func openRecordedVault(t *testing.T, store tokenstore.Store, now func() time.Time, recorded func(*tokenstore.Event)) *tokenstore.Vault {
+	t.Helper()
+	v, err := tokenstore.Open(t.Context(), store, tokenstore.Options{Keys: []tokenstore.RootKey{tokenstore.NewRootKey()}, Now: now, Recorded: recorded})
 	if err != nil {
 		t.Fatal(err)
 	}

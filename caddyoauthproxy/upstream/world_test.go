@@ -25,6 +25,7 @@ type world struct {
 	provider  *Provider
 	accounts  *Accounts
 	logs      *observer.ObservedLogs
+	events    recordedEvents
 }
 
 // realWorld speaks HTTP.
@@ -48,7 +49,7 @@ func newWorld(t *testing.T, idp *fakeProvider, transport *inMemory) *world {
 	if transport != nil {
 		client = &http.Client{Transport: transport}
 	}
-	w.vault = openVault(t, w.store, w.clock.now)
+	w.vault = openRecordedVault(t, w.store, w.clock.now, w.events.add)
 	w.provider = idp.providerOver(t, client)
 	w.accounts = w.node()
 	return w

@@ -189,7 +189,7 @@ func TestAPIKeyIsMadeUsedListedAndRevokedByCommand(t *testing.T) {
 		t.Errorf("listed as\n%s", table)
 	}
 	testenv.Eventually(t, "the audit lines", func() bool {
-		return strings.Count(w.Log(), `"API key created"`) == 2 && strings.Count(w.Log(), `"API key revoked"`) == 2
+		return strings.Count(w.Log(), `"msg":"api key created"`) == 2 && strings.Count(w.Log(), `"msg":"api key revoked"`) == 2
 	})
 	for _, what := range []string{key, other.Key} {
 		if strings.Contains(w.Log(), what[20:]) {

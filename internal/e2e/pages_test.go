@@ -70,6 +70,7 @@ func TestSlowT09PagesAreAccessibleAndWorkWithoutMouseAndScripts(t *testing.T) {
 	const hosted = "https://bot.example.com/cb"
 	local := strings.Replace(client.URL, "127.0.0.1", "localhost", 1) + "/callback"
 	consent := authorize(register("Research Assistant", `"`+hosted+`","http://localhost/callback"`), hosted)
+	w.NewPlainBot(t).Login(t, testenv.NewBrowser(testenv.Alice))
 	pictures := os.Getenv("OAUTH_PROXY_PICTURES")
 	if pictures == "" {
 		pictures = t.TempDir()
@@ -93,6 +94,9 @@ func TestSlowT09PagesAreAccessibleAndWorkWithoutMouseAndScripts(t *testing.T) {
 			{"connected", connect, "connected"},
 			{"refused", connect, "refused"},
 			{"home", w.URL + "/oauth/", ""},
+			{"connections", w.URL + "/connections", "signedIn"},
+			{"cut", w.URL + "/connections", "cut"},
+			{"signed-out", w.URL + "/connections", "signedOut"},
 		},
 	}
 	file := filepath.Join(t.TempDir(), "job.json")
@@ -105,7 +109,7 @@ func TestSlowT09PagesAreAccessibleAndWorkWithoutMouseAndScripts(t *testing.T) {
 	}
 	cmd := exec.CommandContext(t.Context(), "js/node_modules/.bin/node", "js/pages.mjs", file)
 	out, err := cmd.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), `{"done":36}`) {
+	if err != nil || !strings.Contains(string(out), `{"done":48}`) {
 		t.Errorf("%v\n%s", err, out)
 	}
 	for line := range strings.Lines(string(out)) {

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/testenv"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
 func get(t *testing.T, address string) string {
@@ -224,6 +225,9 @@ func TestT70T77T78NoSecretIsEverInTheClear(t *testing.T) {
 	}
 	s.check(t, "Caddy's config API", adapted)
 	s.check(t, "the log at debug level", w.Log())
+	v, done := openTrail(t, w)
+	checkEvents(t, s, trail(t, v, tokenstore.EventFilter{}))
+	done()
 	if err := filepath.WalkDir(w.Dir(), func(path string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() || filepath.Base(path) == "vault.key" {
 			return err

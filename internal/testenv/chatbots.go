@@ -129,8 +129,14 @@ type PlainBot struct {
 // NewPlainBot registers a plain chatbot.
 func (w *World) NewPlainBot(t testing.TB) *PlainBot {
 	t.Helper()
+	return w.NewPlainBotNamed(t, "Plain bot")
+}
+
+// NewPlainBotNamed registers a plain chatbot under a name without quotes.
+func (w *World) NewPlainBotNamed(t testing.TB, name string) *PlainBot {
+	t.Helper()
 	b := &PlainBot{w: w, Redirect: "http://localhost:8888/callback", Client: http.DefaultClient}
-	body := `{"redirect_uris":["` + b.Redirect + `"],"client_name":"Plain bot","token_endpoint_auth_method":"client_secret_post",` +
+	body := `{"redirect_uris":["` + b.Redirect + `"],"client_name":"` + name + `","token_endpoint_auth_method":"client_secret_post",` +
 		`"grant_types":["authorization_code","refresh_token"],"response_types":["code"]}`
 	var status int
 	var m map[string]any
@@ -143,15 +149,6 @@ func (w *World) NewPlainBot(t testing.TB) *PlainBot {
 	}
 	b.ID, b.Secret = m["client_id"].(string), m["client_secret"].(string)
 	return b
-}
-
-func (b *PlainBot) post(t testing.TB, endpoint, contentType, body string, want int) map[string]any {
-	t.Helper()
-	status, m, err := b.Post(endpoint, contentType, body)
-	if err != nil || status != want {
-		t.Fatalf("%s: %d %v %v", endpoint, status, m, err)
-	}
-	return m
 }
 
 // Post sends a request to one of the proxy's endpoints and reads the JSON that it answers.
@@ -186,17 +183,23 @@ func (b *PlainBot) tokens() (access, token string) {
 	return b.access, b.token
 }
 
+const plainState = "state-of-the-plain-bot"
+
+// AuthorizeURL is where the bot sends a user, with a new verifier.
+func (b *PlainBot) AuthorizeURL() string {
+	b.Verifier = rand.Text() + rand.Text()
+	sum := sha256.Sum256([]byte(b.Verifier))
+	return b.w.URL + "/api/v1/oauth-proxy/demo/authorize?" + url.Values{
+		"response_type": {"code"}, "client_id": {b.ID}, "redirect_uri": {b.Redirect}, "state": {plainState}, "scope": {"whatever you have"},
+		"code_challenge": {base64.RawURLEncoding.EncodeToString(sum[:])}, "code_challenge_method": {"S256"},
+	}.Encode()
+}
+
 // Login logs a user in and gets the first tokens.
 func (b *PlainBot) Login(t testing.TB, browser *Browser) {
 	t.Helper()
-	b.Verifier = rand.Text() + rand.Text()
-	sum := sha256.Sum256([]byte(b.Verifier))
-	q := url.Values{
-		"response_type": {"code"}, "client_id": {b.ID}, "redirect_uri": {b.Redirect}, "state": {"state-of-the-plain-bot"}, "scope": {"whatever you have"},
-		"code_challenge": {base64.RawURLEncoding.EncodeToString(sum[:])}, "code_challenge_method": {"S256"},
-	}
-	back := browser.Login(t, b.w.URL+"/api/v1/oauth-proxy/demo/authorize?"+q.Encode(), b.Redirect).Query()
-	if back.Get("state") != q.Get("state") {
+	back := browser.Login(t, b.AuthorizeURL(), b.Redirect).Query()
+	if back.Get("state") != plainState {
 		t.Fatalf("state came back as %q", back.Get("state"))
 	}
 	b.Code = back.Get("code")
@@ -209,18 +212,33 @@ func (b *PlainBot) Refresh(t testing.TB) {
 	b.take(t, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {b.Token()}})
 }
 
+// TryRefresh gets the next tokens from a gateway that may not be there.
+func (b *PlainBot) TryRefresh() error {
+	return b.tryTake(url.Values{"grant_type": {"refresh_token"}, "refresh_token": {b.Token()}})
+}
+
 func (b *PlainBot) take(t testing.TB, form url.Values) {
 	t.Helper()
+	if err := b.tryTake(form); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (b *PlainBot) tryTake(form url.Values) error {
 	form.Set("client_id", b.ID)
 	form.Set("client_secret", b.Secret)
-	m := b.post(t, "token", "application/x-www-form-urlencoded", form.Encode(), http.StatusOK)
+	status, m, err := b.Post("token", "application/x-www-form-urlencoded", form.Encode())
+	if err != nil || status != http.StatusOK {
+		return fmt.Errorf("token: %d %v %w", status, m, err)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.access, _ = m["access_token"].(string)
 	b.token, _ = m["refresh_token"].(string)
 	if b.access == "" || b.token == "" {
-		t.Fatalf("token answer without tokens: %v", m)
+		return fmt.Errorf("token answer without tokens: %v", m)
 	}
+	return nil
 }
 
 // Answer is a response to an MCP request.

@@ -17,10 +17,10 @@ const scope = "github.com/caddy-oauth-proxy/caddy-oauth-proxy"
 // what a person or a program wrote.
 type Span struct{ span trace.Span }
 
-// Start begins a span within that of ctx. It is to be ended.
+// Start begins a span within that of ctx, which may have ended. It is to be ended.
 func Start(ctx context.Context, name string) (context.Context, Span) {
 	parent := trace.SpanFromContext(ctx)
-	if !parent.IsRecording() {
+	if !parent.SpanContext().IsSampled() {
 		return ctx, Span{}
 	}
 	ctx, span := parent.TracerProvider().Tracer(scope).Start(ctx, name)

@@ -25,8 +25,7 @@ func walk(tx *bolt.Tx, kind tokenstore.Kind, refs []string, after string, visit 
 		want = append([]byte(after), 0)
 	}
 	for {
-		agreed := 0
-		for i := 0; agreed < len(lists); i = (i + 1) % len(lists) {
+		for i := 0; i < len(lists); {
 			id, err := lists[i].seek(want)
 			if err != nil {
 				return fmt.Errorf("%s list: %w", kind, err)
@@ -34,8 +33,15 @@ func walk(tx *bolt.Tx, kind tokenstore.Kind, refs []string, after string, visit 
 			if id == nil {
 				return nil
 			}
-			if agreed++; !bytes.Equal(id, want) {
-				agreed, want = 1, append(want[:0], id...)
+			if bytes.Equal(id, want) {
+				i++
+				continue
+			}
+			want = append(want[:0], id...)
+			if i == 0 {
+				i = 1
+			} else {
+				i = 0 // the lists before, which are shorter if the caller knows, go on before those behind are asked
 			}
 		}
 		if !visit(want) {

@@ -68,6 +68,7 @@ type Provider struct {
 	mu       sync.Mutex
 	fault    func(*http.Request) *Fault
 	observer func(path string, form url.Values)
+	headers  func(path string, h http.Header)
 }
 
 // Fault replaces the answer of the token endpoint.
@@ -114,8 +115,11 @@ func New(o Options) (*Provider, error) {
 // ServeHTTP answers a request, or does what the fault says.
 func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
-	fault, observer := p.fault, p.observer
+	fault, observer, headers := p.fault, p.observer, p.headers
 	p.mu.Unlock()
+	if headers != nil {
+		headers(r.URL.Path, r.Header)
+	}
 	if r.Method == http.MethodPost || strings.HasSuffix(r.URL.Path, "authorize") {
 		_ = r.ParseForm()
 		if observer != nil {
@@ -166,6 +170,13 @@ func (p *Provider) Observe(f func(path string, form url.Values)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.observer = f
+}
+
+// ObserveHeaders has f see the headers of each request.
+func (p *Provider) ObserveHeaders(f func(path string, h http.Header)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.headers = f
 }
 
 // Stats returns the counts so far.

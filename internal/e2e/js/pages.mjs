@@ -43,6 +43,20 @@ const steps = {
     await page.waitForSelector("text=You are connected");
   },
   refused: (page) => page.click('button[value="deny"]'),
+  signedIn: async (page) => {
+    await login(page);
+    await page.waitForSelector("text=Your connections");
+  },
+  cut: async (page) => {
+    await steps.signedIn(page);
+    await page.click('a[aria-label^="Cut "]');
+    await page.waitForSelector("button.danger");
+  },
+  signedOut: async (page) => {
+    await steps.signedIn(page);
+    await page.click(".who button");
+    await page.waitForSelector("text=You are signed out");
+  },
 };
 
 async function judge({ name, url, step }) {
