@@ -100,8 +100,8 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	if g.operator, err = newOperator(a, g); err != nil {
 		return nil, fmt.Errorf("oauth_proxy: %w", err)
 	}
-	g.admin = newAdminPages(a, g)
 	g.assistant = newAssistantPages(a, g)
+	g.admin = newAdminPages(a, g)
 	g.grants = watchGrants(vault, g.server.Ended, g.acquire)
 	g.server.WatchOrders(func() { g.grants.grantChanged("") })
 	g.keepAudit(a)

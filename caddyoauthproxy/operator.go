@@ -38,18 +38,6 @@ func newOperator(a *App, g *gateway) (*operator.Server, error) {
 	})
 }
 
-// newAdminPages makes the pages of operators.
-func newAdminPages(a *App, g *gateway) *operator.AdminPages {
-	return operator.NewAdminPages(operator.AdminPagesOptions{
-		Server:       g.operator,
-		Health:       g.accounts.Health,
-		Cleaned:      func(ctx context.Context) (time.Time, error) { return g.vault.JobBegan(ctx, cleanupJob) },
-		CleanupEvery: a.cleanupInterval(),
-		ClientIP:     clientIP,
-		NoAdmins:     a.config.admins == nil,
-	})
-}
-
 // newAssistantPages makes the assistant's pages.
 func newAssistantPages(a *App, g *gateway) *operator.AssistantPages {
 	return operator.NewAssistantPages(a.config.issuer, operator.AssistantPagesOptions{
@@ -64,6 +52,18 @@ func newAssistantPages(a *App, g *gateway) *operator.AssistantPages {
 		Vault:         g.vault,
 		ClientIP:      clientIP,
 		Logger:        a.log.Named("operator"),
+	})
+}
+
+// newAdminPages makes the pages of operators.
+func newAdminPages(a *App, g *gateway) *operator.AdminPages {
+	return operator.NewAdminPages(operator.AdminPagesOptions{
+		Server:       g.operator,
+		Health:       g.accounts.Health,
+		Cleaned:      func(ctx context.Context) (time.Time, error) { return g.vault.JobBegan(ctx, cleanupJob) },
+		CleanupEvery: a.cleanupInterval(),
+		ClientIP:     clientIP,
+		NoAdmins:     a.config.admins == nil,
 	})
 }
 

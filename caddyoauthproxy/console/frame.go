@@ -80,7 +80,8 @@ func (p *Pages) FramedProblem(w http.ResponseWriter, status int, f Frame, pr Pro
 
 // framedPages are the pages that have a frame; the others have none.
 var framedPages = []string{
-	"confirm", "trouble", "connections", "overview", "list", "sheet", "form", "assistant", "assistantform", "assistantresult", "assistantplan",
+	"confirm", "trouble", "connections", "overview", "list", "sheet", "form",
+	"assistant", "assistantform", "assistantresult", "assistantplan",
 }
 
 // isFramed reports whether a page has a frame.

@@ -91,8 +91,8 @@ func samples(name string) []page {
 	maps.Copy(full, operatorSamples(facts))
 	maps.Copy(full, assistantSamples())
 	empty := map[string]any{
-		"overview": Overview{}, "list": List{}, "sheet": Sheet{}, "form": Form{},
 		"assistant": AssistantStart{}, "assistantform": AssistantForm{}, "assistantresult": AssistantResult{}, "assistantplan": AssistantPlan{},
+		"overview": Overview{}, "list": List{}, "sheet": Sheet{}, "form": Form{},
 		"consent": Consent{}, "connect": Connect{}, "session": Session{}, "problem": Problem{}, "trouble": Problem{}, "notice": Notice{}, "home": Home{}, "signin": SignIn{},
 		"confirm": Confirm{}, "connections": Connections{},
 	}
