@@ -68,6 +68,9 @@ type Column struct {
 	// Number puts the values to the right.
 	Number bool
 
+	// Wide is for what is long: an address, or a sentence.
+	Wide bool
+
 	// Plain leaves the title to screen readers, where what stands below says enough.
 	Plain bool
 }
@@ -167,6 +170,9 @@ func Ahead(t, now time.Time) string {
 	case d < time.Minute:
 		return "in a moment"
 	default:
+		if d > 48*time.Hour { // to the nearest, so that what has just begun for 30 days says so
+			d += 12 * time.Hour
+		}
 		return "in " + span(d)
 	}
 }

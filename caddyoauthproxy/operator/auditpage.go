@@ -226,7 +226,7 @@ func (p *AdminPages) verify(v *visit) error {
 	}
 	sheet := console.Sheet{Title: "Verification", Badge: badge, Back: &console.Action{Text: "Audit trail", Link: v.link("/admin/audit", nil)}, Sections: []console.Section{found}}
 	if !report.Whole() {
-		table := &console.Table{Caption: "What is wrong", Columns: []console.Column{{Title: "Where"}, {Title: "What is wrong"}, {Title: "Between"}}}
+		table := &console.Table{Caption: "What is wrong", Columns: []console.Column{{Title: "Where"}, {Title: "What is wrong", Wide: true}, {Title: "Between"}}}
 		for _, fault := range report.Faults {
 			where := "head"
 			switch {
@@ -235,7 +235,7 @@ func (p *AdminPages) verify(v *visit) error {
 			case fault.Event != "":
 				where = "event " + fault.Event
 			}
-			table.Rows = append(table.Rows, []console.Cell{text(where, ""), text(fault.Problem, ""), text(between(fault.After, fault.Before), "")})
+			table.Rows = append(table.Rows, []console.Cell{text(where, ""), sentenceCell(fault.Problem), sentenceCell(between(fault.After, fault.Before))})
 		}
 		sheet.Sections = append(sheet.Sections, console.Section{Title: "What is wrong", Table: table})
 	}

@@ -12,5 +12,14 @@ func Routes() []Route {
 	return all
 }
 
+// PageRoutes are all pages of operators.
+func PageRoutes() []Route {
+	var all []Route
+	for _, r := range new(AdminPages).routes() {
+		all = append(all, Route{r.method, r.path})
+	}
+	return all
+}
+
 // Document is the OpenAPI document.
 func Document() []byte { return document }

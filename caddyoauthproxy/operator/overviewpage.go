@@ -1,7 +1,6 @@
 package operator
 
 import (
-	"net/url"
 	"slices"
 	"time"
 
@@ -14,15 +13,26 @@ import (
 // notable are the types of events that operators should know of.
 var notable = []string{
 	tokenstore.EventClientDeleted, tokenstore.EventLoginFailed, tokenstore.EventTokenRefused, tokenstore.EventCodeReplayed, tokenstore.EventRefreshReplayed,
-	tokenstore.EventGrantEnded, tokenstore.EventUpstreamRefused, tokenstore.EventUpstreamLost, tokenstore.EventUpstreamRevokeGivenUp,
-	tokenstore.EventAPIKeyCreated, tokenstore.EventAPIKeyRevoked, tokenstore.EventSigningKeyRotated, tokenstore.EventVaultTampered, tokenstore.EventAuditDropped,
+	tokenstore.EventGrantEnded, tokenstore.EventRevocationOrdered, tokenstore.EventUpstreamRefused, tokenstore.EventUpstreamLost, tokenstore.EventUpstreamRevokeGivenUp,
+	tokenstore.EventAPIKeyCreated, tokenstore.EventAPIKeyRevoked, tokenstore.EventSigningKeyRotated, tokenstore.EventVaultTampered, tokenstore.EventConfigApplied,
+	tokenstore.EventAuditDropped,
+}
+
+// lately are the latest of them. What the gateway ends by itself, as what has expired or what an order means, would be in the way of all else.
+func (v *visit) lately() ([]*tokenstore.Event, error) {
+	const shown = 10
+	events, err := v.eventsLike(tokenstore.EventFilter{Types: notable, Limit: 500})
+	events = slices.DeleteFunc(events, func(e *tokenstore.Event) bool {
+		return e.Type == tokenstore.EventGrantEnded && e.Actor.Kind == tokenstore.ActorGateway
+	})
+	return events[:min(len(events), shown)], err
 }
 
 // overview is GET /admin/.
 func (p *AdminPages) overview(v *visit) error {
 	v.query()
 	page := console.Overview{
-		State:  console.Section{Title: "Is all well?", Table: &console.Table{Caption: "What is watched", Columns: []console.Column{{Title: "What"}, {Title: "State"}, {Title: "Details"}}}},
+		State:  console.Section{Title: "Is all well?", Table: &console.Table{Caption: "What is watched", Columns: []console.Column{{Title: "What"}, {Title: "State"}, {Title: "Details", Wide: true}}}},
 		Events: console.Section{Title: "Lately", Lead: "What ended, failed, or was refused."},
 	}
 	for _, h := range tokenstore.Healths() {
@@ -41,7 +51,7 @@ func (p *AdminPages) overview(v *visit) error {
 		rows = append(rows, more...)
 	}
 	page.State.Table.Rows = rows
-	events, err := v.eventsLike(tokenstore.EventFilter{Types: notable, Limit: 10})
+	events, err := v.lately()
 	if err != nil {
 		return err
 	}
@@ -57,7 +67,7 @@ func (p *AdminPages) overview(v *visit) error {
 
 // watched is a row of what is watched.
 func watched(what, link string, badge *console.Badge, details string) []console.Cell {
-	return []console.Cell{text(what, link), {Value: console.Value{Badge: badge}}, text(details, "")}
+	return []console.Cell{text(what, link), {Value: console.Value{Badge: badge}}, sentenceCell(details)}
 }
 
 func good(text string) *console.Badge    { return &console.Badge{Kind: "valid", Text: text} }
@@ -155,7 +165,6 @@ func (v *visit) watchSignIns() ([][]console.Cell, error) {
 			admins++
 		}
 	}
-	return [][]console.Cell{
-		watched("Sign-ins", v.link("/admin/sessions", url.Values{}), &console.Badge{Text: grouped(len(all))}, number(admins, "of them is an operator’s.", "of them are operators’.")),
-	}, nil
+	details := number(len(all), "person is", "people are") + " signed in to these pages or the users’ own, " + number(admins, "as an operator.", "as operators.")
+	return [][]console.Cell{watched("Sign-ins", v.link("/admin/sessions", nil), good("In use"), details)}, nil
 }

@@ -18,17 +18,21 @@ import (
 // What several pages show.
 
 // text is a cell with a text, which may be a link.
-func text(text, link string) console.Cell {
-	return console.Cell{Value: console.Value{Text: text, Link: link}}
-}
+func text(text, link string) console.Cell { return noted(text, link, "") }
+
+// maxCell is how much of a stranger's text is shown in a table, in characters. The page behind it has all of it.
+const maxCell = 80
 
 // noted is a cell with something smaller below.
 func noted(text, link, note string) console.Cell {
 	if note == text {
 		note = ""
 	}
-	return console.Cell{Value: console.Value{Text: text, Link: link, Note: note}}
+	return console.Cell{Value: console.Value{Text: console.Clean(text, maxCell), Link: link, Note: console.Clean(note, maxCell)}}
 }
+
+// sentenceCell is a cell with a text of several words, all of which matter.
+func sentenceCell(text string) console.Cell { return console.Cell{Value: console.Value{Text: text}} }
 
 // ago is how long ago something was, and ahead in how long it will be.
 func (v *visit) ago(t time.Time) console.Value {
@@ -164,21 +168,21 @@ func (v *visit) grantCells(g *authserver.GrantInfo) []console.Cell {
 func (v *visit) eventTable(caption string, events []*tokenstore.Event) *console.Table {
 	table := &console.Table{Caption: caption}
 	for _, title := range []string{"Time", "Event", "By", "About", "Where", "Reason"} {
-		table.Columns = append(table.Columns, console.Column{Title: title})
+		table.Columns = append(table.Columns, console.Column{Title: title, Wide: title == "Reason"})
 	}
 	for _, e := range events {
 		event := console.Value{Text: e.Type, Code: true}
 		if e.Outcome == tokenstore.OutcomeRefused {
 			event.Badge = &console.Badge{Kind: "broken", Text: "Refused"}
 		}
-		when := e.Time.UTC().Format("2 Jan 2006, 15:04:05")
+		when := console.Value{Time: e.Time, Words: e.Time.UTC().Format("2 Jan 2006, 15:04:05"), Link: v.link("/admin/audit/"+url.PathEscape(e.ID), nil)}
 		table.Rows = append(table.Rows, []console.Cell{
-			text(when, v.link("/admin/audit/"+url.PathEscape(e.ID), nil)),
+			{Value: when},
 			{Value: event},
 			noted(cmp.Or(e.Actor.Label, e.Actor.ID, "the gateway"), "", actorKinds[e.Actor.Kind]),
 			noted(e.User, v.link("/admin/audit", url.Values{"user_id": {e.UserID}}), clientName(e.Client, e.ClientID)),
 			noted(e.Proxy, "", e.Provider),
-			text(e.Reason, ""),
+			sentenceCell(e.Reason),
 		})
 		row := table.Rows[len(table.Rows)-1]
 		if e.UserID == "" {

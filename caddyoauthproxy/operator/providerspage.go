@@ -89,7 +89,7 @@ func (v *visit) proxySection() (console.Section, error) {
 		return console.Section{}, err
 	}
 	table := &console.Table{Caption: "Proxies", Columns: []console.Column{
-		{Title: "Proxy"}, {Title: "MCP URL for chatbots"}, {Title: "Provider"}, {Title: "Grants", Number: true}, {Title: "Scopes"}, {Title: "Consent"}, {Title: "Connect", Plain: true},
+		{Title: "Proxy"}, {Title: "MCP URL for chatbots", Wide: true}, {Title: "Provider"}, {Title: "Grants", Number: true}, {Title: "Scopes"}, {Title: "Consent"}, {Title: "Connect", Plain: true},
 	}}
 	for _, p := range infos {
 		provider := noted(p.Provider, "", "")
@@ -101,7 +101,7 @@ func (v *visit) proxySection() (console.Section, error) {
 		}
 		row := []console.Cell{
 			noted(p.Name, "", p.ID), {Value: console.Value{Text: p.Resource, Code: true}}, provider, text(grouped(p.Grants), v.grantsLink("proxy", p.ID)),
-			{Value: console.Value{List: p.Scopes}}, text(p.Consent, ""), {},
+			{Value: console.Value{List: p.Scopes}}, text(cmp.Or(p.Consent, "always"), ""), {},
 		}
 		if p.ConnectURL != "" {
 			row[6].Action = &console.Action{Text: "Connect", Link: p.ConnectURL, About: "your own account to " + p.Name}

@@ -70,13 +70,13 @@ func (v *visit) pagerOf(path string, q url.Values, next string) *console.Pager {
 
 func (v *visit) orderTable(orders []*authserver.RevocationOrder) *console.Table {
 	table := &console.Table{Caption: "Revocations", Columns: []console.Column{
-		{Title: "Given"}, {Title: "Which grants"}, {Title: "State"}, {Title: "Ended", Number: true}, {Title: "By"}, {Title: "Reason"},
+		{Title: "Given"}, {Title: "Which grants"}, {Title: "State"}, {Title: "Ended", Number: true}, {Title: "By"}, {Title: "Reason", Wide: true},
 	}}
 	for _, o := range orders {
 		given := v.ago(o.Created)
 		table.Rows = append(table.Rows, []console.Cell{
 			{Value: given}, text(orderMeans(o.Filter), v.link("/admin/revocations/"+url.PathEscape(o.ID), nil)), {Value: console.Value{Badge: orderBadge(o)}},
-			text(grouped(o.Ended)+" of "+grouped(o.Matched), ""), text(o.By, ""), text(o.Reason, ""),
+			text(grouped(o.Ended)+" of "+grouped(o.Matched), ""), text(o.By, ""), sentenceCell(o.Reason),
 		})
 	}
 	return table

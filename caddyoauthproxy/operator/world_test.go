@@ -2,6 +2,7 @@ package operator_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -30,6 +31,9 @@ type world struct {
 	gateway *authserver.Server
 	site    *httptest.Server // the site, with its routes below the issuer's path
 	admin   *httptest.Server // the API alone
+
+	pages  *operator.AdminPages // of which visit asks
+	issuer *url.URL
 }
 
 const csrf = "the-token-of-the-admins-own-forms"
@@ -93,7 +97,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	serving, err = operator.New(operator.Options{
-		Issuer: issuer, Gateway: w.gateway, Vault: w.vault, Accounts: accounts, Providers: providers, Proxies: proxies, SignedIn: signedIn, Logger: zap.NewNop(),
+		Issuer: issuer, Gateway: w.gateway, Vault: w.vault, Accounts: accounts, Providers: providers, Proxies: proxies, SignedIn: signedIn, Logger: zap.NewNop(), Pages: pages,
 		Assistant: operator.NewAssistant(operator.AssistantOptions{
 			Issuer: issuer.String(), Check: func(*operator.Addition) []operator.Problem { return nil }, Adapt: func(string) ([]byte, error) { return []byte("{}"), nil },
 		}),
@@ -102,6 +106,10 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.issuer, w.pages = issuer, operator.NewAdminPages(operator.AdminPagesOptions{
+		Server: serving, Health: accounts.Health, CleanupEvery: time.Hour, ClientIP: func(*http.Request) string { return "192.0.2.7" },
+		Cleaned: func(context.Context) (time.Time, error) { return w.vault.Now().Add(-time.Minute), nil },
+	})
 	w.admin = httptest.NewServer(serving.API())
 	t.Cleanup(w.admin.Close)
 	return w
