@@ -30,8 +30,10 @@ type gatedStore struct {
 const open = 1 << 40
 
 func (s *gatedStore) Apply(ctx context.Context, changes ...tokenstore.Change) error {
-	order := slices.ContainsFunc(changes, func(c tokenstore.Change) bool { return c.Row.Kind == tokenstore.KindRevocationOrder })
-	if !order || len(changes) == 1 && s.batches.Load() <= 0 && !s.refuse.Load() { // a new order, or its count
+	order := slices.ContainsFunc(changes, func(c tokenstore.Change) bool {
+		return c.Row.Kind == tokenstore.KindRevocationOrder && c.Op != tokenstore.OpInsert
+	})
+	if !order || len(changes) == 1 && s.batches.Load() <= 0 && !s.refuse.Load() { // an order's count
 		return s.Store.Apply(ctx, changes...)
 	}
 	for s.batches.Add(-1) < 0 {

@@ -121,7 +121,7 @@ func TestMassRevocationSurvivesKills(t *testing.T) {
 		w.Run()
 		refused()
 		testenv.Eventually(t, "the order to be carried on", func() bool {
-			return ended() > before+many/6 || strings.Contains(w.Log(), "revocation order carried out")
+			return ended() > before+many/6 || strings.Contains(w.Log(), `"msg":"revocation done"`)
 		})
 		w.Kill()
 		inVault(t, w, func(v *tokenstore.Vault) {
