@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -207,7 +208,7 @@ func TestBadFiltersOfPagesAreSaidBesideTheFieldAndListNothing(t *testing.T) {
 	w := newWorld(t)
 	w.fill(3)
 	for query, field := range map[string]string{
-		"grants?health=ill": "health", "grants?user_id=a+b": "user_id", "grants?client_id=" + strings.Repeat("x", 600): "client_id", "grants?proxy=jira&proxy=wiki": "proxy", "grants?helth=valid": "",
+		"grants?health=ill": "health", "grants?user_id=a+b": "user_id", "grants?client_id=" + strings.Repeat("x", 600): "client_id", "grants?proxy=jira&proxy=wiki": "proxy", "grants?helth=valid": "", "grants?helth=valid&health=ill": "health",
 		"grants?text=%00": "text", "grants?text=%21%21": "text", "grants?sort=color": "", "grants?after=a+b": "", "grants?text=a+b+c+d+e+f+g+h+i": "text", "grants?%zz": "",
 		"clients?kind=friendly": "kind", "clients?text=x": "", "audit?type=token.stolen": "type", "audit?from=yesterday": "from", "audit?from=2026-07-02&until=2026-07-01": "until", "audit?after=x": "", "audit?user=x": "",
 	} {
@@ -472,5 +473,18 @@ func TestPagesOfOperatorsSayHowTheGatewayFares(t *testing.T) {
 	}
 	if a := w.visit("/admin/grants", url.Values{}); a.status != http.StatusMethodNotAllowed || a.header.Get("Allow") != "GET" {
 		t.Errorf("POST to a list: %d %s", a.status, a.header.Get("Allow"))
+	}
+}
+
+func TestTheDocumentationNamesEveryPageOfOperators(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile("../../docs/console.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, route := range operator.PageRoutes() {
+		if path := strings.TrimSuffix(route.Path, "{$}"); !strings.Contains(string(raw), "`"+path+"`") {
+			t.Errorf("docs/console.md does not say what %s is for", path)
+		}
 	}
 }

@@ -20,6 +20,9 @@ var grantFilters = []string{"text", "health", "proxy", "provider", "client_id", 
 func (p *AdminPages) grants(v *visit) error {
 	q := v.query(slices.Concat(grantFilters, []string{"sort", "after"})...)
 	v.checkID(q, "client_id", "user_id", "account_id", "after", "proxy", "provider")
+	if h := tokenstore.Health(q.Get("health")); h != "" && !slices.Contains(tokenstore.Healths(), h) {
+		v.mistake("health", "There is no such health.")
+	}
 	f := authserver.GrantFilter{
 		UserID: q.Get("user_id"), ClientID: q.Get("client_id"), Proxy: q.Get("proxy"), Provider: q.Get("provider"), AccountID: q.Get("account_id"),
 		Health: tokenstore.Health(q.Get("health")), Text: q.Get("text"), Sort: q.Get("sort"), After: q.Get("after"), Limit: pageSize,
