@@ -297,7 +297,7 @@ func TestOperatorRevokesTheChosenAndNoOthers(t *testing.T) {
 		t.Fatalf("%d %s", a.status, bodyText(a.body))
 	}
 	result := w.page(strings.TrimPrefix(a.header.Get("Location"), w.issuer.String()))
-	if !strings.Contains(result, "3 grants are revoked.") || !slices.Equal(w.living(), []string{"grant-0001", "grant-0003"}) {
+	if !strings.Contains(result, "2 grants are revoked. 1 is not there any more.") || !slices.Equal(w.living(), []string{"grant-0001", "grant-0003"}) {
 		t.Errorf("%s %v", bodyText(result), w.living())
 	}
 	if forged := w.page("/admin/revoked?id=grant-0001"); !strings.Contains(forged, "0 of 1 grant is revoked") {
@@ -408,7 +408,7 @@ func TestOperatorDeletesAClientAndEndsASession(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.fill(3)
-	if ask := bodyText(w.page("/admin/client/delete?client_id=gateway_0001")); !strings.Contains(ask, "https://bot.test/cb") || !strings.Contains(ask, "Grants that end 1") {
+	if ask := bodyText(w.page("/admin/client/delete?client_id=gateway_0001")); !strings.Contains(ask, "https://bot.test/cb") || !strings.Contains(ask, "What ends 1 grant") {
 		t.Errorf("the question: %s", ask)
 	}
 	a := w.visit("/admin/client/delete?client_id=gateway_0001", url.Values{})
@@ -443,7 +443,7 @@ func TestPagesOfOperatorsSayHowTheGatewayFares(t *testing.T) {
 	w := newWorld(t)
 	w.fill(7)
 	for path, wants := range map[string][]string{
-		"/admin/":          {"7 Valid", "0 Broken", "Provider idp Not asked yet", "Clean-up Runs Last 1 minute ago", "Audit trail Not verified", "Revocations None open"},
+		"/admin/":          {"7 Valid", "0 Broken", "Provider idp Not asked yet", "Clean-up Runs Last run 1 minute ago", "Audit trail Not verified", "Revocations None open"},
 		"/admin/providers": {w.issuer.String() + "/api/v1/oauth/callback", w.issuer.String() + "/jira/mcp", "/var/lib/caddy/vault.db", "Records: grant 7"},
 		"/admin/clients":   {"Reports", "Registered itself", "bot.test"},
 	} {
