@@ -85,7 +85,7 @@ func pagePath(path string) string {
 }
 
 // Whatever page is added is protected: this walks all that there are.
-func TestEveryPageOfOperatorsRefusesWhoIsNoAdminAndEveryFormWhatAnotherSiteMaySend(t *testing.T) {
+func TestT80EveryPageOfOperatorsRefusesWhoIsNoAdminAndEveryFormWhatAnotherSiteMaySend(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.fill(3)
