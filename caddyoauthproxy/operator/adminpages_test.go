@@ -177,6 +177,11 @@ func TestGrantsAreFoundFilteredSortedAndPaged(t *testing.T) {
 			t.Errorf("%s: %d rows, want %d", query, rows(body), want)
 		}
 	}
+	for _, name := range []string{"proxy", "provider"} {
+		if body := w.page("/admin/grants?" + name + "=gone"); rows(body) != 0 || !strings.Contains(body, `id="p-`+name+`"`) {
+			t.Errorf("a %s that is not configured: %d rows, %s", name, rows(body), bodyText(body))
+		}
+	}
 	// A page leads to the next, with the filter.
 	seen, next := 0, "/admin/grants?proxy=wiki"
 	for next != "" {
