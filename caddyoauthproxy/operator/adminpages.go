@@ -316,6 +316,14 @@ func sentence(text string) string {
 	return text
 }
 
+func sentences(texts []string) []string {
+	all := make([]string, 0, len(texts))
+	for _, text := range texts {
+		all = append(all, sentence(text))
+	}
+	return all
+}
+
 // mistake notes what is wrong with what was asked for. Field is the name of the input that it stands in.
 func (v *visit) mistake(field, text string) {
 	v.mistakes = append(v.mistakes, console.Mistake{Field: field, Text: text})

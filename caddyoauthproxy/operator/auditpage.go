@@ -105,9 +105,7 @@ func (v *visit) auditFilter(q url.Values) *console.Filter {
 			{Name: "jti", Label: "Token id (jti)", Value: q.Get("jti")},
 		},
 	}
-	for i, field := range f.Fields {
-		f.Fields[i].Problem = v.mistakeIn(field.Name)
-	}
+	v.tellProblems(q, f.Fields)
 	for _, name := range []string{"account", "consent"} {
 		if q.Get(name) != "" {
 			f.Hidden = append(f.Hidden, console.Hidden{Name: name, Value: q.Get(name)})

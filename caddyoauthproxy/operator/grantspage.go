@@ -101,9 +101,7 @@ func (v *visit) grantFilter(q url.Values) *console.Filter {
 			{Name: "user_id", Label: "User id", Value: q.Get("user_id")},
 		},
 	}
-	for i, field := range f.Fields {
-		f.Fields[i].Problem = v.mistakeIn(field.Name)
-	}
+	v.tellProblems(q, f.Fields)
 	for _, name := range []string{"account_id", "sort"} {
 		if q.Get(name) != "" {
 			f.Hidden = append(f.Hidden, console.Hidden{Name: name, Value: q.Get(name)})

@@ -219,6 +219,18 @@ func options(chosen, all string, values []string, names map[string]string) []con
 	return list
 }
 
+// tellProblems says beside each field of a filter what is wrong with it. A name that the configuration does not have selects what is left of an earlier one.
+func (v *visit) tellProblems(q url.Values, fields []console.Field) {
+	known := map[string][]string{"proxy": v.proxyIDs(), "provider": v.providerNames()}
+	for i, field := range fields {
+		fields[i].Problem = v.mistakeIn(field.Name)
+		names, named := known[field.Name]
+		if value := q.Get(field.Name); named && value != "" && fields[i].Problem == "" && !slices.Contains(names, value) {
+			fields[i].Problem = "The running configuration has none of this name."
+		}
+	}
+}
+
 func (p *AdminPages) proxyIDs() []string {
 	ids := make([]string, 0, len(p.options.Proxies))
 	for _, proxy := range p.options.Proxies {
