@@ -375,9 +375,9 @@ func isID(text string) bool {
 	return text != "" && len(text) <= 180 && !strings.ContainsFunc(text, func(c rune) bool { return c <= ' ' || c >= 0x7f })
 }
 
-// done shows what the last form has done: one of a few texts, so that no link can make the page say anything else.
-func (v *visit) done(code string, texts map[string]string) {
-	if text := texts[code]; text != "" {
+// done shows what the last form has done: one of a few texts, and only where it has.
+func (v *visit) done(told string, texts map[string]string) {
+	if text := texts[noticed(v.signIn, told)]; text != "" {
 		v.result = &console.Result{Text: text}
 	}
 }

@@ -286,15 +286,20 @@ func (p *AdminPages) chosen(v *visit) error {
 	if err != nil {
 		return err
 	}
-	over := gone
+	over := 0
 	for _, g := range grants {
 		if g.Health == tokenstore.HealthRevoked {
 			over++
 		}
 	}
 	v.result = &console.Result{Text: number(over, "grant is revoked.", "grants are revoked."), Link: v.link("/admin/grants", nil), LinkText: "All grants"}
-	if over < len(ids) {
+	switch {
+	case over+gone < len(ids):
 		v.result = &console.Result{Failed: true, Text: grouped(over) + " of " + number(len(ids), "grant is", "grants are") + " revoked: see which are not."}
+	case over == 0:
+		v.result = &console.Result{Failed: true, Text: "None of these grants is there, or not any more."}
+	case gone > 0:
+		v.result.Text += " " + number(gone, "other is", "others are") + " not there any more."
 	}
 	sheet := console.Sheet{Title: "Chosen grants", Back: &console.Action{Text: "All grants", Link: v.link("/admin/grants", nil)}}
 	if len(grants) > 0 {
