@@ -47,7 +47,7 @@ func newAssistantPages(a *App, g *gateway) *operator.AssistantPages {
 		ReadForm:      g.server.ReadForm,
 		SignInURL:     g.server.SignInURL,
 		ApplyConfig:   a.Admin != nil && a.Admin.ApplyConfig,
-		Admin:         func() (*operator.AdminEndpoint, error) { return adminEndpoint(runningAdmin(a.ctx)) },
+		Admin:         func() (*operator.AdminEndpoint, error) { return a.Admin.adminEndpoint() },
 		NoConnections: a.Connections.Off,
 		Vault:         g.vault,
 		ClientIP:      clientIP,
