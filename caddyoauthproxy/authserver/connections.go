@@ -206,10 +206,12 @@ func (s *Server) CutAccount(ctx context.Context, signIn *SignIn, id string) (end
 		return 0, err
 	}
 	for _, c := range account.Grants {
-		if _, err := s.CutGrant(ctx, signIn, c.ID); err != nil {
+		switch _, err := s.CutGrant(ctx, signIn, c.ID); {
+		case err == nil:
+			ended++
+		case asError(err).Status != http.StatusNotFound: // which has just gone by itself
 			return ended, err
 		}
-		ended++
 	}
 	return ended, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -62,7 +63,7 @@ func NewAdminPages(o AdminPagesOptions) *AdminPages {
 		p.mux.HandleFunc(path, func(_ http.ResponseWriter, r *http.Request) { visitOf(r).serve(methods) })
 	}
 	p.mux.HandleFunc("/", func(_ http.ResponseWriter, r *http.Request) {
-		visitOf(r).fail(denied(http.StatusNotFound, "not_found", "There is no such page."))
+		visitOf(r).fail(errNoPage())
 	})
 	return p
 }
@@ -143,8 +144,16 @@ func (p *AdminPages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if p.ClientIP != nil {
 		ctx = tokenstore.WithAddress(ctx, p.ClientIP(r))
 	}
-	http.StripPrefix(p.prefix, p.mux).ServeHTTP(w, r.WithContext(context.WithValue(ctx, visitKey{}, v)))
+	v.r = r.WithContext(context.WithValue(ctx, visitKey{}, v))
+	// The mux would redirect a path that is not written as it should be, without the prefix, to where the pages need not be.
+	if escaped := r.URL.EscapedPath(); path.Clean("/"+escaped) != strings.TrimSuffix(escaped, "/") {
+		v.fail(errNoPage())
+		return
+	}
+	http.StripPrefix(p.prefix, p.mux).ServeHTTP(w, v.r)
 }
+
+func errNoPage() error { return denied(http.StatusNotFound, "not_found", "There is no such page.") }
 
 // admitted lets operators pass, and answers all others. Those who read are sent to sign in and come back.
 func (v *visit) admitted() bool {
