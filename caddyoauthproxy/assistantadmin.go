@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"reflect"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -16,62 +15,40 @@ import (
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/operator"
 )
 
-// runningAdmin is what a config says about the admin endpoint, with Caddy's default where it says nothing. Caddy gives plugins no way to ask, so
-// this reads the field of its context that holds the config; where there is none of that name, the default is as good a guess as any, and
-// whoever answers there must show this gateway's config before anything is changed.
-func runningAdmin(ctx caddy.Context) caddy.AdminConfig {
-	found := caddy.AdminConfig{Listen: caddy.DefaultAdminListen}
-	config := reflect.Indirect(reflect.ValueOf(ctx).FieldByName("cfg"))
-	if config.Kind() != reflect.Struct {
-		return found
+// Caddy does not tell plugins where its admin endpoint listens. So the operator says it, unless it is the usual place; and whoever answers there must show
+// this gateway's config before anything is changed.
+
+// checkApply judges what is said about the admin endpoint, as far as there are no placeholders in it.
+func (v *Admin) checkApply() error {
+	if !v.ApplyConfig && v.AdminAddress+v.AdminOrigin != "" {
+		return errors.New("admin_address and admin_origin are for apply_config: set that too, or leave them out")
 	}
-	admin := reflect.Indirect(config.FieldByName("Admin"))
-	if admin.Kind() != reflect.Struct {
-		return found
+	if strings.Contains(v.AdminAddress, "{") {
+		return nil
 	}
-	if v := admin.FieldByName("Listen"); v.Kind() == reflect.String && v.String() != "" {
-		found.Listen = v.String()
-	}
-	if v := admin.FieldByName("Disabled"); v.Kind() == reflect.Bool {
-		found.Disabled = v.Bool()
-	}
-	if v := admin.FieldByName("EnforceOrigin"); v.Kind() == reflect.Bool {
-		found.EnforceOrigin = v.Bool()
-	}
-	if v := admin.FieldByName("Origins"); v.Kind() == reflect.Slice && !v.IsNil() {
-		found.Origins = make([]string, 0, v.Len())
-		for i := range v.Len() {
-			found.Origins = append(found.Origins, v.Index(i).String())
-		}
-	}
-	return found
+	_, err := v.adminEndpoint()
+	return err
 }
 
-// adminEndpoint says how to get to the admin endpoint that a config describes, or why nobody can.
-func adminEndpoint(admin caddy.AdminConfig) (*operator.AdminEndpoint, error) {
-	if admin.Disabled {
-		return nil, errors.New("the admin endpoint of this Caddy is off, so the running config cannot be changed: add the block to the Caddyfile, and restart")
+// adminEndpoint says how to get to Caddy's admin endpoint.
+func (v *Admin) adminEndpoint() (*operator.AdminEndpoint, error) {
+	listen := v.AdminAddress
+	if listen == "" {
+		listen = caddy.DefaultAdminListen
 	}
-	listen, err := caddy.NewReplacer().ReplaceOrErr(admin.Listen, true, true)
+	replaced, err := caddy.NewReplacer().ReplaceOrErr(listen, true, true)
 	if err != nil {
-		return nil, fmt.Errorf("the address of Caddy's admin endpoint: %s is not set or cannot be read", admin.Listen)
+		return nil, fmt.Errorf("the address of Caddy's admin endpoint: %s is not set or cannot be read", listen)
 	}
-	address, err := caddy.ParseNetworkAddress(listen)
-	if err != nil || address.PortRangeSize() != 1 {
-		return nil, fmt.Errorf("the address of Caddy's admin endpoint, %q, is none that can be called", listen)
+	address, err := caddy.ParseNetworkAddress(replaced)
+	if err != nil || address.PortRangeSize() != 1 || address.IsFdNetwork() || !address.IsUnixNetwork() && address.StartPort == 0 {
+		return nil, fmt.Errorf("the address of Caddy's admin endpoint, %q, is none that can be called: write it like localhost:2019, or unix//run/caddy.sock", listen)
 	}
 	e := &operator.AdminEndpoint{URL: "http://127.0.0.1"}
-	own := "" // what the endpoint takes for its own host, where origins are not configured
-	checksHost := false
-	switch {
-	case address.IsFdNetwork():
-		return nil, errors.New("the admin endpoint of this Caddy listens on a file descriptor, which nobody can call: add the block to the Caddyfile")
-	case address.IsUnixNetwork():
+	if address.IsUnixNetwork() {
 		address.Host, _, _ = strings.Cut(address.Host, "|") // without the permissions of the socket
-	default:
-		ip, _ := netip.ParseAddr(address.Host)
-		own, checksHost = address.JoinHostPort(0), address.Host != "" && !ip.IsUnspecified()
-		switch {
+	} else {
+		switch ip, _ := netip.ParseAddr(address.Host); {
 		case address.Host == "", ip.Is4() && ip.IsUnspecified():
 			address.Host = "127.0.0.1"
 		case ip.IsUnspecified():
@@ -79,7 +56,7 @@ func adminEndpoint(admin caddy.AdminConfig) (*operator.AdminEndpoint, error) {
 		}
 		e.URL = "http://" + address.JoinHostPort(0)
 	}
-	if e.Host, e.Origin, err = adminHost(admin, own, checksHost); err != nil {
+	if e.Host, e.Origin, err = v.adminHost(); err != nil {
 		return nil, err
 	}
 	network, dial := address.Network, address.JoinHostPort(0)
@@ -96,27 +73,18 @@ func adminEndpoint(admin caddy.AdminConfig) (*operator.AdminEndpoint, error) {
 	return e, nil
 }
 
-// adminHost chooses the Host and Origin headers: the first of the configured origins, else the endpoint's own host.
-func adminHost(admin caddy.AdminConfig, own string, checksHost bool) (host, origin string, err error) {
-	switch {
-	case len(admin.Origins) > 0:
-		own = admin.Origins[0]
-	case (checksHost || admin.EnforceOrigin) && (admin.Origins != nil || own == ""):
-		return "", "", errors.New("the admin endpoint of this Caddy accepts no origin, so nobody can call it: write origins in the global option admin")
+// adminHost is the Host and Origin headers for an endpoint that wants its own: empty where those that follow from its address will do.
+func (v *Admin) adminHost() (host, origin string, err error) {
+	if v.AdminOrigin == "" {
+		return "", "", nil
 	}
-	host, origin = own, "http://"+own
-	if strings.Contains(own, "://") {
-		u, err := url.Parse(own)
-		if err != nil {
-			return "", "", fmt.Errorf("the first of the origins of Caddy's admin endpoint, %q, is none", own)
-		}
-		host, origin = u.Host, u.Scheme+"://"+u.Host
+	origin = v.AdminOrigin
+	if !strings.Contains(origin, "://") {
+		origin = "http://" + origin
 	}
-	if !checksHost {
-		host = ""
+	u, err := url.Parse(origin)
+	if err != nil || u.Host == "" || u.User != nil || u.Scheme != "http" && u.Scheme != "https" || origin != u.Scheme+"://"+u.Host {
+		return "", "", fmt.Errorf("%q is no origin of Caddy's admin endpoint: write one of its origins, like localhost:2019 or https://caddy.example.com", v.AdminOrigin)
 	}
-	if !admin.EnforceOrigin {
-		origin = ""
-	}
-	return host, origin, nil
+	return u.Host, origin, nil
 }

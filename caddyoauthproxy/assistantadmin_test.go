@@ -1,8 +1,6 @@
 package caddyoauthproxy
 
 import (
-	"context"
-	"encoding/json"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -13,46 +11,32 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// It reads what Caddy does not publish. Were it to change there, this fails.
-func TestAssistantKnowsTheAdminEndpointOfTheRunningConfig(t *testing.T) {
-	t.Parallel()
-	want := caddy.AdminConfig{Listen: "unix//run/caddy.sock|0220", EnforceOrigin: true, Origins: []string{"a.test", "b.test"}, Disabled: true}
-	ctx, err := caddy.ProvisionContext(&caddy.Config{Admin: &want, StorageRaw: json.RawMessage(`{"module":"file_system","root":"` + t.TempDir() + `"}`)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := runningAdmin(ctx)
-	if got.Listen != want.Listen || !got.EnforceOrigin || !got.Disabled || strings.Join(got.Origins, " ") != "a.test b.test" {
-		t.Errorf("got %+v", got)
-	}
-	if got := runningAdmin(caddy.Context{Context: context.Background()}); got.Listen != caddy.DefaultAdminListen || got.Origins != nil {
-		t.Errorf("without a config: %+v", got)
-	}
-}
-
 func TestAssistantCallsTheAdminEndpointAsItWantsToBeCalled(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		admin                   caddy.AdminConfig
+		address, tells          string
 		url, host, origin, fail string
 	}{
-		"the usual one":                {admin: caddy.AdminConfig{Listen: "localhost:2019"}, url: "http://localhost:2019", host: "localhost:2019"},
-		"one with a wildcard":          {admin: caddy.AdminConfig{Listen: ":2020"}, url: "http://127.0.0.1:2020"},
-		"one on all IPv6 interfaces":   {admin: caddy.AdminConfig{Listen: "[::]:2020"}, url: "http://[::1]:2020"},
-		"a unix socket":                {admin: caddy.AdminConfig{Listen: "unix//run/caddy.sock|0220"}, url: "http://127.0.0.1"},
-		"one with origins":             {admin: caddy.AdminConfig{Listen: "10.0.0.1:2020", Origins: []string{"caddy.test"}}, url: "http://10.0.0.1:2020", host: "caddy.test"},
-		"one that enforces them":       {admin: caddy.AdminConfig{Listen: "10.0.0.1:2020", EnforceOrigin: true}, url: "http://10.0.0.1:2020", host: "10.0.0.1:2020", origin: "http://10.0.0.1:2020"},
-		"one that names schemes":       {admin: caddy.AdminConfig{Listen: ":2020", EnforceOrigin: true, Origins: []string{"https://caddy.test/x"}}, url: "http://127.0.0.1:2020", origin: "https://caddy.test"},
-		"none":                         {admin: caddy.AdminConfig{Disabled: true}, fail: "is off"},
-		"one that takes nobody":        {admin: caddy.AdminConfig{Listen: "localhost:2019", Origins: []string{}}, fail: "accepts no origin"},
-		"a socket that takes nobody":   {admin: caddy.AdminConfig{Listen: "unix//x", EnforceOrigin: true}, fail: "accepts no origin"},
-		"a file descriptor":            {admin: caddy.AdminConfig{Listen: "fd/3"}, fail: "file descriptor"},
-		"a variable that is not there": {admin: caddy.AdminConfig{Listen: "{env.NOT_SET_ANYWHERE}"}, fail: "not set"},
-		"a range":                      {admin: caddy.AdminConfig{Listen: "localhost:2019-2030"}, fail: "none that can be called"},
+		"the usual one":                {url: "http://" + caddy.DefaultAdminListen},
+		"another port":                 {address: "localhost:2020", url: "http://localhost:2020"},
+		"one with a wildcard":          {address: ":2020", url: "http://127.0.0.1:2020"},
+		"one on all interfaces":        {address: "0.0.0.0:2020", url: "http://127.0.0.1:2020"},
+		"one on all IPv6 interfaces":   {address: "[::]:2020", url: "http://[::1]:2020"},
+		"a unix socket":                {address: "unix//run/caddy.sock|0220", url: "http://127.0.0.1"},
+		"one with origins":             {address: "10.0.0.1:2020", tells: "caddy.test", url: "http://10.0.0.1:2020", host: "caddy.test", origin: "http://caddy.test"},
+		"one that names schemes":       {address: ":2020", tells: "https://caddy.test:8443", url: "http://127.0.0.1:2020", host: "caddy.test:8443", origin: "https://caddy.test:8443"},
+		"a file descriptor":            {address: "fd/3", fail: "none that can be called"},
+		"a variable that is not there": {address: "{env.NOT_SET_ANYWHERE}", fail: "not set"},
+		"a range":                      {address: "localhost:2019-2030", fail: "none that can be called"},
+		"no port":                      {address: "localhost", fail: "none that can be called"},
+		"a URL":                        {address: "http://localhost:2019/", fail: "none that can be called"},
+		"an origin with a path":        {tells: "https://caddy.test/x", fail: "is no origin"},
+		"an origin with a name":        {tells: "https://root@caddy.test", fail: "is no origin"},
+		"no origin":                    {tells: "a b", fail: "is no origin"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			e, err := adminEndpoint(c.admin)
+			e, err := (&Admin{ApplyConfig: true, AdminAddress: c.address, AdminOrigin: c.tells}).adminEndpoint()
 			if c.fail != "" {
 				if err == nil || !strings.Contains(err.Error(), c.fail) {
 					t.Errorf("got %v, want %q", err, c.fail)
@@ -77,7 +61,7 @@ func TestAssistantReachesAnAdminEndpointOnASocket(t *testing.T) {
 	server.Listener = l
 	server.Start()
 	defer server.Close()
-	e, err := adminEndpoint(caddy.AdminConfig{Listen: "unix/" + path + "|0200"})
+	e, err := (&Admin{ApplyConfig: true, AdminAddress: "unix/" + path + "|0200"}).adminEndpoint()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 //		provider     <name>
 //		allow        email_domain|email|user|login|group|org <value>…
 //		session_ttl  <duration>
-//		apply_config
+//		apply_config [<address of Caddy's admin endpoint> [<origin>]]
 //	}
 func (p *parser) admin(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
@@ -58,10 +58,17 @@ func adminOption(d *caddyfile.Dispenser, v *Admin, seen once) error {
 		}
 		return nil
 	case "apply_config":
-		if d.NextArg() {
-			return d.Err("apply_config takes no value")
+		words := d.RemainingArgs()
+		if len(words) > 2 {
+			return d.Err("apply_config takes the address of Caddy's admin endpoint, where that is not localhost:2019, and one of its origins, where it has any")
+		}
+		for i, dst := range []*string{&v.AdminAddress, &v.AdminOrigin}[:len(words)] {
+			*dst = words[i]
 		}
 		v.ApplyConfig = true
+		if err := v.checkApply(); err != nil {
+			return d.Errf("apply_config: %v", err)
+		}
 		return nil
 	default:
 		return unknown(d, "allow", "apply_config", "provider", "session_ttl")

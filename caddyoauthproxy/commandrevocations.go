@@ -53,7 +53,7 @@ func (c *call) revokeAll() error {
 		return badUsage("say whose grants by at least one of --user, --client, --proxy and --provider, or --everything alone: %w", err)
 	}
 	var dry operator.DryRun
-	if err := c.ask(http.MethodPost, "/revocations", nil, operator.NewRevocation{Filter: &filter, DryRun: true}, &dry); err != nil {
+	if err := c.ask(http.MethodPost, "/revocations", nil, operator.NewRevocation{Filter: (*operator.GivenFilter)(&filter), DryRun: true}, &dry); err != nil {
 		return err
 	}
 	if c.Bool("dry-run") {
@@ -74,7 +74,7 @@ func (c *call) revokeAll() error {
 		}
 	}
 	var order authserver.RevocationOrder
-	if err := c.ask(http.MethodPost, "/revocations", nil, operator.NewRevocation{Filter: &filter, Reason: c.String("reason")}, &order); err != nil {
+	if err := c.ask(http.MethodPost, "/revocations", nil, operator.NewRevocation{Filter: (*operator.GivenFilter)(&filter), Reason: c.String("reason")}, &order); err != nil {
 		return err
 	}
 	return c.printOrder(&order)

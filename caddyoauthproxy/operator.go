@@ -47,7 +47,7 @@ func newAdminPages(a *App, g *gateway) *operator.AdminPages {
 		CleanupEvery: a.cleanupInterval(),
 		ClientIP:     clientIP,
 		ApplyConfig:  a.Admin != nil && a.Admin.ApplyConfig,
-		Endpoint:     func() (*operator.AdminEndpoint, error) { return adminEndpoint(runningAdmin(a.ctx)) },
+		Endpoint:     func() (*operator.AdminEndpoint, error) { return a.Admin.adminEndpoint() },
 		NoAdmins:     a.config.admins == nil,
 	})
 }

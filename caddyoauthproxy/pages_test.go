@@ -34,9 +34,12 @@ func TestMistakesOfPagesAndAdminsAreNamed(t *testing.T) {
 		change func(map[string]any)
 		want   string // empty for none
 	}{
-		"admin":                 {set("admin", map[string]any{"allow": allow, "session_ttl": "30m", "apply_config": true}), ""},
-		"admin without allow":   {set("admin", map[string]any{}), `admin: an admin page that anybody may open is no admin page: name who may, for example allow email alice@example.com`},
-		"admin, other provider": {set("admin", map[string]any{"allow": allow, "provider": "okta"}), `admin: provider "okta" is not declared; declared are: idp`},
+		"admin":                    {set("admin", map[string]any{"allow": allow, "session_ttl": "30m", "apply_config": true}), ""},
+		"admin, address of no use": {set("admin", map[string]any{"allow": allow, "admin_address": "localhost:2020"}), "admin: admin_address and admin_origin are for apply_config"},
+		"admin, no address":        {set("admin", map[string]any{"allow": allow, "apply_config": true, "admin_address": "localhost"}), `admin: the address of Caddy's admin endpoint, "localhost", is none that can be called`},
+		"admin, no origin":         {set("admin", map[string]any{"allow": allow, "apply_config": true, "admin_origin": "/"}), `admin: "/" is no origin`},
+		"admin without allow":      {set("admin", map[string]any{}), `admin: an admin page that anybody may open is no admin page: name who may, for example allow email alice@example.com`},
+		"admin, other provider":    {set("admin", map[string]any{"allow": allow, "provider": "okta"}), `admin: provider "okta" is not declared; declared are: idp`},
 		"admin, several providers": {func(m map[string]any) {
 			second(m)
 			set("admin", map[string]any{"allow": allow})(m)

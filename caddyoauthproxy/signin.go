@@ -28,6 +28,13 @@ type Admin struct {
 	// Lets operators apply what the configuration assistant makes to the running configuration, through Caddy's admin endpoint. Default: they can
 	// only copy it.
 	ApplyConfig bool `json:"apply_config,omitempty"`
+
+	// Where Caddy's admin endpoint listens, for `apply_config`: what the global option `admin` says, also as a placeholder. Default: `localhost:2019`, or
+	// what the environment variable `CADDY_ADMIN` says.
+	AdminAddress string `json:"admin_address,omitempty"`
+
+	// One of the origins that Caddy's admin endpoint takes, for `apply_config`. Required where it has `origins` or `enforce_origin`; default: none is sent.
+	AdminOrigin string `json:"admin_origin,omitempty"`
 }
 
 // Connections is the page `/connections`, on which users see and cut their own connections.
@@ -50,6 +57,9 @@ func (v *Admin) resolve(providers map[string]*upstream.Provider) (*authserver.Ad
 		return nil, errors.New("admin: an admin page that anybody may open is no admin page: name who may, for example allow email alice@example.com")
 	}
 	if err := v.checkSessionTTL(); err != nil {
+		return nil, fmt.Errorf("admin: %w", err)
+	}
+	if err := v.checkApply(); err != nil {
 		return nil, fmt.Errorf("admin: %w", err)
 	}
 	name, err := v.provider(providers)

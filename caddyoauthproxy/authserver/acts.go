@@ -115,9 +115,10 @@ const (
 	reasonLogout    = "logged out"
 	reasonTooMany   = "the user logged in more often than grants are kept"
 	reasonExpired   = "expired"
+	reasonUser      = "ended by the user"
 )
 
-// endings are the reasons that this package gives for ending a grant. All others are people's.
+// endings are the reasons that this package gives for ending a grant by itself. All others are people's.
 var endings = map[string]Ending{
 	reasonExpired: EndingExpired, reasonReuse: EndingReuse, reasonCodeTwice: EndingReuse, reasonClient: EndingClient, reasonDeleted: EndingClient,
 	reasonLogout: EndingLogout, reasonTooMany: EndingReplaced,

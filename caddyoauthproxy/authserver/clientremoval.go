@@ -15,7 +15,10 @@ import (
 // can be made. When the order then fails, the same call again gives it, as long as there are grants. A client that did not register itself is an
 // *Error with status 409, and one that is not there and has no grants one with 404; others are what the vault says.
 func (s *Server) DeleteClient(ctx context.Context, id, by, reason string) (*RevocationOrder, error) {
-	filter := RevocationFilter{ClientID: id}
+	filter, reason := RevocationFilter{ClientID: id}, cmp.Or(strings.TrimSpace(reason), "the client was deleted")
+	if err := checkOrderReason(reason); err != nil {
+		return nil, err // before anything is deleted
+	}
 	switch {
 	case s.configured[id] != nil:
 		return nil, &Error{Status: http.StatusConflict, Code: "conflict",
@@ -29,7 +32,7 @@ func (s *Server) DeleteClient(ctx context.Context, id, by, reason string) (*Revo
 	if err := s.deleteRegistration(ctx, id); err != nil {
 		return nil, err
 	}
-	return s.RevokeGrants(ctx, filter, by, cmp.Or(strings.TrimSpace(reason), "the client was deleted"))
+	return s.RevokeGrants(ctx, filter, by, reason)
 }
 
 // deleteRegistration deletes the row of a client. One that is gone counts as deleted while it has grants.

@@ -195,7 +195,7 @@ func (s *Server) CutGrant(ctx context.Context, signIn *SignIn, id string) (*Gran
 	if err := s.forgetConsents(ctx, signIn.UserID, info.ClientID); err != nil {
 		return nil, err
 	}
-	return s.EndGrant(asUser(ctx, signIn), id, "ended by the user")
+	return s.EndGrant(asUser(ctx, signIn), id, reasonUser)
 }
 
 // CutAccount ends every grant that uses an account of the user's own, and so what the gateway has of that account. It returns how many that were. One that
@@ -206,10 +206,12 @@ func (s *Server) CutAccount(ctx context.Context, signIn *SignIn, id string) (end
 		return 0, err
 	}
 	for _, c := range account.Grants {
-		if _, err := s.CutGrant(ctx, signIn, c.ID); err != nil {
+		switch _, err := s.CutGrant(ctx, signIn, c.ID); {
+		case err == nil:
+			ended++
+		case asError(err).Status != http.StatusNotFound: // which has just gone by itself
 			return ended, err
 		}
-		ended++
 	}
 	return ended, nil
 }
@@ -245,13 +247,22 @@ func (s *Server) Connection(ctx context.Context, signIn *SignIn, id string) (*Co
 	return s.connection(s.describeGrant(g), g.AccountID), nil
 }
 
-// CutAll ends everything that the user has allowed and connected, and signs them out in all browsers.
+// CutAll ends everything that the user has allowed and connected, and signs them out in all browsers. A sign-in is good for one such order: they stay in
+// force for hours, and every request is judged by all of them. One that is over is ErrNotSignedIn.
 func (s *Server) CutAll(ctx context.Context, signIn *SignIn) error {
-	ctx = asUser(ctx, signIn)
-	if _, err := s.RevokeGrants(ctx, RevocationFilter{UserID: signIn.UserID}, "the user", "ended by the user"); err != nil {
-		return err
-	}
-	_, err := s.EndSignIns(ctx, signIn.UserID)
+	work := asUser(context.WithoutCancel(ctx), signIn)
+	_, err, _ := s.cuts.Do(signIn.UserID, func() (any, error) {
+		switch _, err := s.vault.SignIn(work, signIn.ID); {
+		case errors.Is(err, tokenstore.ErrNotFound):
+			return nil, ErrNotSignedIn
+		case err != nil:
+			return nil, fmt.Errorf("sign-in: %w", err)
+		}
+		if _, err := s.RevokeGrants(work, RevocationFilter{UserID: signIn.UserID}, "the user", reasonUser); err != nil {
+			return nil, err
+		}
+		return s.EndSignIns(work, signIn.UserID)
+	})
 	return err
 }
 

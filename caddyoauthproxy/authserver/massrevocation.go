@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/console"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
@@ -95,13 +96,11 @@ func (s *Server) RevokeGrants(ctx context.Context, f RevocationFilter, by, reaso
 	if err := f.Check(); err != nil {
 		return nil, refuse("invalid_request", err.Error())
 	}
-	by, reason = strings.TrimSpace(by), cmp.Or(strings.TrimSpace(reason), defaultOrderReason)
-	for name, text := range map[string]string{"by": by, "reason": reason} {
-		if utf8.RuneCountInString(text) > maxOrderText || !utf8.ValidString(text) || strings.ContainsFunc(text, func(c rune) bool { return !unicode.IsPrint(c) }) {
-			return nil, refuse("invalid_request", fmt.Sprintf("%s must be at most %d printable characters, in one line", name, maxOrderText))
-		}
+	reason = cmp.Or(strings.TrimSpace(reason), defaultOrderReason)
+	if err := checkOrderReason(reason); err != nil {
+		return nil, err
 	}
-	o := &tokenstore.RevocationOrder{Meta: tokenstore.Meta{ID: rand.Text()}, Filter: f, By: by, Reason: reason, Created: s.vault.Now()}
+	o := &tokenstore.RevocationOrder{Meta: tokenstore.Meta{ID: rand.Text()}, Filter: f, By: orderGiver(by), Reason: reason, Created: s.vault.Now()}
 	if err := s.vault.Commit(ctx, tokenstore.Save(o), tokenstore.RecordEvent(s.orderEvent(ctx, tokenstore.EventRevocationOrdered, o))); err != nil {
 		return nil, fmt.Errorf("store revocation order: %w", err)
 	}
@@ -109,6 +108,24 @@ func (s *Server) RevokeGrants(ctx context.Context, f RevocationFilter, by, reaso
 	s.orders.add(&known)
 	defer s.carryOutNow()
 	return s.describeOrder(s.countOrder(ctx, o)), nil
+}
+
+// checkOrderReason refuses a reason that an order cannot have.
+func checkOrderReason(reason string) error {
+	if utf8.RuneCountInString(reason) > maxOrderText || !utf8.ValidString(reason) || strings.ContainsFunc(reason, func(c rune) bool { return !unicode.IsPrint(c) }) {
+		return refuse("invalid_request", fmt.Sprintf("reason must be at most %d printable characters, in one line", maxOrderText))
+	}
+	return nil
+}
+
+// orderGiver is who gave an order, as it is kept. What people are called is a provider's word, and none that keeps an operator from revoking.
+func orderGiver(by string) string {
+	return strings.Map(func(c rune) rune {
+		if !unicode.IsPrint(c) {
+			return -1
+		}
+		return c
+	}, console.Clean(by, maxOrderText-1))
 }
 
 // countOrder counts what a new order means, and returns the order with that. It holds already, so that nothing depends on the count.

@@ -180,10 +180,10 @@ func (s *Server) health(g *tokenstore.Grant) (health tokenstore.Health, reason s
 
 // endedBy says to a client why a grant is over. What an operator wrote is not for it.
 func (s *Server) endedBy(g *tokenstore.Grant) string {
-	if g.State == tokenstore.StateActive || g.Order != "" {
-		return "revoked by the operator of this gateway"
+	if _, own := endings[g.Reason]; g.State != tokenstore.StateActive && g.Order == "" && (own || g.Reason == reasonUser) {
+		return g.Reason
 	}
-	return g.Reason
+	return "revoked by the operator of this gateway"
 }
 
 // errLoginRevoked is why a login goes no further that an order in force means.

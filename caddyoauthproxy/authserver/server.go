@@ -76,6 +76,7 @@ type Server struct {
 	mux          *http.ServeMux
 	csrf         *http.CrossOriginProtection
 	callbacks    singleflight.Group
+	cuts         singleflight.Group // of everything that a user has, by their id
 	tasks        sync.WaitGroup
 	noting       sync.Map // ids of API keys whose use is being written
 	uses         uses

@@ -264,7 +264,7 @@ func (s *Server) answerSignIn(w http.ResponseWriter, r *http.Request, login *tok
 	}
 	value := s.signInValue(state)
 	if old := s.cookie(r, signInCookie); old != "" && old != value {
-		if err := s.EndSignIn(r.Context(), s.vault.Hash(purposeSignIn, old)); err != nil && asError(err).Status != http.StatusNotFound {
+		if err := s.replaceSignIn(r.Context(), old, value); err != nil && asError(err).Status != http.StatusNotFound {
 			s.notSignedIn(w, r, err)
 			return
 		}
@@ -276,6 +276,18 @@ func (s *Server) answerSignIn(w http.ResponseWriter, r *http.Request, login *tok
 	s.setCookie(w, signInCookie, value, s.life.SignIn)
 	w.Header().Set("Location", s.issuer+returnTo)
 	w.WriteHeader(http.StatusSeeOther)
+}
+
+// replaceSignIn ends the sign-in that a browser had before, for whoever is signed in with it now.
+func (s *Server) replaceSignIn(ctx context.Context, old, value string) error {
+	now, err := s.vault.SignIn(ctx, s.vault.Hash(purposeSignIn, value))
+	switch {
+	case err == nil:
+		ctx = tokenstore.WithActor(ctx, userActor(now.UserID, now.User.Label()))
+	case !errors.Is(err, tokenstore.ErrNotFound): // which was ended just now
+		return fmt.Errorf("sign-in: %w", err)
+	}
+	return s.EndSignIn(ctx, s.vault.Hash(purposeSignIn, old))
 }
 
 // notSignedIn shows a person why a sign-in has failed, and the way back.

@@ -43,3 +43,22 @@ func TestSignInsAreInTheAuditTrail(t *testing.T) {
 		t.Errorf("%s", got)
 	}
 }
+
+func TestSignInThatAnotherTakesThePlaceOfIsEndedByWhoSignedIn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, admins("alice@example.com"))
+	b := w.browser()
+	b.signIn("")
+	first, err := b.signedIn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.signIn("")
+	events, _, err := w.vault.Events(t.Context(), tokenstore.EventFilter{Types: []string{tokenstore.EventSignInEnded}, Limit: 10})
+	if err != nil || len(events) != 1 || events[0].Details["sign_in"] != first.ID || events[0].Actor.Kind != tokenstore.ActorUser || events[0].Actor.ID != first.UserID {
+		t.Errorf("%+v, %v", events, err)
+	}
+	if all, err := w.server.SignIns(t.Context()); err != nil || len(all) != 1 || all[0].ID == first.ID {
+		t.Errorf("%+v, %v", all, err)
+	}
+}

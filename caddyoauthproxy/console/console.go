@@ -76,7 +76,8 @@ func New(o Options) (*Pages, error) {
 	if err != nil {
 		return nil, fmt.Errorf("templates: %w", err)
 	}
-	css := "\n" + string(style) + accent
+	// Browsers take every end of a line for \n, and the policy's hash is of what they read.
+	css := "\n" + strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(string(style)) + accent
 	if strings.Contains(strings.ToLower(css), "</style") {
 		return nil, errors.New("templates: style.css: </style ends it")
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -66,7 +67,7 @@ func NewAdminPages(o AdminPagesOptions) *AdminPages {
 		p.mux.HandleFunc(path, func(_ http.ResponseWriter, r *http.Request) { visitOf(r).serve(methods) })
 	}
 	p.mux.HandleFunc("/", func(_ http.ResponseWriter, r *http.Request) {
-		visitOf(r).fail(denied(http.StatusNotFound, "not_found", "There is no such page."))
+		visitOf(r).fail(errNoPage())
 	})
 	return p
 }
@@ -149,8 +150,16 @@ func (p *AdminPages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if p.ClientIP != nil {
 		ctx = tokenstore.WithAddress(ctx, p.ClientIP(r))
 	}
-	http.StripPrefix(p.prefix, p.mux).ServeHTTP(w, r.WithContext(context.WithValue(ctx, visitKey{}, v)))
+	v.r = r.WithContext(context.WithValue(ctx, visitKey{}, v))
+	// The mux would redirect a path that is not written as it should be, without the prefix, to where the pages need not be.
+	if escaped := r.URL.EscapedPath(); path.Clean("/"+escaped) != strings.TrimSuffix(escaped, "/") {
+		v.fail(errNoPage())
+		return
+	}
+	http.StripPrefix(p.prefix, p.mux).ServeHTTP(w, v.r)
 }
+
+func errNoPage() error { return denied(http.StatusNotFound, "not_found", "There is no such page.") }
 
 // admitted lets operators pass, and answers all others. Those who read are sent to sign in and come back.
 func (v *visit) admitted() bool {
@@ -389,9 +398,9 @@ func isID(text string) bool {
 	return text != "" && len(text) <= 180 && !strings.ContainsFunc(text, func(c rune) bool { return c <= ' ' || c >= 0x7f })
 }
 
-// done shows what the last form has done: one of a few texts, so that no link can make the page say anything else.
-func (v *visit) done(code string, texts map[string]string) {
-	if text := texts[code]; text != "" {
+// done shows what the last form has done: one of a few texts, and only where it has.
+func (v *visit) done(told string, texts map[string]string) {
+	if text := texts[noticed(v.signIn, told)]; text != "" {
 		v.result = &console.Result{Text: text}
 	}
 }

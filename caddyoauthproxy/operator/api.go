@@ -213,7 +213,7 @@ func readJSON(w http.ResponseWriter, r *http.Request, into any, members string) 
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return bad("send one JSON object")
 	}
-	return nil
+	return checkMembers(json.NewDecoder(bytes.NewReader(body)), "the object")
 }
 
 // denied is a refusal with its status.

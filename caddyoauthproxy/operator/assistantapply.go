@@ -173,7 +173,7 @@ func (e *AdminEndpoint) config(ctx context.Context) (config map[string]any, etag
 	defer cancel()
 	resp, err := e.do(ctx, http.MethodGet, "", nil)
 	if err != nil {
-		return nil, "", &ApplyError{Status: http.StatusBadGateway, Text: "Caddy's admin endpoint does not answer: " + err.Error()}
+		return nil, "", &ApplyError{Status: http.StatusBadGateway, Text: "Caddy's admin endpoint does not answer: " + err.Error() + "; where it listens is said behind apply_config, and where it is off, add the lines to the Caddyfile"}
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {

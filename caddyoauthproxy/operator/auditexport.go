@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"go.uber.org/zap"
 
@@ -109,9 +110,9 @@ func details(d map[string]string) string {
 	return strings.Join(parts, "; ")
 }
 
-// plainCell keeps a spreadsheet from taking what a stranger calls itself for a formula.
+// plainCell keeps a spreadsheet from taking what a stranger calls itself for a formula, also in the wide letters that some of them read alike.
 func plainCell(text string) string {
-	if text != "" && strings.ContainsRune("=+-@\t\r", rune(text[0])) {
+	if first, _ := utf8.DecodeRuneInString(text); strings.ContainsRune("=+-@\t\r\n＝＋－＠", first) {
 		return "'" + text
 	}
 	return text

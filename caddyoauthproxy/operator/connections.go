@@ -55,7 +55,7 @@ func (s *Server) showConnections(w http.ResponseWriter, r *http.Request, signIn 
 		page.Servers = append(page.Servers, server)
 	}
 	f := s.frame(signIn)
-	if text := results[r.URL.Query().Get("done")]; text != "" {
+	if text := results[noticed(signIn, r.URL.Query().Get("done"))]; text != "" {
 		f.Result = &console.Result{Text: text}
 	} else if all.More {
 		f.Result = &console.Result{Failed: true, Text: "You have more connections than are shown here. To be rid of them all, cut everything."}
@@ -231,7 +231,7 @@ func (s *Server) cut(w http.ResponseWriter, r *http.Request, signIn *authserver.
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Location", s.issuer()+connectionsPath+"?done="+what)
+	w.Header().Set("Location", s.issuer()+connectionsPath+"?done="+notice(signIn, what))
 	w.WriteHeader(http.StatusSeeOther)
 	return nil
 }

@@ -12,6 +12,16 @@ func Routes() []Route {
 	return all
 }
 
+// Parameters are the query parameters that a route knows.
+func Parameters(of Route) []string {
+	for _, r := range new(Server).routes() {
+		if r.method == of.Method && r.path == of.Path {
+			return r.query
+		}
+	}
+	return nil
+}
+
 // PageRoutes are all pages of operators.
 func PageRoutes() []Route {
 	var all []Route

@@ -193,6 +193,6 @@ func (p *AdminPages) endGrant(v *visit) error {
 	if _, err := v.options.Gateway.EndGrant(v.ctx(), g.ID, reason); err != nil {
 		return err
 	}
-	v.redirect("/admin/grants/"+url.PathEscape(g.ID), url.Values{"done": {"revoked"}})
+	v.redirect("/admin/grants/"+url.PathEscape(g.ID), url.Values{"done": {notice(v.signIn, "revoked")}})
 	return nil
 }

@@ -178,7 +178,7 @@ func (p *AdminPages) revokeKey(v *visit) error {
 	if _, err := v.options.Gateway.RevokeAPIKey(v.ctx(), v.r.PathValue("id")); err != nil {
 		return err
 	}
-	v.redirect("/admin/keys", url.Values{"done": {"revoked"}})
+	v.redirect("/admin/keys", url.Values{"done": {notice(v.signIn, "revoked")}})
 	return nil
 }
 
@@ -202,6 +202,6 @@ func (p *AdminPages) rotate(v *visit) error {
 	if compromised {
 		done = "cut"
 	}
-	v.redirect("/admin/keys", url.Values{"done": {done}})
+	v.redirect("/admin/keys", url.Values{"done": {notice(v.signIn, done)}})
 	return nil
 }

@@ -120,7 +120,7 @@ func MayHandle(r *http.Request) bool {
 // ServeHTTP answers the site's routes: the API to admins who have signed in, and pages to whom they are for.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !s.handlesAPI(r) {
-		s.pages.ServeHTTP(w, r)
+		s.pages.ServeHTTP(w, r.WithContext(tokenstore.WithAddress(r.Context(), s.options.ClientIP(r))))
 		return
 	}
 	signIn, err := s.admit(r)

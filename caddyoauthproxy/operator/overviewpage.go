@@ -1,10 +1,10 @@
 package operator
 
 import (
+	"errors"
 	"slices"
 	"time"
 
-	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/console"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
@@ -96,12 +96,16 @@ func (v *visit) watchProviders() ([][]console.Cell, error) {
 }
 
 func (v *visit) watchOrders() ([][]console.Cell, error) {
-	orders, err := v.options.Gateway.RevocationOrders(v.ctx())
+	// Those that are carried out may be many: they are counted alone.
+	orders, err := v.options.Vault.RevocationOrders(v.ctx(), true)
+	if err != nil && !errors.Is(err, tokenstore.ErrTampered) {
+		return nil, err
+	}
+	all, err := v.options.Vault.Count(v.ctx(), tokenstore.KindRevocationOrder)
 	if err != nil {
 		return nil, err
 	}
-	all := len(orders)
-	open := slices.DeleteFunc(orders, func(o *authserver.RevocationOrder) bool { return !o.Done.IsZero() })
+	open := slices.DeleteFunc(orders, func(o *tokenstore.RevocationOrder) bool { return !o.Done.IsZero() })
 	link := v.link("/admin/revocations", nil)
 	if len(open) == 0 {
 		details := "No order was given yet."

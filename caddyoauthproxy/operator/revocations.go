@@ -1,8 +1,11 @@
 package operator
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -14,13 +17,32 @@ import (
 // NewRevocation is the body of a request to revoke many grants.
 type NewRevocation struct {
 	// Which grants. Required, so that none is meant by mistake.
-	Filter *authserver.RevocationFilter `json:"filter"`
+	Filter *GivenFilter `json:"filter"`
 
 	// Why, for operators: at most 500 characters.
 	Reason string `json:"reason,omitempty"`
 
 	// Says how many grants there are, and ends none.
 	DryRun bool `json:"dry_run,omitempty"`
+}
+
+// GivenFilter is the filter of a request. A member that is there has a value.
+type GivenFilter authserver.RevocationFilter
+
+// UnmarshalJSON implements json.Unmarshaler. An empty text, such as that of a variable that a script forgot to set, would have more ended than was asked for.
+func (f *GivenFilter) UnmarshalJSON(raw []byte) error {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &members); err != nil {
+		return err
+	}
+	for name, value := range members {
+		if string(value) == `""` {
+			return fmt.Errorf("%.40q is empty: give it a value, or leave it out", name)
+		}
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	return d.Decode((*authserver.RevocationFilter)(f))
 }
 
 // DryRun is the answer to a dry run.
@@ -45,14 +67,15 @@ func (s *Server) revokeGrants(w http.ResponseWriter, r *http.Request) (any, erro
 	if body.Filter == nil {
 		return nil, bad("filter is missing: say which grants by at least one of user_id, client_id, proxy and provider, or by all for every grant")
 	}
+	filter := authserver.RevocationFilter(*body.Filter)
 	if body.DryRun {
-		n, err := s.options.Gateway.CountGrants(r.Context(), *body.Filter)
+		n, err := s.options.Gateway.CountGrants(r.Context(), filter)
 		if err != nil {
 			return nil, err
 		}
-		return DryRun{*body.Filter, n, s.options.Gateway.RevocationWarnings(*body.Filter)}, nil
+		return DryRun{filter, n, s.options.Gateway.RevocationWarnings(filter)}, nil
 	}
-	order, err := s.options.Gateway.RevokeGrants(r.Context(), *body.Filter, by(r.Context()), body.Reason)
+	order, err := s.options.Gateway.RevokeGrants(r.Context(), filter, by(r.Context()), body.Reason)
 	if err != nil {
 		return nil, err
 	}

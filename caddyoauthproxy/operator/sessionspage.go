@@ -75,6 +75,6 @@ func (p *AdminPages) endSession(v *visit) error {
 	if err := v.options.Gateway.EndSignIn(v.ctx(), v.r.PathValue("id")); err != nil {
 		return err
 	}
-	v.redirect("/admin/sessions", url.Values{"done": {"ended"}})
+	v.redirect("/admin/sessions", url.Values{"done": {notice(v.signIn, "ended")}})
 	return nil
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"html"
 	"io"
 	"net/http"
@@ -10,10 +11,14 @@ import (
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/testenv"
 )
 
-const (
-	admins       = "admin {\n provider demo\n allow user alice\n %s\n}\n"
-	applyAllowed = "admin {\n provider demo\n allow user alice\n apply_config\n}\n"
-)
+const admins = "admin {\n provider demo\n allow user alice\n %s\n}\n"
+
+// applyAllowed lets the admin change the running config.
+func applyAllowed(w *testenv.World) string {
+	return fmt.Sprintf(admins, "apply_config "+strings.TrimPrefix(w.AdminURL(), "http://"))
+}
+
+func withApplyAllowed(w *testenv.World) string { return w.CaddyfileWith(applyAllowed(w)) }
 
 // assisted opens the assistant as an admin who has signed in.
 func assisted(t *testing.T, w *testenv.World) *testenv.Browser {
@@ -67,7 +72,7 @@ func mustSay(t *testing.T, what string, status, want int, page string, texts ...
 
 func TestAssistantAddsAServerToTheRunningConfigWhileAChatbotStreams(t *testing.T) {
 	t.Parallel()
-	w := testenv.Start(t, testenv.Options{Global: applyAllowed, Proxy: "provider demo"})
+	w := testenv.Start(t, testenv.Options{Caddyfile: withApplyAllowed, Proxy: "provider demo"})
 	b := assisted(t, w)
 	page := filledIn(t, w, b, "provider=demo", map[string]string{"proxy": "second", "upstream": w.MCPURL + "/mcp", "allow": "user alice"})
 	mustSay(t, "result", 200, 200, page, "mcp_proxy second "+w.MCPURL+"/mcp", "allow user alice", w.ProxyURL("second"))
@@ -106,11 +111,11 @@ func filledInPage(t *testing.T, w *testenv.World, b *testenv.Browser) string {
 
 func TestAssistantOverwritesNoChangeOfSomebodyElseAndNoConfigThatCaddyRefuses(t *testing.T) {
 	t.Parallel()
-	w := testenv.Start(t, testenv.Options{Global: applyAllowed, Proxy: "provider demo"})
+	w := testenv.Start(t, testenv.Options{Caddyfile: withApplyAllowed, Proxy: "provider demo"})
 	b := assisted(t, w)
 	result := filledIn(t, w, b, "provider=demo", map[string]string{"proxy": "second", "upstream": w.MCPURL})
 	_, plan := b.Fill(t, result, "step", nil)
-	if err := w.Reload(w.CaddyfileWith(applyAllowed + "access_token_ttl 31m")); err != nil {
+	if err := w.Reload(w.CaddyfileWith(applyAllowed(w) + "access_token_ttl 31m")); err != nil {
 		t.Fatal(err)
 	}
 	before := runningConfig(t, w, "")

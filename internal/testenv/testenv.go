@@ -286,13 +286,17 @@ func (w *World) run() {
 			w.t.Fatalf("Caddy ended:\n%s", tail(w.log.String(), 6000))
 		default:
 		}
-		resp, err := http.Get(w.URL + "/.well-known/oauth-authorization-server")
-		if err != nil {
-			return false
-		}
-		_ = resp.Body.Close()
-		return resp.StatusCode == http.StatusOK
+		return answers(w.URL+"/.well-known/oauth-authorization-server") && answers(w.AdminURL()+"/config/") // which waits until the config is the running one
 	})
+}
+
+func answers(address string) bool {
+	resp, err := http.Get(address)
+	if err != nil {
+		return false
+	}
+	_ = resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
 }
 
 // end ends Caddy with a signal, and waits.
