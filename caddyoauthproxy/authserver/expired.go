@@ -32,7 +32,7 @@ func (s *Server) turnHealth(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("grants that are due: %w", err)
 		}
-		if len(grants) < duePage || turned == 0 {
+		if turned == 0 { // those that do not open, or that somebody else is about, stay due
 			return nil
 		}
 	}
