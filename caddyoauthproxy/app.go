@@ -202,8 +202,9 @@ func (a *App) Start() error {
 	a.jobs.Go(func() { a.everyMinute(g.server.CarryOutOrders) })
 	a.jobs.Go(func() { a.countRecords(g) })
 	a.jobs.Go(func() { a.everyMinute(g.accounts.RetryRevocations) })
-	if interval := a.cleanupInterval(); interval > 0 {
-		a.metrics.cleansUp(interval)
+	interval := a.cleanupInterval()
+	a.metrics.cleansUp(interval)
+	if interval > 0 {
 		a.jobs.Go(func() { a.cleanup(g, interval) })
 	}
 	return nil

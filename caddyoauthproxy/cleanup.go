@@ -38,6 +38,9 @@ func (a *App) cleanup(g *gateway, interval time.Duration) {
 		case <-tick.C:
 		}
 		done, err := g.cleanUp(a.ctx, interval)
+		if a.ctx.Err() != nil {
+			return // the configuration that took this one's place goes on
+		}
 		if err != nil {
 			a.log.Error("clean-up failed", zap.Error(err))
 		}
@@ -66,7 +69,7 @@ func (g *gateway) cleanUp(ctx context.Context, interval time.Duration) (*cleaned
 	var c *cleaned
 	_, err := g.vault.RunJob(ctx, cleanupJob, interval, func(ctx context.Context) error {
 		c = g.cleanUpNow(ctx)
-		return nil // what failed is tried again after the interval, as all else
+		return ctx.Err() // what failed is tried again after the interval, as all else; what was cut short, at once
 	})
 	return c, err
 }

@@ -1,6 +1,7 @@
 package caddyoauthproxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -9,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
@@ -118,5 +121,59 @@ func TestCleanUpDeletesMoreThanABatchBesideOtherWriters(t *testing.T) {
 	writer.Wait()
 	if err != nil || c == nil || c.err != nil || c.deleted[tokenstore.KindLogin] != n {
 		t.Errorf("clean-up did %+v, %v", c, err)
+	}
+}
+
+// A reload in the middle of a clean-up must not have the rest wait for an interval.
+func TestCleanUpThatWasCutShortIsDueAgain(t *testing.T) {
+	t.Parallel()
+	g := openedGateway(t, filepath.Join(t.TempDir(), "vault.db"))
+	now := g.vault.Now()
+	for i := range 50 {
+		id := fmt.Sprint("expired-", i)
+		commit(t, g.vault, tokenstore.Save(&tokenstore.Grant{Meta: tokenstore.Meta{ID: id, DeleteAfter: now.Add(24 * time.Hour)}, State: tokenstore.StateActive, AccountID: id,
+			Expires: now.Add(-2 * time.Hour), Ends: now}))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	stop := g.vault.WatchGrants(func(string) { cancel() })
+	c, _ := g.cleanUp(ctx, time.Hour)
+	stop()
+	if c == nil || c.err == nil || c.ended == 50 {
+		t.Fatalf("it was not cut short: %+v", c)
+	}
+	rest, err := g.cleanUp(t.Context(), time.Hour)
+	if err != nil || rest == nil || rest.err != nil {
+		t.Fatalf("after %d had ended the clean-up did %+v, %v", c.ended, rest, err)
+	}
+	if n, err := g.vault.CountGrants(t.Context(), tokenstore.HealthRevoked); err != nil || n != 50 {
+		t.Errorf("%d grants are ended, %v", n, err)
+	}
+}
+
+// Who turns the clean-up off is not warned for ever that it does not run.
+func TestCleanUpThatIsOffIsExpectedNoMore(t *testing.T) {
+	t.Parallel()
+	m := newMetrics()
+	count := func() int {
+		series := make(chan prometheus.Metric, 10)
+		m.cleanupEvery.Collect(series)
+		m.cleanupLast.Collect(series)
+		return len(series)
+	}
+	m.cleansUp(-1)
+	if n := count(); n != 0 {
+		t.Errorf("%d series of a clean-up that never was on", n)
+	}
+	m.cleansUp(time.Hour)
+	if n := count(); n != 2 {
+		t.Errorf("%d series", n)
+	}
+	m.cleansUp(-1)
+	if n := count(); n != 0 {
+		t.Errorf("%d series are left", n)
+	}
+	m.cleansUp(time.Hour)
+	if n := count(); n != 2 {
+		t.Errorf("%d series when it is on again", n)
 	}
 }

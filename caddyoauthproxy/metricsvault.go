@@ -115,14 +115,17 @@ func (m *metrics) cleanedUp(began time.Time, err error) {
 	m.cleanupLast.WithLabelValues().SetToCurrentTime()
 }
 
-// begun is when this process began.
-var begun = time.Now()
-
-// cleansUp notes that there will be clean-ups.
+// cleansUp notes that there will be clean-ups; none without a positive interval, and then nobody is to wait for one.
 func (m *metrics) cleansUp(interval time.Duration) {
+	if interval <= 0 {
+		m.cleanupEvery.Reset()
+		m.cleanupLast.Reset()
+		m.cleaning.Store(false)
+		return
+	}
 	m.cleanupEvery.WithLabelValues().Set(interval.Seconds())
 	if m.cleaning.CompareAndSwap(false, true) {
-		m.cleanupLast.WithLabelValues().Set(float64(begun.Unix()))
+		m.cleanupLast.WithLabelValues().SetToCurrentTime()
 	}
 }
 

@@ -130,7 +130,7 @@ func (v *Vault) Note(e *Event) {
 // mayNote counts an event that is to be noted, unless there were too many of late.
 func (t *trail) mayNote(now time.Time) bool {
 	const each = time.Second / notesASecond
-	if t.empty.Before(now) {
+	if t.empty.Before(now) || t.empty.Sub(now) > maxNoted*each { // the latter where the clock was put back
 		t.empty = now
 	}
 	if t.empty.Sub(now) > (maxNoted-1)*each {

@@ -66,7 +66,8 @@ type auditHead struct {
 
 func (*auditHead) layout() layout { return layout{kind: KindAuditHead, use: useGrant} }
 
-// lateness is how much older events may be than those that were chained before them without anybody taking notice.
+// lateness is how much older events may be than those that were chained before them without anybody taking notice, and how far the clocks of nodes may disagree
+// in general.
 const lateness = time.Hour
 
 // AuditSeal names a segment of the audit trail by what cannot be changed without showing.
@@ -130,6 +131,8 @@ func (v *Vault) chain(ctx context.Context) error {
 			return fmt.Errorf("audit trail: %w", err)
 		case !more:
 			return nil
+		default:
+			conflicts = 0
 		}
 	}
 }

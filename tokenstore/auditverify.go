@@ -59,7 +59,7 @@ const maxFaults = 100
 
 // VerifyAudit reads the whole audit trail and says what is wrong with it: segments that were edited, removed, reordered or put in the place of
 // others, a removed end, a changed head, events that do not open or are there twice. A missing beginning is in order when it was past its
-// time. With an anchor, the number and hash of a segment as "number:hash", it also checks that the chain contains it.
+// time, to within an hour: the clocks of nodes disagree. With an anchor, the number and hash of a segment as "number:hash", it also checks that the chain contains it.
 //
 // Who can write to the storage, and has no key, can still do three things that nothing in the storage shows. They can put a whole older copy back, or the head
 // of one while they remove the segments behind it: an anchor shows that, and a process that runs meanwhile notes it. They can remove events that are
@@ -137,7 +137,7 @@ func (a *audit) chain(ctx context.Context, head *auditHead) error {
 	}
 	a.report.Oldest = oldest
 	if oldest == 0 {
-		if head != nil && head.Number > 0 && a.vault.now().Before(head.Keep) {
+		if head != nil && head.Number > 0 && a.early(head.Keep) {
 			a.fault(AuditFault{Segment: head.Number, Problem: fmt.Sprintf("all %d segments are missing; the last one was to be kept until %s", head.Number, date(head.Keep))})
 		}
 		return nil
@@ -159,6 +159,9 @@ func (a *audit) chain(ctx context.Context, head *auditHead) error {
 	a.checkEnd(head)
 	return a.beyond(ctx, last)
 }
+
+// early reports whether what was to be kept until then is missing too early. Another node has deleted it, by a clock that may be ahead of this one's.
+func (a *audit) early(keep time.Time) bool { return a.vault.now().Before(keep.Add(-lateness)) }
 
 // checkEnd compares the head with the last segment.
 func (a *audit) checkEnd(head *auditHead) {
@@ -208,7 +211,7 @@ func (a *audit) segment(ctx context.Context, number uint64, first bool) (bool, e
 	case before != nil && (seg.Previous != before.Hash || !seg.PreviousKeep.Equal(before.Keep) || seg.PreviousNewest != before.Newest):
 		here.Problem = "the segment does not follow the one before it"
 		a.fault(here)
-	case first && number > 1 && a.vault.now().Before(seg.PreviousKeep):
+	case first && number > 1 && a.early(seg.PreviousKeep):
 		here.Problem = fmt.Sprintf("the segments before this one are missing; the last of them was to be kept until %s", date(seg.PreviousKeep))
 		a.fault(here)
 	case number == 1 && seg.Previous != "":

@@ -196,15 +196,17 @@ func printable(s string, most int) string {
 }
 
 // Ids of events order by time, the oldest first, because in that order they are chained: 26 characters of 2-7 and A-Z that stand for the
-// milliseconds, a counter that keeps the order within one, and random bits.
+// milliseconds (6 bytes), a counter that keeps the order within one (4), and random bits (6). The counter is so large because where it begins anew, the order of a
+// millisecond breaks.
 var (
 	idEncoding   = base32.NewEncoding("234567ABCDEFGHIJKLMNOPQRSTUVWXYZ").WithPadding(base32.NoPadding)
 	eventCounter atomic.Uint32
 )
 
 func newEventID(at time.Time) string {
-	b := binary.BigEndian.AppendUint64(nil, uint64(max(at.UnixMilli(), 0))<<16|uint64(eventCounter.Add(1)&0xffff))
-	return idEncoding.EncodeToString(append(b, random(8)...))
+	b := binary.BigEndian.AppendUint64(nil, uint64(max(at.UnixMilli(), 0))<<16)[:6]
+	b = binary.BigEndian.AppendUint32(b, eventCounter.Add(1))
+	return idEncoding.EncodeToString(append(b, random(6)...))
 }
 
 // eventTime is the time in an event's id, the zero time in what is none.

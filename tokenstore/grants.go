@@ -78,15 +78,18 @@ func (v *Vault) FindGrants(ctx context.Context, q GrantQuery) (found []FoundGran
 	return found, more, nil
 }
 
-// UnindexedGrants lists grants that were saved by a release that did not know of their health, of a page of limit grants behind the id after. Saving one settles
-// it. One that does not open is left out. next is where to go on, empty at the end.
+// UnindexedGrants lists grants that were made by a release that did not know of their health, of a page of limit grants behind the id after, also those that were saved
+// since: they have an account, and do not say of which provider. One that does not open is left out. next is where to go on, empty at the end.
 func (v *Vault) UnindexedGrants(ctx context.Context, after string, limit int) (grants []*Grant, next string, err error) {
 	rows, err := v.store.List(ctx, KindGrant, Query{After: after, Limit: limit})
 	if err != nil {
 		return nil, "", err
 	}
 	for _, row := range rows {
-		if slices.ContainsFunc(row.Refs, func(ref string) bool { return strings.HasPrefix(ref, refHealth) }) {
+		has := func(prefix string) bool {
+			return slices.ContainsFunc(row.Refs, func(ref string) bool { return strings.HasPrefix(ref, prefix) && ref != prefix })
+		}
+		if has(refHealth) && (has("provider:") || !has("account:")) {
 			continue
 		}
 		if g, err := v.openGrant(row, nil); err == nil {

@@ -137,7 +137,7 @@ func TestWordsInTheStoreAreHashesAndBounded(t *testing.T) {
 		t.Errorf("%d words of %d references", len(words), len(row.Refs))
 	}
 	for _, ref := range words {
-		if len(ref) != len("word:")+16 {
+		if len(ref) != len("word:")+11 {
 			t.Errorf("reference %q is not a hash", ref)
 		}
 	}

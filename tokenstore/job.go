@@ -80,8 +80,9 @@ func (v *Vault) takeJob(ctx context.Context, name string, every time.Duration) (
 		job = &Job{Meta: Meta{ID: name}}
 	case err != nil:
 		return nil, fmt.Errorf("job %s: %w", name, err)
-	case job.Owner != "" && now.Before(job.Until), job.Owner == "" && !job.Began.IsZero() && now.Before(job.Began.Add(every)):
-		return nil, nil
+	case job.Owner != "" && now.Before(job.Until) && !job.Until.After(now.Add(2*jobLease)),
+		job.Owner == "" && !job.Began.IsZero() && now.Before(job.Began.Add(every)) && !job.Began.After(now.Add(jobLease)):
+		return nil, nil // times further ahead are of a clock that was put back
 	}
 	job.Owner, job.Until = NewID(now), now.Add(jobLease)
 	err = v.Commit(ctx, Save(job))
@@ -106,7 +107,7 @@ func (v *Vault) keepJob(ctx context.Context, job *Job, interval time.Duration, l
 		}
 		until := job.Until
 		job.Until = v.now().Add(jobLease)
-		if err := v.Commit(ctx, Save(job)); err != nil {
+		if err := v.Commit(context.WithoutCancel(ctx), Save(job)); err != nil { // cut off, nobody would know whether it was made
 			if job.Until = until; errors.Is(err, ErrConflict) || !v.now().Before(until) {
 				lost(errJobLost)
 				return

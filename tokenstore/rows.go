@@ -107,7 +107,8 @@ func (a *Account) layout() layout {
 // column can be changed behind the vault's back.
 type sealedRecord struct {
 	State       State           `json:"state,omitempty"`
-	Refs        []string        `json:"refs,omitempty"`
+	Refs        []string        `json:"refs,omitempty"` // as older releases sealed them, instead of their sum
+	RefsSum     string          `json:"refs_sum,omitempty"`
 	DeleteAfter int64           `json:"delete_after,omitempty"`
 	Due         int64           `json:"due,omitempty"`
 	Record      json.RawMessage `json:"record"`
@@ -124,7 +125,7 @@ func (v *Vault) sealRecord(r Record, version uint64) (Row, error) {
 		return Row{}, fmt.Errorf("%s %s: %w", l.kind, m.ID, err)
 	}
 	slices.Sort(l.refs)
-	plain, err := json.Marshal(sealedRecord{State: l.state, Refs: l.refs, DeleteAfter: millis(m.DeleteAfter), Due: millis(l.due), Record: body})
+	plain, err := json.Marshal(sealedRecord{State: l.state, RefsSum: sumOf(l.refs), DeleteAfter: millis(m.DeleteAfter), Due: millis(l.due), Record: body})
 	if err != nil {
 		return Row{}, fmt.Errorf("%s %s: %w", l.kind, m.ID, err)
 	}
@@ -154,7 +155,11 @@ func (v *Vault) unsealRecord(l layout, row Row, r Record) error {
 		return fmt.Errorf("%s %s: %w: %w", row.Kind, row.ID, ErrTampered, err)
 	}
 	refs := slices.Sorted(slices.Values(row.Refs))
-	if string(s.State) != row.State || !slices.Equal(s.Refs, refs) || s.DeleteAfter != millis(row.DeleteAfter) || s.Due != millis(row.Due) {
+	sameRefs := s.RefsSum == sumOf(refs)
+	if len(s.Refs) > 0 { // of an older release
+		sameRefs = slices.Equal(s.Refs, refs)
+	}
+	if string(s.State) != row.State || !sameRefs || s.DeleteAfter != millis(row.DeleteAfter) || s.Due != millis(row.Due) {
 		return fmt.Errorf("%s %s: %w: a clear column was changed", row.Kind, row.ID, ErrTampered)
 	}
 	if err := decode(s.Record, r); err != nil {
@@ -162,6 +167,20 @@ func (v *Vault) unsealRecord(l layout, row Row, r Record) error {
 	}
 	*r.meta() = Meta{ID: row.ID, Version: row.Version, DeleteAfter: row.DeleteAfter}
 	return nil
+}
+
+// sumOf stands for sorted references, empty for none. A row holds them in clear, so that they need not be sealed a second time.
+func sumOf(refs []string) string {
+	if len(refs) == 0 {
+		return ""
+	}
+	h := sha256.New()
+	var b []byte
+	for _, ref := range refs {
+		b = appendSized(b[:0], ref)
+		h.Write(b)
+	}
+	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
 }
 
 // decode is strict about what follows the value, and lenient about members that a newer release may have added.

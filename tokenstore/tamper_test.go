@@ -149,6 +149,7 @@ func TestT72EditedClearColumnIsRefused(t *testing.T) {
 		"reference more":     func(r *tokenstore.Row) { r.Refs = append(r.Refs, "user:mallory") },
 		"reference less":     func(r *tokenstore.Row) { r.Refs = r.Refs[1:] },
 		"no references":      func(r *tokenstore.Row) { r.Refs = nil },
+		"references as one":  func(r *tokenstore.Row) { r.Refs = []string{strings.Join(r.Refs, " ")} },
 		"deletion time":      func(r *tokenstore.Row) { r.DeleteAfter = r.DeleteAfter.Add(time.Millisecond) },
 		"due time":           func(r *tokenstore.Row) { r.Due = r.Due.Add(time.Millisecond) },
 		"another time":       func(r *tokenstore.Row) { r.DeleteAfter = now.Add(1000 * time.Hour) },

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/text/unicode/norm"
 )
@@ -11,8 +12,8 @@ import (
 // maxWords bounds by how many words a grant is found: the rest of its references is for other things.
 const maxWords = 22
 
-// wordSize is the size of a word's hash in a reference: two words of one vault are never the same by chance.
-const wordSize = 16
+// wordSize is the size of a word's hash in a reference, of 66 bits: two words of one vault are hardly ever the same by chance.
+const wordSize = 11
 
 // purposeWord is that of the hashes of words that records are found by.
 const purposeWord Purpose = "word"
@@ -36,8 +37,8 @@ func Words(text string) []string {
 
 func wordRune(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) || unicode.IsMark(r) }
 
-// words are those that a grant is found by: of what is shown of its user and its client, whole, and then the parts of it. An e-mail address that the provider
-// does not vouch for is not shown.
+// words are those that a grant is found by: of what is shown of its user and its client, whole, and then the parts of it, but not those of a domain, which nobody looks
+// for, nor single letters. Each takes room in the index of the store. An e-mail address that the provider does not vouch for is not shown.
 func (g *Grant) words() []string {
 	var words []string
 	add := func(more ...string) {
@@ -47,19 +48,29 @@ func (g *Grant) words() []string {
 			}
 		}
 	}
+	var domains []string
 	email := Words(g.User.VerifiedEmail())
 	add(email...)
 	for _, address := range email {
 		if local, domain, ok := strings.Cut(address, "@"); ok {
 			add(Words(local)...)
-			add(Words(domain)...)
+			domains = append(domains, Words(domain)...)
+			add(domains...)
 		}
 	}
 	for _, text := range []string{g.User.Login, g.User.Name, g.Client, g.User.Label()} {
 		add(Words(text)...)
 	}
 	for _, word := range slices.Clone(words) {
-		add(strings.FieldsFunc(word, func(r rune) bool { return !wordRune(r) })...)
+		if slices.Contains(domains, word) {
+			continue
+		}
+		name, _, _ := strings.Cut(word, "@")
+		for part := range strings.FieldsFuncSeq(name, func(r rune) bool { return !wordRune(r) }) {
+			if utf8.RuneCountInString(part) > 1 {
+				add(part)
+			}
+		}
 	}
 	return words
 }

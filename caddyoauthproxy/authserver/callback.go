@@ -327,7 +327,7 @@ func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, provid
 		AccessToken: t.AccessToken, RefreshToken: t.RefreshToken, IDToken: t.IDToken, TokenType: t.TokenType,
 		Scopes: t.Scopes, Obtained: now, Expires: t.Expires,
 	}
-	writes := []tokenstore.Write{}
+	var writes, consent []tokenstore.Write
 	var grant *tokenstore.Grant
 	if login.Request.Flow != "" {
 		grant = s.newSessionGrant(login, u, userID, account.ID)
@@ -342,11 +342,9 @@ func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, provid
 		account.DeleteAfter = grant.DeleteAfter
 		writes = append(writes, tokenstore.Save(code))
 		if login.Remember {
-			write, err := s.rememberConsent(ctx, login, client, userID)
-			if err != nil {
+			if consent, err = s.rememberConsent(ctx, login, client.Name, userID); err != nil {
 				return err
 			}
-			writes = append(writes, write)
 		}
 	}
 	login.GrantID, grant.Agreed, grant.Providers = grant.ID, login.Agreed, []string{provider.Identity(), provider.Identity()}
@@ -360,10 +358,20 @@ func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, provid
 	for _, e := range s.loginFinished(ctx, login, grant) {
 		writes = append(writes, tokenstore.RecordEvent(e))
 	}
-	if err := s.vault.Commit(ctx, writes...); err != nil {
-		return fmt.Errorf("store grant: %w", err)
+	for range 5 {
+		err := s.vault.Commit(ctx, append(writes, consent...)...)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, tokenstore.ErrConflict) || consent == nil {
+			return fmt.Errorf("store grant: %w", err)
+		}
+		// Another login has remembered the same consent, or somebody has forgotten it.
+		if consent, err = s.rememberConsent(ctx, login, grant.Client, userID); err != nil {
+			return err
+		}
 	}
-	return nil
+	return fmt.Errorf("store grant: %w", tokenstore.ErrConflict)
 }
 
 // newGrant makes a client's grant, which lives as long as its code until that is redeemed.

@@ -95,20 +95,20 @@ func (s *Server) agreedBefore(ctx context.Context, userID string, req *tokenstor
 }
 
 // rememberConsent makes the record of a consent whose giver is known now.
-func (s *Server) rememberConsent(ctx context.Context, login *tokenstore.Login, client *tokenstore.Client, userID string) (tokenstore.Write, error) {
+func (s *Server) rememberConsent(ctx context.Context, login *tokenstore.Login, client, userID string) ([]tokenstore.Write, error) {
 	req, now := &login.Request, s.vault.Now()
 	consent, err := s.vault.Consent(ctx, s.consentID(userID, req))
 	if err != nil && !errors.Is(err, tokenstore.ErrNotFound) {
-		return tokenstore.Write{}, fmt.Errorf("remembered consent: %w", err)
+		return nil, fmt.Errorf("remembered consent: %w", err)
 	}
 	if consent == nil {
 		consent = &tokenstore.Consent{Meta: tokenstore.Meta{ID: s.consentID(userID, req)}}
 	}
-	consent.UserID, consent.ClientID, consent.Client, consent.RedirectURI = userID, req.ClientID, client.Name, req.RedirectURI
+	consent.UserID, consent.ClientID, consent.Client, consent.RedirectURI = userID, req.ClientID, client, req.RedirectURI
 	consent.Proxy, consent.Resource, consent.Provider, consent.Scopes = req.Proxy, req.Resource, login.Provider, req.Scopes
 	consent.Event = req.Consent
 	consent.Given, consent.Providers, consent.DeleteAfter = login.Agreed, req.Providers, now.Add(s.life.RefreshTotal)
-	return tokenstore.Save(consent), nil
+	return []tokenstore.Write{tokenstore.Save(consent)}, nil
 }
 
 // consentPage describes the page that asks the user.

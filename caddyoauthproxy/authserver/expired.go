@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -16,6 +18,9 @@ const (
 
 	// dueBatch is how many of them are saved together.
 	dueBatch = 100
+
+	// endingAtOnce is how many grants that have expired are ended at the same time, so that their commits share the syncs of the disk.
+	endingAtOnce = 32
 )
 
 // turnHealth saves the grants whose health has turned with time, so that they are found by what it is now.
@@ -32,7 +37,7 @@ func (s *Server) turnHealth(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("grants that are due: %w", err)
 		}
-		if len(grants) < duePage || turned == 0 {
+		if turned == 0 { // those that do not open, or that somebody else is about, stay due
 			return nil
 		}
 	}
@@ -80,19 +85,42 @@ func (s *Server) EndExpired(ctx context.Context) (ended int, failed error) {
 		if err != nil {
 			return ended, fmt.Errorf("expired grants: %w", err)
 		}
-		for _, g := range grants {
-			grant, _, err := s.revokeGrant(ctx, g.ID, reasonExpired, func(g *tokenstore.Grant) bool { return g.Expires.Before(limit) })
-			switch {
-			case ctx.Err() != nil:
-				return ended, ctx.Err()
-			case err != nil:
-				failed = err
-			case grant != nil:
-				ended++
-			}
+		n, err := s.endAll(ctx, grants, limit)
+		ended += n
+		if ctx.Err() != nil {
+			return ended, ctx.Err()
+		}
+		if err != nil {
+			failed = err
 		}
 		if after = next; after == "" {
 			return ended, failed
 		}
 	}
+}
+
+// endAll ends grants that expired before a time, some at a time, and returns how many it has ended, and an error of the others.
+func (s *Server) endAll(ctx context.Context, grants []*tokenstore.Grant, limit time.Time) (ended int, failed error) {
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	free := make(chan struct{}, endingAtOnce)
+	for _, g := range grants {
+		free <- struct{}{}
+		if ctx.Err() != nil {
+			break
+		}
+		all.Go(func() {
+			defer func() { <-free }()
+			grant, _, err := s.revokeGrant(ctx, g.ID, reasonExpired, func(g *tokenstore.Grant) bool { return g.Expires.Before(limit) })
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				failed = err
+			} else if grant != nil {
+				ended++
+			}
+		})
+	}
+	all.Wait()
+	return ended, failed
 }

@@ -20,21 +20,10 @@ func (s *Server) indexGrants(ctx context.Context) error {
 	}
 	const never = time.Duration(math.MaxInt64)
 	ran, err := s.vault.RunJob(ctx, indexJob, never, func(ctx context.Context) error {
-		for after := ""; ; {
-			grants, next, err := s.vault.UnindexedGrants(ctx, after, duePage)
-			if err != nil {
+		for {
+			missed, err := s.indexOnce(ctx)
+			if err != nil || missed == 0 {
 				return err
-			}
-			for _, g := range grants {
-				if err := s.completeGrant(ctx, g); err != nil {
-					return err
-				}
-			}
-			if _, err := s.saveGrants(ctx, grants); err != nil { // one that is changed meanwhile is indexed thereby
-				return err
-			}
-			if after = next; after == "" {
-				return nil
 			}
 		}
 	})
@@ -45,6 +34,29 @@ func (s *Server) indexGrants(ctx context.Context) error {
 		s.indexed.Store(true)
 	}
 	return nil
+}
+
+// indexOnce goes through all grants, and returns how many of those that are not indexed somebody else has saved meanwhile, as they were.
+func (s *Server) indexOnce(ctx context.Context) (missed int, err error) {
+	for after := ""; ; {
+		grants, next, err := s.vault.UnindexedGrants(ctx, after, duePage)
+		if err != nil {
+			return missed, err
+		}
+		for _, g := range grants {
+			if err := s.completeGrant(ctx, g); err != nil {
+				return missed, err
+			}
+		}
+		saved, err := s.saveGrants(ctx, grants)
+		if err != nil {
+			return missed, err
+		}
+		missed += len(grants) - saved
+		if after = next; after == "" {
+			return missed, nil
+		}
+	}
 }
 
 // completeGrant adds what older releases did not keep with a grant.

@@ -18,7 +18,7 @@ import (
 const olderVaultKey = "OS4OWOmOejYZo2q9nfrD0s3SJRmey6uCBLPMqxslxCk="
 
 // olderVault is a vault of a release that knew nothing of the health of grants, as of the day when it was written: each grant is named after what is the matter with it.
-func olderVault(t *testing.T) (*tokenstore.Vault, tokenstore.Store) {
+func olderVault(t *testing.T) (*tokenstore.Vault, *meddledStore) {
 	t.Helper()
 	packed, err := os.Open("testdata/vault-4.db.gz")
 	if err != nil {
@@ -37,11 +37,12 @@ func olderVault(t *testing.T) (*tokenstore.Vault, tokenstore.Store) {
 	if err := os.WriteFile(path, file, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	store, err := bbolt.Open(path, time.Second)
+	opened, err := bbolt.Open(path, time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = store.Close() })
+	t.Cleanup(func() { _ = opened.Close() })
+	store := &meddledStore{Store: opened}
 	key, err := tokenstore.ParseRootKey(olderVaultKey)
 	if err != nil {
 		t.Fatal(err)
@@ -103,5 +104,40 @@ func TestGrantsOfAnOlderReleaseAreFoundAsAllOthers(t *testing.T) {
 	}
 	if n, err := w.server.EndExpired(t.Context()); n != 1 || err != nil {
 		t.Errorf("%d of one expired grant ended, %v", n, err)
+	}
+}
+
+// The gateway serves requests from the start, and saves grants with them, before they are indexed and while they are.
+func TestGrantsOfAnOlderReleaseThatAreInUseAreIndexedWhole(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	vault, store := olderVault(t)
+	w.vault, w.store = vault, store
+	w.reload(func(o *authserver.Options) {
+		o.Vault = w.vault
+		o.Accounts = upstream.NewAccounts(upstream.AccountsOptions{Vault: w.vault})
+	})
+	inUse := func(id string) {
+		g, err := w.vault.Grant(t.Context(), id)
+		if err == nil {
+			err = w.vault.Commit(t.Context(), tokenstore.Save(g))
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	inUse("valid")
+	inUse("broken")
+	store.meddle(tokenstore.KindGrant, func() { inUse("static") })
+	w.maintain()
+	names := map[string]string{"broken": "broken", "ended": "ended", "expired": "expired", "machine": "machine", "static": "static", "tampered": "tampered", "valid": "valid"}
+	if got := listed(w.grants(authserver.GrantFilter{Provider: "idp"}), names); got != "broken ended expired static valid" {
+		t.Errorf("of the provider are %q", got)
+	}
+	if got := listed(w.grants(authserver.GrantFilter{Health: tokenstore.HealthBroken}), names); got != "broken" {
+		t.Errorf("broken are %q", got)
+	}
+	if g := w.info("static"); g.UpstreamEnds.IsZero() {
+		t.Error("nobody knows when the token ends that cannot be renewed")
 	}
 }

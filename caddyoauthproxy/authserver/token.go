@@ -99,9 +99,21 @@ func (s *Server) chargeClient(c *tokenstore.Client, g *tokenstore.Grant) error {
 	return tooMany(s.limits.client.take(key, s.vault.Now()))
 }
 
-// redeemCode exchanges an authorization code. Each binding of the code refuses by itself, and a
-// refused attempt leaves the code as it was.
-func (s *Server) redeemCode(ctx context.Context, client *tokenstore.Client, pinned *Proxy, form url.Values) (answer *tokenResponse, err error) {
+// redeemCode exchanges an authorization code.
+func (s *Server) redeemCode(ctx context.Context, client *tokenstore.Client, pinned *Proxy, form url.Values) (*tokenResponse, error) {
+	// A lost race is looked at again: that against another request with the same code finds it used, and that against an unrelated write to the
+	// grant or the account finds it as it was.
+	for range 5 {
+		answer, err := s.tryCode(ctx, client, pinned, form)
+		if !errors.Is(err, tokenstore.ErrConflict) {
+			return answer, err
+		}
+	}
+	return nil, fmt.Errorf("redeem code: %w", tokenstore.ErrConflict)
+}
+
+// tryCode is one attempt. Each binding of the code refuses by itself, and a refused attempt leaves the code as it was.
+func (s *Server) tryCode(ctx context.Context, client *tokenstore.Client, pinned *Proxy, form url.Values) (answer *tokenResponse, err error) {
 	raw, verifier := form.Get("code"), form.Get("code_verifier")
 	if raw == "" || verifier == "" {
 		return nil, refuse("invalid_request", "code and code_verifier are required")
@@ -160,9 +172,6 @@ func (s *Server) redeemCode(ctx context.Context, client *tokenstore.Client, pinn
 	account.DeleteAfter = grant.Ends.Add(s.life.Retention)
 	refresh := s.startFamily(grant, now)
 	err = s.vault.Commit(ctx, tokenstore.Save(code), tokenstore.Save(grant), tokenstore.Save(account), tokenstore.RecordEvent(s.issued(ctx, grant, grantCode)))
-	if errors.Is(err, tokenstore.ErrConflict) {
-		return nil, invalid("used by a parallel request")
-	}
 	if err != nil {
 		return nil, fmt.Errorf("redeem code: %w", err)
 	}

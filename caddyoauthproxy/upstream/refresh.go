@@ -255,7 +255,8 @@ func (a *Accounts) refused(acc *tokenstore.Account, e *Error) error {
 		a.log.Warn("refresh failed", fields...)
 	}
 	// Without this write the lease runs out by itself.
-	if err := a.save(acc, o); err != nil && !errors.Is(err, errTakenOver) && !errors.Is(err, ErrNeedsReauth) {
+	err := a.save(acc, o)
+	if err != nil && !errors.Is(err, errTakenOver) && !errors.Is(err, ErrNeedsReauth) {
 		a.log.Error("outcome of a refresh cannot be saved", append(accountFields(acc), zap.Error(err))...)
 		if e.Class != Rejected {
 			a.remember(acc.ID, o.owner)
@@ -263,7 +264,9 @@ func (a *Accounts) refused(acc *tokenstore.Account, e *Error) error {
 	}
 	if e.Class == Rejected {
 		a.succeeded(acc.ID)
-		a.acts.Broke(acc.Provider)
+		if err == nil {
+			a.acts.Broke(acc.Provider)
+		}
 		return &ReauthError{Reason: reason, Err: e}
 	}
 	a.failed(acc.ID, now, atLeast)

@@ -115,10 +115,13 @@ func (a *Accounts) retryRevocation(ctx context.Context, acc *tokenstore.Account)
 	case now.After(r.Begun.Add(revokeFor)):
 		acc.Revocation = nil
 		acc.Reason = "revoked; the provider could not be told, so its tokens may still be valid there"
-		a.acts.GaveUp(acc.Provider)
 		event := a.event(tokenstore.EventUpstreamRevokeGivenUp, acc).Refused("the provider could not be told that tokens have ended: revoke them there")
 		event.Details = map[string]string{"attempts": strconv.Itoa(r.Attempts)}
-		return true, a.saveRevocation(ctx, acc, event)
+		saved, err := a.saveRevocation(ctx, acc, event)
+		if saved {
+			a.acts.GaveUp(acc.Provider)
+		}
+		return true, err
 	case now.Before(r.Next) || !giveBack(acc):
 		return true, nil
 	}
@@ -157,15 +160,17 @@ func (a *Accounts) tellProvider(ctx context.Context, acc *tokenstore.Account) er
 	}
 	acc.Revocation = nil
 	acc.Reason = "revoked, and the provider was told"
-	return a.saveRevocation(ctx, acc, a.event(tokenstore.EventUpstreamRevoked, acc))
+	_, err = a.saveRevocation(ctx, acc, a.event(tokenstore.EventUpstreamRevoked, acc))
+	return err
 }
 
-func (a *Accounts) saveRevocation(ctx context.Context, acc *tokenstore.Account, event *tokenstore.Event) error {
-	err := a.commit(ctx, acc, tokenstore.RecordEvent(event))
+// saveRevocation saves how a revocation ended, unless somebody else has changed the account: they go on with it.
+func (a *Accounts) saveRevocation(ctx context.Context, acc *tokenstore.Account, event *tokenstore.Event) (saved bool, err error) {
+	err = a.commit(ctx, acc, tokenstore.RecordEvent(event))
 	if err != nil && !errors.Is(err, tokenstore.ErrConflict) {
-		return fmt.Errorf("revocation: %w", err)
+		return false, fmt.Errorf("revocation: %w", err)
 	}
-	return nil
+	return err == nil, nil
 }
 
 // renewToRevoke spends the refresh token of an ended account for an access token to revoke, and writes down what came: the refresh token is

@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	// sweepBatch bounds how many rows one commit deletes, so that a long sweep does not hold up other writers.
-	sweepBatch = 256
+	// sweepBatch bounds how many rows one commit deletes, so that a long sweep does not hold up other writers. Each commit writes the pages anew that it
+	// touches, and a row's index entries are on many: with fewer rows a sweep takes longer, and others wait as long.
+	sweepBatch = 1000
 
 	// sweepConflicts is how often a sweep looks again after somebody else changed a row that it was about to delete.
 	sweepConflicts = 8

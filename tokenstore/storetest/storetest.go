@@ -47,6 +47,7 @@ func Run(t *testing.T, open func(t *testing.T) tokenstore.Store) {
 		"sweep deletes only what lies before, of its kind":       testSweepBounds,
 		"sweep follows a deletion time that an update changed":   testSweepFollows,
 		"sweep deletes more than a batch":                        testSweepMany,
+		"indexes find what a scan of all rows finds":             testModel,
 		"context that has ended is honoured":                     testContext,
 		"closed store answers closed":                            testClosed,
 		"close lets running calls end, and ends them":            testCloseUnderLoad,
