@@ -119,7 +119,7 @@ func readApp(file, adapter string) (*App, error) {
 	if config.Apps[mcpfilter.AppName] == nil {
 		return nil, fmt.Errorf("%s: has no oauth_proxy option", file)
 	}
-	app := new(App)
+	app := &App{alone: true}
 	if err := caddy.StrictUnmarshalJSON(config.Apps[mcpfilter.AppName], app); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}

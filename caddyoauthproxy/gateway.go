@@ -31,8 +31,6 @@ type gateway struct {
 	admin    *operator.AdminPages
 	grants   *grantWatch
 	endAudit func()
-
-	assistant *operator.AssistantPages
 }
 
 // openGateway opens the vault and puts the rooms together.
@@ -100,7 +98,6 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	if g.operator, err = newOperator(a, g); err != nil {
 		return nil, fmt.Errorf("oauth_proxy: %w", err)
 	}
-	g.assistant = newAssistantPages(a, g)
 	g.admin = newAdminPages(a, g)
 	g.grants = watchGrants(vault, g.server.Ended, g.acquire)
 	g.server.WatchOrders(func() { g.grants.grantChanged("") })

@@ -38,23 +38,6 @@ func newOperator(a *App, g *gateway) (*operator.Server, error) {
 	})
 }
 
-// newAssistantPages makes the assistant's pages.
-func newAssistantPages(a *App, g *gateway) *operator.AssistantPages {
-	return operator.NewAssistantPages(a.config.issuer, operator.AssistantPagesOptions{
-		Assistant:     a.assistant(),
-		Pages:         a.config.pages,
-		SignedIn:      g.server.SignedIn,
-		ReadForm:      g.server.ReadForm,
-		SignInURL:     g.server.SignInURL,
-		ApplyConfig:   a.Admin != nil && a.Admin.ApplyConfig,
-		Admin:         func() (*operator.AdminEndpoint, error) { return a.Admin.adminEndpoint() },
-		NoConnections: a.Connections.Off,
-		Vault:         g.vault,
-		ClientIP:      clientIP,
-		Logger:        a.log.Named("operator"),
-	})
-}
-
 // newAdminPages makes the pages of operators.
 func newAdminPages(a *App, g *gateway) *operator.AdminPages {
 	return operator.NewAdminPages(operator.AdminPagesOptions{
@@ -63,13 +46,15 @@ func newAdminPages(a *App, g *gateway) *operator.AdminPages {
 		Cleaned:      func(ctx context.Context) (time.Time, error) { return g.vault.JobBegan(ctx, cleanupJob) },
 		CleanupEvery: a.cleanupInterval(),
 		ClientIP:     clientIP,
+		ApplyConfig:  a.Admin != nil && a.Admin.ApplyConfig,
+		Endpoint:     func() (*operator.AdminEndpoint, error) { return a.Admin.adminEndpoint() },
 		NoAdmins:     a.config.admins == nil,
 	})
 }
 
 // handles reports whether a request to the site is the gateway's.
 func (g *gateway) handles(r *http.Request) bool {
-	return g.server.Handles(r) || g.operator.Handles(r) || g.assistant.Handles(r) || g.admin.Handles(r)
+	return g.server.Handles(r) || g.operator.Handles(r) || g.admin.Handles(r)
 }
 
 // ServeHTTP answers the gateway's part of the site.
@@ -79,8 +64,6 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.server.ServeHTTP(w, r)
 	case g.operator.Handles(r):
 		g.operator.ServeHTTP(w, r)
-	case g.assistant.Handles(r):
-		g.assistant.ServeHTTP(w, r)
 	default:
 		g.admin.ServeHTTP(w, r)
 	}

@@ -172,3 +172,24 @@ func TestErrorsOfTheStoreReachWhoRunsAJob(t *testing.T) {
 		t.Errorf("RunJob on a closed store = %v, %v", ran, err)
 	}
 }
+
+func TestJobTellsEveryProcessWhenItLastCameToItsEnd(t *testing.T) {
+	t.Parallel()
+	vaults, _, clock := nodes(t, 2)
+	began := func(want time.Time) {
+		t.Helper()
+		if at, err := vaults[1].JobBegan(t.Context(), "clean-up"); err != nil || !at.Equal(want) {
+			t.Errorf("JobBegan = %v, %v; want %v", at, err, want)
+		}
+	}
+	began(time.Time{})
+	first := clock.now()
+	if _, err := vaults[0].RunJob(t.Context(), "clean-up", time.Hour, done); err != nil {
+		t.Fatal(err)
+	}
+	clock.turn(time.Hour)
+	if _, err := vaults[0].RunJob(t.Context(), "clean-up", time.Hour, func(context.Context) error { return errors.New("broken off") }); err == nil {
+		t.Fatal("no error")
+	}
+	began(first)
+}

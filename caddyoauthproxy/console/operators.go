@@ -125,13 +125,14 @@ func (p *Pages) List(w http.ResponseWriter, f Frame, l List) {
 
 // Sheet draws the page.
 func (p *Pages) Sheet(w http.ResponseWriter, f Frame, s Sheet) {
-	p.framed(w, http.StatusOK, "sheet", Clean(s.Title, 120), f, s)
+	s.Title = Clean(s.Title, 120)
+	p.framed(w, http.StatusOK, "sheet", s.Title, f, s)
 }
 
 // Form draws the page. One with mistakes is a refusal.
 func (p *Pages) Form(w http.ResponseWriter, f Frame, form Form) {
-	form.CSRF = f.CSRF
-	p.framed(w, refused(http.StatusUnprocessableEntity, form.Mistakes), "form", Clean(form.Title, 120), f, form)
+	form.CSRF, form.Title = f.CSRF, Clean(form.Title, 120)
+	p.framed(w, refused(http.StatusUnprocessableEntity, form.Mistakes), "form", form.Title, f, form)
 }
 
 func refused(status int, mistakes []Mistake) int {

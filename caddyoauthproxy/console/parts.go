@@ -170,8 +170,11 @@ func Ahead(t, now time.Time) string {
 	case d < time.Minute:
 		return "in a moment"
 	default:
-		if d > 48*time.Hour { // to the nearest, so that what has just begun for 30 days says so
+		switch { // to the nearest, so that what has just begun for 30 days says so
+		case d >= 48*time.Hour:
 			d += 12 * time.Hour
+		case d >= time.Hour:
+			d += 30 * time.Minute
 		}
 		return "in " + span(d)
 	}

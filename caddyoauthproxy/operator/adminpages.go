@@ -35,6 +35,10 @@ type AdminPagesOptions struct {
 	// ClientIP is the address of a request that the audit trail has.
 	ClientIP func(*http.Request) string
 
+	// ApplyConfig says that operators may change the running config with the assistant, and Endpoint how to get to Caddy's admin endpoint, or why nobody can.
+	ApplyConfig bool
+	Endpoint    func() (*AdminEndpoint, error)
+
 	// NoAdmins says that the configuration names no operator: then the paths below /admin are the site's own.
 	NoAdmins bool
 }
@@ -105,6 +109,8 @@ func (p *AdminPages) routes() []pageRoute {
 		{"GET", "/admin/audit/verify", "audit", p.verify},
 		{"GET", "/admin/audit/{id}", "audit", p.event},
 		{"GET", "/admin/providers", "providers", p.providers},
+		{"GET", assistantPath, "assistant", p.assistant},
+		{"POST", assistantPath, "assistant", p.assist},
 	}
 }
 
@@ -323,6 +329,14 @@ func sentence(text string) string {
 		text += "."
 	}
 	return text
+}
+
+func sentences(texts []string) []string {
+	all := make([]string, 0, len(texts))
+	for _, text := range texts {
+		all = append(all, sentence(text))
+	}
+	return all
 }
 
 // mistake notes what is wrong with what was asked for. Field is the name of the input that it stands in.

@@ -105,9 +105,7 @@ func (v *visit) auditFilter(q url.Values) *console.Filter {
 			{Name: "jti", Label: "Token id (jti)", Value: q.Get("jti")},
 		},
 	}
-	for i, field := range f.Fields {
-		f.Fields[i].Problem = v.mistakeIn(field.Name)
-	}
+	v.tellProblems(q, f.Fields)
 	for _, name := range []string{"account", "consent"} {
 		if q.Get(name) != "" {
 			f.Hidden = append(f.Hidden, console.Hidden{Name: name, Value: q.Get(name)})
@@ -145,7 +143,7 @@ func (p *AdminPages) event(v *visit) error {
 	}
 	all := facts(
 		console.Fact{Name: "Time", Value: console.Value{Text: e.Time.UTC().Format("2 Jan 2006, 15:04:05.000 UTC")}}, fact("Reason", e.Reason),
-		fact("By", cmp.Or(e.Actor.Label, e.Actor.ID, "the gateway")), fact("As", actorKinds[e.Actor.Kind]), code("Their id", e.Actor.ID), code("From address", e.Address),
+		fact("By", actorName(e.Actor)), fact("As", actorKinds[e.Actor.Kind]), code("Their id", e.Actor.ID), code("From address", e.Address),
 		linked("User", cmp.Or(e.User, e.UserID), like("user_id", e.UserID)), code("User id", e.UserID),
 		linked("Client", clientName(e.Client, e.ClientID), v.clientLink(e.ClientID)), code("Client id", e.ClientID),
 		linked("Proxy", e.Proxy, like("proxy", e.Proxy)), linked("Provider", e.Provider, like("provider", e.Provider)),

@@ -26,7 +26,7 @@ func (p *AdminPages) clients(v *visit) error {
 		}
 	}
 	table := console.Table{Caption: "Clients", Columns: []console.Column{
-		{Title: "Client"}, {Title: "Kind"}, {Title: "Answers go to"}, {Title: "Proxies"}, {Title: "Registered"}, {Title: "Last used"},
+		{Title: "Client"}, {Title: "Kind"}, {Title: "Answers go to", Wide: true}, {Title: "Proxies"}, {Title: "Registered"}, {Title: "Last used"},
 	}}
 	for _, c := range page.Clients {
 		proxies := console.Value{List: c.Proxies}
@@ -149,13 +149,13 @@ func (v *visit) askAboutClient(c *authserver.ClientInfo, reason string) error {
 	if c.Kind != authserver.ClientRegistered {
 		return denied(409, "conflict", "only clients that registered themselves can be deleted: revoke the grants of this one, and take it out of the configuration")
 	}
-	n, err := v.options.Gateway.CountGrants(v.ctx(), authserver.RevocationFilter{ClientID: c.ID})
+	count, err := v.countMeant(authserver.RevocationFilter{ClientID: c.ID})
 	if err != nil {
 		return err
 	}
 	v.options.Pages.Form(v.w, v.frame(), console.Form{
 		Title: "Delete this client?", Texts: []string{"Its registration is deleted, and all its grants are revoked. It can register again, if the configuration lets strangers register."},
-		Facts:    facts(fact("Client", clientName(c.Name, c.ID)), code("Client id", c.ID), listed("Redirect URIs", c.RedirectURIs), fact("Grants that end", grouped(n))),
+		Facts:    facts(fact("Client", clientName(c.Name, c.ID)), code("Client id", c.ID), listed("Redirect URIs", c.RedirectURIs), fact("What ends", count)),
 		Mistakes: v.mistakes, Fields: []console.FormField{v.reasonField(reason)}, Action: v.link("/admin/client/delete", url.Values{"client_id": {c.ID}}),
 		Button: "Delete", Cancel: v.clientLink(c.ID), Danger: true,
 	})

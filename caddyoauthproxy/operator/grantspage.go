@@ -20,6 +20,9 @@ var grantFilters = []string{"text", "health", "proxy", "provider", "client_id", 
 func (p *AdminPages) grants(v *visit) error {
 	q := v.query(slices.Concat(grantFilters, []string{"sort", "after"})...)
 	v.checkID(q, "client_id", "user_id", "account_id", "after", "proxy", "provider")
+	if h := tokenstore.Health(q.Get("health")); h != "" && !slices.Contains(tokenstore.Healths(), h) {
+		v.mistake("health", "There is no such health.")
+	}
 	f := authserver.GrantFilter{
 		UserID: q.Get("user_id"), ClientID: q.Get("client_id"), Proxy: q.Get("proxy"), Provider: q.Get("provider"), AccountID: q.Get("account_id"),
 		Health: tokenstore.Health(q.Get("health")), Text: q.Get("text"), Sort: q.Get("sort"), After: q.Get("after"), Limit: pageSize,
@@ -98,9 +101,7 @@ func (v *visit) grantFilter(q url.Values) *console.Filter {
 			{Name: "user_id", Label: "User id", Value: q.Get("user_id")},
 		},
 	}
-	for i, field := range f.Fields {
-		f.Fields[i].Problem = v.mistakeIn(field.Name)
-	}
+	v.tellProblems(q, f.Fields)
 	for _, name := range []string{"account_id", "sort"} {
 		if q.Get(name) != "" {
 			f.Hidden = append(f.Hidden, console.Hidden{Name: name, Value: q.Get(name)})

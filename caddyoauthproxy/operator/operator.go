@@ -114,7 +114,7 @@ func (s *Server) handlesAPI(r *http.Request) bool {
 
 // MayHandle reports whether a path looks like one of a server's, while there is no server to ask.
 func MayHandle(r *http.Request) bool {
-	return strings.Contains(r.URL.Path, sitePath+"/") || mayBePage(r.URL.Path) || strings.HasSuffix(r.URL.Path, assistantPath)
+	return strings.Contains(r.URL.Path, sitePath+"/") || mayBePage(r.URL.Path)
 }
 
 // ServeHTTP answers the site's routes: the API to admins who have signed in, and pages to whom they are for.

@@ -131,7 +131,7 @@ func (v *visit) watchCleanup() ([][]console.Cell, error) {
 	case late:
 		return [][]console.Cell{watched("Clean-up", "", failing("Late"), "It last ran "+console.Ago(at, v.now())+": see the log of the nodes.")}, nil
 	default:
-		return [][]console.Cell{watched("Clean-up", "", good("Runs"), "Last "+console.Ago(at, v.now())+".")}, nil
+		return [][]console.Cell{watched("Clean-up", "", good("Runs"), "Last run "+console.Ago(at, v.now())+".")}, nil
 	}
 }
 
@@ -169,6 +169,6 @@ func (v *visit) watchSignIns() ([][]console.Cell, error) {
 			admins++
 		}
 	}
-	details := number(len(all), "person is", "people are") + " signed in to these pages or the users’ own, " + number(admins, "as an operator.", "as operators.")
+	details := number(len(all), "sign-in", "sign-ins") + " to these pages and the users’ own, " + number(admins, "of an operator.", "of operators.")
 	return [][]console.Cell{watched("Sign-ins", v.link("/admin/sessions", nil), good("In use"), details)}, nil
 }

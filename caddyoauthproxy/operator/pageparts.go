@@ -179,7 +179,7 @@ func (v *visit) eventTable(caption string, events []*tokenstore.Event) *console.
 		table.Rows = append(table.Rows, []console.Cell{
 			{Value: when},
 			{Value: event},
-			noted(cmp.Or(e.Actor.Label, e.Actor.ID, "the gateway"), "", actorKinds[e.Actor.Kind]),
+			noted(actorName(e.Actor), "", actorKinds[e.Actor.Kind]),
 			noted(e.User, v.link("/admin/audit", url.Values{"user_id": {e.UserID}}), clientName(e.Client, e.ClientID)),
 			noted(e.Proxy, "", e.Provider),
 			sentenceCell(e.Reason),
@@ -198,8 +198,13 @@ func (v *visit) eventTable(caption string, events []*tokenstore.Event) *console.
 	return table
 }
 
-var actorKinds = map[string]string{
-	tokenstore.ActorClient: "client", tokenstore.ActorUser: "user", tokenstore.ActorOperator: "operator", tokenstore.ActorGateway: "gateway",
+// actorKinds says what somebody is who has a name.
+var actorKinds = map[string]string{tokenstore.ActorClient: "client", tokenstore.ActorUser: "user", tokenstore.ActorOperator: "operator"}
+
+// actorName is how people know who did something.
+func actorName(a tokenstore.Actor) string {
+	nameless := map[string]string{tokenstore.ActorClient: "a client", tokenstore.ActorUser: "somebody in a browser", tokenstore.ActorOperator: "an operator"}
+	return cmp.Or(a.Label, a.ID, nameless[a.Kind], "the gateway")
 }
 
 // options are the choices of a filter: all, those that there are, and the present one where it is none of them.
@@ -212,6 +217,18 @@ func options(chosen, all string, values []string, names map[string]string) []con
 		list = append(list, console.Option{Value: value, Text: console.Clean(cmp.Or(names[value], value), 60), Selected: value == chosen})
 	}
 	return list
+}
+
+// tellProblems says beside each field of a filter what is wrong with it. A name that the configuration does not have selects what is left of an earlier one.
+func (v *visit) tellProblems(q url.Values, fields []console.Field) {
+	known := map[string][]string{"proxy": v.proxyIDs(), "provider": v.providerNames()}
+	for i, field := range fields {
+		fields[i].Problem = v.mistakeIn(field.Name)
+		names, named := known[field.Name]
+		if value := q.Get(field.Name); named && value != "" && fields[i].Problem == "" && !slices.Contains(names, value) {
+			fields[i].Problem = "The running configuration has none of this name."
+		}
+	}
 }
 
 func (p *AdminPages) proxyIDs() []string {

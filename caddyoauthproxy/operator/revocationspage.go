@@ -113,7 +113,7 @@ func (p *AdminPages) order(v *visit) error {
 		})
 	}
 	if len(o.Warnings) > 0 {
-		sheet.Sections = append(sheet.Sections, console.Section{Title: "To be known", Facts: []console.Fact{{Name: "Warnings", Value: console.Value{List: o.Warnings}}}})
+		sheet.Sections = append(sheet.Sections, console.Section{Title: "To be known", Facts: []console.Fact{{Name: "Warnings", Value: console.Value{List: sentences(o.Warnings)}}}})
 	}
 	v.options.Pages.Sheet(v.w, v.frame(), sheet)
 	return nil

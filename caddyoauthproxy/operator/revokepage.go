@@ -2,11 +2,13 @@ package operator
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/console"
@@ -144,17 +146,34 @@ func filterOf(values url.Values) (f authserver.RevocationFilter, err error) {
 	return f, nil
 }
 
+// countFor is how long the grants are counted that an order would mean. Whoever must revoke more than can be counted in that time need not wait for it.
+const countFor = 5 * time.Second
+
+// countMeant is how many grants an order would end, in words.
+func (v *visit) countMeant(f authserver.RevocationFilter) (string, error) {
+	ctx, cancel := context.WithTimeout(v.ctx(), countFor)
+	defer cancel()
+	n, err := v.options.Gateway.CountGrants(ctx, f)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) && v.ctx().Err() == nil:
+		return "more grants than can be counted in time", nil
+	case err != nil:
+		return "", err
+	}
+	return number(n, "grant", "grants"), nil
+}
+
 // askOrder asks about all grants that match a filter.
 func (v *visit) askOrder(f authserver.RevocationFilter, reason string) error {
-	n, err := v.options.Gateway.CountGrants(v.ctx(), f)
+	count, err := v.countMeant(f)
 	if err != nil {
 		return err
 	}
 	form := console.Form{
-		Title: "Revoke " + number(n, "grant", "grants") + "?",
+		Title: "Revoke " + count + "?",
 		Texts: []string{"All of them are refused from now on, on every node, also those that are made between now and your answer. Users have to agree again."},
-		Facts: v.filterFacts(f), Warnings: v.options.Gateway.RevocationWarnings(f), Mistakes: v.mistakes, Fields: []console.FormField{v.reasonField(reason)},
-		Action: v.link("/admin/revoke", nil), Button: "Revoke " + number(n, "grant", "grants"), Cancel: v.link("/admin/grants", filterValues(f)), Danger: true,
+		Facts: v.filterFacts(f), Warnings: sentences(v.options.Gateway.RevocationWarnings(f)), Mistakes: v.mistakes, Fields: []console.FormField{v.reasonField(reason)},
+		Action: v.link("/admin/revoke", nil), Button: "Revoke them all", Cancel: v.link("/admin/grants", filterValues(f)), Danger: true,
 		Hidden: hiddenValues(filterValues(f)),
 	}
 	if f.All {
@@ -294,12 +313,13 @@ func (p *AdminPages) chosen(v *visit) error {
 	}
 	v.result = &console.Result{Text: number(over, "grant is revoked.", "grants are revoked."), Link: v.link("/admin/grants", nil), LinkText: "All grants"}
 	switch {
-	case over+gone < len(ids):
-		v.result = &console.Result{Failed: true, Text: grouped(over) + " of " + number(len(ids), "grant is", "grants are") + " revoked: see which are not."}
-	case over == 0:
+	case len(grants) == 0:
 		v.result = &console.Result{Failed: true, Text: "None of these grants is there, or not any more."}
-	case gone > 0:
-		v.result.Text += " " + number(gone, "other is", "others are") + " not there any more."
+	case over < len(grants):
+		v.result = &console.Result{Failed: true, Text: grouped(over) + " of " + number(len(grants), "grant is", "grants are") + " revoked: see which are not."}
+	}
+	if gone > 0 && len(grants) > 0 {
+		v.result.Text += " " + number(gone, "is not there any more.", "are not there any more.")
 	}
 	sheet := console.Sheet{Title: "Chosen grants", Back: &console.Action{Text: "All grants", Link: v.link("/admin/grants", nil)}}
 	if len(grants) > 0 {

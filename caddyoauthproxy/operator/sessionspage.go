@@ -17,18 +17,18 @@ func (p *AdminPages) sessions(v *visit) error {
 	if err != nil {
 		return err
 	}
-	table := console.Table{Caption: "Sign-ins", Columns: []console.Column{{Title: "User"}, {Title: "At"}, {Title: "Signed in"}, {Title: "Until"}, {Title: "Address"}, {Title: "End", Plain: true}}}
+	table := console.Table{Caption: "Sign-ins", Columns: []console.Column{{Title: "User"}, {Title: "As"}, {Title: "At"}, {Title: "Signed in"}, {Title: "Until"}, {Title: "Address"}, {Title: "End", Plain: true}}}
 	for _, s := range page.Sessions {
-		who := noted(s.User.Label(), v.grantsLink("user_id", s.UserID), s.User.Name)
+		as := "user"
 		if s.Admin {
-			who.Badge = &console.Badge{Text: "Operator"}
+			as = "operator"
 		}
 		since := v.ago(s.Created)
 		if s.ID == v.signIn.ID {
 			since.Note = "this browser"
 		}
 		table.Rows = append(table.Rows, []console.Cell{
-			who, text(s.User.Provider, ""), {Value: since}, {Value: v.ahead(s.Expires)}, text(s.Address, ""),
+			noted(s.User.Label(), v.grantsLink("user_id", s.UserID), s.User.Name), text(as, ""), text(s.User.Provider, ""), {Value: since}, {Value: v.ahead(s.Expires)}, text(s.Address, ""),
 			{Action: &console.Action{Text: "End…", Link: v.link("/admin/sessions/"+url.PathEscape(s.ID)+"/end", nil), About: "the sign-in of " + s.User.Label()}},
 		})
 	}

@@ -99,9 +99,10 @@ The gateway is running. Users: alice (password wonderland) and bob (password bui
 
      claude mcp add --transport http demo %[1]s/demo/mcp
 
-3. The gateway's page in your browser:
+3. What is connected, in your browser: your own connections as alice or bob, and as alice the console, which shows and ends everybody's.
 
-     %[1]s/
+     %[1]s/connections
+     %[1]s/admin/
 
 Log: %[2]s
 Ctrl-C ends it.

@@ -161,7 +161,7 @@ func TestAssistantAppliesNothingWithoutLeave(t *testing.T) {
 	bob := testenv.NewBrowser(testenv.Bob)
 	bob.Login(t, w.URL+"/oauth/signin?return_to=/admin/assistant", w.URL+"/admin/assistant")
 	status, page := bob.Get(t, w.URL+"/admin/assistant")
-	mustSay(t, "somebody else", status, http.StatusForbidden, page, "operators of this gateway")
+	mustSay(t, "somebody else", status, http.StatusForbidden, page, "operators of the gateway")
 	if status, _ := testenv.NewBrowser(testenv.Alice).Get(t, w.URL+"/admin/assistant"); status != http.StatusSeeOther {
 		t.Errorf("without sign-in: %d", status)
 	}
