@@ -42,10 +42,10 @@ func (p Policy) Permits(u tokenstore.User) bool {
 	if p.Everybody() {
 		return true
 	}
-	if slices.Contains(p.Users, u.Subject) || u.Login != "" && slices.ContainsFunc(p.Logins, same(strings.ToLower(u.Login))) {
+	if u.Subject != "" && slices.Contains(p.Users, u.Subject) || u.Login != "" && slices.ContainsFunc(p.Logins, same(strings.ToLower(u.Login))) {
 		return true
 	}
-	if u.Org != "" && slices.Contains(p.Orgs, u.Org) || slices.ContainsFunc(u.Groups, func(g string) bool { return slices.Contains(p.Groups, g) }) {
+	if u.Org != "" && slices.Contains(p.Orgs, u.Org) || slices.ContainsFunc(u.Groups, func(g string) bool { return g != "" && slices.Contains(p.Groups, g) }) {
 		return true
 	}
 	email := strings.ToLower(u.Email)

@@ -62,3 +62,18 @@ func TestPolicyKnowsGroupsAndOrganisations(t *testing.T) {
 		t.Error("an empty organisation matches users without one")
 	}
 }
+
+// Such as an entry that a template has filled with nothing, and a group that a provider tells without a name.
+func TestEntriesWithoutANameNameNobody(t *testing.T) {
+	t.Parallel()
+	none := []string{""}
+	for name, p := range map[string]Policy{
+		"email_domains": {EmailDomains: none}, "emails": {Emails: none}, "users": {Users: none}, "logins": {Logins: none}, "groups": {Groups: none}, "orgs": {Orgs: none},
+	} {
+		for _, u := range []tokenstore.User{{}, {EmailVerified: true, Groups: []string{""}}, {Email: "@", EmailVerified: true, Groups: []string{"", "staff"}}} {
+			if p.Permits(u) {
+				t.Errorf("%s lets in %+v", name, u)
+			}
+		}
+	}
+}

@@ -53,8 +53,8 @@ func TestChosenGrantsThatAreNotThereAreNotSaidToBeRevoked(t *testing.T) {
 	w.visit("/admin/grants/grant-0001/revoke", url.Values{})
 	for query, want := range map[string]string{
 		"id=nothing":                             "None of these grants is there",
-		"id=nothing&id=grant-0001":               "1 grant is revoked. 1 other is not there any more.",
-		"id=nothing&id=grant-0001&id=grant-0002": "1 of 3 grants are revoked",
+		"id=nothing&id=grant-0001":               "1 grant is revoked. 1 is not there any more.",
+		"id=nothing&id=grant-0001&id=grant-0002": "1 of 2 grants are revoked: see which are not. 1 is not there any more.",
 		"id=grant-0001":                          "1 grant is revoked. All grants",
 	} {
 		if text := bodyText(w.page("/admin/revoked?" + query)); !strings.Contains(text, want) {

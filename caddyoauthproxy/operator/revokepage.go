@@ -313,12 +313,13 @@ func (p *AdminPages) chosen(v *visit) error {
 	}
 	v.result = &console.Result{Text: number(over, "grant is revoked.", "grants are revoked."), Link: v.link("/admin/grants", nil), LinkText: "All grants"}
 	switch {
-	case over+gone < len(ids):
-		v.result = &console.Result{Failed: true, Text: grouped(over) + " of " + number(len(ids), "grant is", "grants are") + " revoked: see which are not."}
-	case over == 0:
+	case len(grants) == 0:
 		v.result = &console.Result{Failed: true, Text: "None of these grants is there, or not any more."}
-	case gone > 0:
-		v.result.Text += " " + number(gone, "other is", "others are") + " not there any more."
+	case over < len(grants):
+		v.result = &console.Result{Failed: true, Text: grouped(over) + " of " + number(len(grants), "grant is", "grants are") + " revoked: see which are not."}
+	}
+	if gone > 0 && len(grants) > 0 {
+		v.result.Text += " " + number(gone, "is not there any more.", "are not there any more.")
 	}
 	sheet := console.Sheet{Title: "Chosen grants", Back: &console.Action{Text: "All grants", Link: v.link("/admin/grants", nil)}}
 	if len(grants) > 0 {

@@ -87,7 +87,7 @@ func TestOperatorRevokesTheChosenAndNoOthers(t *testing.T) {
 		t.Fatalf("%d %s", a.status, bodyText(a.body))
 	}
 	result := w.page(strings.TrimPrefix(a.header.Get("Location"), w.issuer.String()))
-	if !strings.Contains(result, "2 grants are revoked. 1 other is not there any more.") || !slices.Equal(w.living(), []string{"grant-0001", "grant-0003"}) {
+	if !strings.Contains(result, "2 grants are revoked. 1 is not there any more.") || !slices.Equal(w.living(), []string{"grant-0001", "grant-0003"}) {
 		t.Errorf("%s %v", bodyText(result), w.living())
 	}
 	if forged := w.page("/admin/revoked?id=grant-0001"); !strings.Contains(forged, "0 of 1 grant is revoked") {
