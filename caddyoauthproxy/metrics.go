@@ -116,7 +116,7 @@ func newMetrics() *metrics {
 
 		cleanups:     counter("cleanup_runs_total", "Clean-ups, by outcome.", "outcome"),
 		cleanupTime:  histogram("cleanup_duration_seconds", "How long clean-ups took.", requestBuckets),
-		cleanupLast:  gauge("cleanup_last_success_timestamp_seconds", "When this process last cleaned up, in Unix time; before the first time, when it began."),
+		cleanupLast:  gauge("cleanup_last_success_timestamp_seconds", "When this process last cleaned up, in Unix time; before the first time, when that was turned on."),
 		cleanupEvery: gauge("cleanup_interval_seconds", "How often the configuration wants it cleaned up."),
 	}
 }
