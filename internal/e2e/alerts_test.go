@@ -27,7 +27,7 @@ func promtool(t *testing.T) string {
 			return exe
 		}
 	}
-	t.Skip("promtool is missing: run `make promtool`")
+	missing(t, "promtool is not there: run `make promtool`")
 	return ""
 }
 

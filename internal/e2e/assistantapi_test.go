@@ -81,7 +81,7 @@ func TestServersAreAddedOverCaddysConfigAPIAsDocumented(t *testing.T) {
 	t.Parallel()
 	for _, program := range []string{"sh", "curl", "jq"} {
 		if _, err := exec.LookPath(program); err != nil {
-			t.Skip("no " + program)
+			missing(t, program+" is not installed")
 		}
 	}
 	w := testenv.Start(t, testenv.Options{Proxy: "provider demo", Caddyfile: func(w *testenv.World) string { // with a site as in the README

@@ -24,12 +24,17 @@ type program struct {
 func needNode(t *testing.T) {
 	t.Helper()
 	if _, err := os.Stat("js/node_modules/.bin/node"); err != nil {
-		const how = "the JavaScript clients are not installed; in the checkout run: npm ci --prefix internal/e2e/js"
-		if os.Getenv("CI") != "" {
-			t.Fatal(how)
-		}
-		t.Skip(how)
+		missing(t, "the JavaScript clients are not installed; in the checkout run: npm ci --prefix internal/e2e/js")
 	}
+}
+
+// missing skips a test for want of what it drives. In CI nothing is skipped.
+func missing(t *testing.T, what string) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatal(what)
+	}
+	t.Skip(what)
 }
 
 // startNode runs a script with that Node.js, for two minutes at most.
