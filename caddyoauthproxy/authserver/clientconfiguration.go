@@ -92,16 +92,24 @@ func (s *Server) replaceClient(w http.ResponseWriter, r *http.Request, c *tokens
 
 func usesSecret(method string) bool { return method == authPost || method == authBasic }
 
-// deleteClient deletes a client and ends its grants.
+// deleteClient deletes a client and ends its grants. They come first: where that is cut off, the client is still there, and can be deleted again.
 func (s *Server) deleteClient(ctx context.Context, c *tokenstore.Client) error {
 	ctx = tokenstore.WithActor(ctx, clientActor(c))
-	if err := s.vault.Commit(ctx, tokenstore.Delete(c), tokenstore.RecordEvent(s.clientEvent(ctx, tokenstore.EventClientDeleted, c))); err != nil {
-		return fmt.Errorf("delete client: %w", err)
+	if err := s.endGrantsOf(ctx, c.ID); err != nil {
+		return err
 	}
-	query := tokenstore.GrantQuery{ClientID: c.ID}
+	if err := s.deleteRegistration(ctx, c.ID); err != nil {
+		return err
+	}
+	return s.endGrantsOf(ctx, c.ID) // those that were made meanwhile
+}
+
+// endGrantsOf ends the grants of a client that is being deleted. Those that do not open are of no use to anybody.
+func (s *Server) endGrantsOf(ctx context.Context, clientID string) error {
+	query := tokenstore.GrantQuery{ClientID: clientID}
 	for {
 		grants, err := s.vault.Grants(ctx, query)
-		if err != nil && len(grants) == 0 {
+		if err != nil && !errors.Is(err, tokenstore.ErrTampered) {
 			return fmt.Errorf("end the client's grants: %w", err)
 		}
 		for _, g := range grants {

@@ -25,12 +25,16 @@ type meddledStore struct {
 	tokenstore.Store
 	kind   tokenstore.Kind
 	before atomic.Pointer[func()]
+	refuse atomic.Bool // such an Apply
 }
 
 func (s *meddledStore) Apply(ctx context.Context, changes ...tokenstore.Change) error {
 	before := s.before.Load()
 	if before != nil && slices.ContainsFunc(changes, func(c tokenstore.Change) bool { return c.Row.Kind == s.kind }) && s.before.CompareAndSwap(before, nil) {
 		(*before)()
+	}
+	if s.refuse.Load() && slices.ContainsFunc(changes, func(c tokenstore.Change) bool { return c.Row.Kind == s.kind }) {
+		return tokenstore.ErrUnavailable
 	}
 	return s.Store.Apply(ctx, changes...)
 }
@@ -156,5 +160,30 @@ func TestGrantThatDoesNotOpenHoldsUpNoOther(t *testing.T) {
 	}
 	if expired, err := w.vault.CountGrants(t.Context(), tokenstore.HealthExpired); err != nil || expired != n { // all but the damaged one, and the model
 		t.Errorf("%d are found as expired, %v", expired, err)
+	}
+}
+
+// A client that deletes its registration may be cut off before all of its grants are ended. It can do it again, and until then nothing says that it was done.
+func TestClientThatIsCutOffCanBeDeletedAgain(t *testing.T) {
+	t.Parallel()
+	w, s := meddledWorld(t)
+	m := w.postJSON(endpoints+"/a/register", `{"redirect_uris":["`+redirectURI+`"],"token_endpoint_auth_method":"client_secret_post"}`).json(t)
+	b := bot{m["client_id"].(string), m["client_secret"].(string)}
+	uri, token := m["registration_client_uri"].(string), m["registration_access_token"].(string)
+	got := w.tokens(w.postForm(endpoints+"/a/token", codeForm(b, w.login(b))))
+	s.kind = tokenstore.KindGrant
+	s.refuse.Store(true)
+	if a := w.manage(http.MethodDelete, uri, token, ""); a.status < http.StatusInternalServerError {
+		t.Fatalf("while the vault takes no grant: %d %s", a.status, a.body)
+	}
+	s.refuse.Store(false)
+	if !w.works(got.access) {
+		t.Fatal("the grant has ended: nothing is shown")
+	}
+	if a := w.manage(http.MethodDelete, uri, token, ""); a.status != http.StatusNoContent {
+		t.Fatalf("once more: %d %s", a.status, a.body)
+	}
+	if w.works(got.access) {
+		t.Error("the grant outlives its client")
 	}
 }
