@@ -136,6 +136,18 @@ type Store interface {
 	// Get returns one row, or ErrNotFound.
 	Get(ctx context.Context, kind Kind, id string) (Row, error)
 
+	// Recall is Get for what every request asks for: it may answer from this process's memory. It sees every Apply and Sweep that has returned on this Store
+	// before it began, and what other nodes changed more than a second before. While the storage is unavailable a Store may go on answering from memory, for no longer than
+	// its operator allows.
+	Recall(ctx context.Context, kind Kind, id string) (Row, error)
+
+	// Now is the storage's clock, the same on all nodes to within the time of a round trip, whatever their own clocks say. Leases and ends of life are judged by it.
+	Now() time.Time
+
+	// Steady is since when, by Now, the storage has answered this process without a gap; zero for always. What another node was about to write when there was a gap, it
+	// may still be about to write.
+	Steady() time.Time
+
 	// Apply makes all changes or none. It returns nil only after the changes are
 	// durable: they survive a crash of the process and of the machine. A lost
 	// compare-and-swap is ErrConflict. Two changes of one Apply never name the same row;

@@ -21,7 +21,7 @@ type Options struct {
 	// Keys are the root keys. The first encrypts, all open. At least one.
 	Keys []RootKey
 
-	// Now is the clock; time.Now when nil.
+	// Now is the clock; that of the store when nil.
 	Now func() time.Time
 
 	// Audit says how the audit trail is kept.
@@ -39,7 +39,7 @@ func Open(ctx context.Context, s Store, o Options) (*Vault, error) {
 		return nil, ErrNoKey
 	}
 	if o.Now == nil {
-		o.Now = time.Now
+		o.Now = s.Now
 	}
 	ring, err := openKeyring(ctx, s, o.Keys, o.Now())
 	if err != nil {
@@ -50,6 +50,9 @@ func Open(ctx context.Context, s Store, o Options) (*Vault, error) {
 
 // Now is the vault's clock, by which records live and end.
 func (v *Vault) Now() time.Time { return v.now() }
+
+// Steady is since when the storage has answered without a gap, see Store.Steady.
+func (v *Vault) Steady() time.Time { return v.store.Steady() }
 
 // Client returns the client of this id. Errors of this and the following: ErrNotFound, ErrTampered, and those of the store.
 func (v *Vault) Client(ctx context.Context, id string) (*Client, error) {
@@ -71,9 +74,19 @@ func (v *Vault) Grant(ctx context.Context, id string) (*Grant, error) {
 	return load(ctx, v, new(Grant), id)
 }
 
+// RecallGrant is Grant from memory, see Store.Recall.
+func (v *Vault) RecallGrant(ctx context.Context, id string) (*Grant, error) {
+	return recall(ctx, v, new(Grant), id)
+}
+
 // Account returns the account of this id.
 func (v *Vault) Account(ctx context.Context, id string) (*Account, error) {
 	return load(ctx, v, new(Account), id)
+}
+
+// RecallAccount is Account from memory, see Store.Recall.
+func (v *Vault) RecallAccount(ctx context.Context, id string) (*Account, error) {
+	return recall(ctx, v, new(Account), id)
 }
 
 // Consent returns the remembered consent of this id.
@@ -112,12 +125,20 @@ func (v *Vault) SigningKeys(ctx context.Context) (*SigningKeys, error) {
 }
 
 func load[R Record](ctx context.Context, v *Vault, r R, id string) (R, error) {
+	return read(ctx, v, v.store.Get, r, id)
+}
+
+func recall[R Record](ctx context.Context, v *Vault, r R, id string) (R, error) {
+	return read(ctx, v, v.store.Recall, r, id)
+}
+
+func read[R Record](ctx context.Context, v *Vault, get func(context.Context, Kind, string) (Row, error), r R, id string) (R, error) {
 	var none R
 	kind := r.layout().kind
 	if !plain(id, maxID) { // ids come from requests, and stores differ in what they stand
 		return none, fmt.Errorf("%s %w", kind, ErrNotFound)
 	}
-	row, err := v.store.Get(ctx, kind, id)
+	row, err := get(ctx, kind, id)
 	if err != nil {
 		return none, err
 	}
@@ -201,6 +222,16 @@ func (v *Vault) splitEvents(writes []Write) (kept []Write, events []*Event) {
 		kept = append(kept, w)
 	}
 	return kept, events
+}
+
+// WatchAccounts calls changed with the id of every account that is saved or deleted, as WatchGrants does for grants.
+func (v *Vault) WatchAccounts(changed func(id string)) (stop func()) {
+	return v.store.Watch(KindAccount, changed)
+}
+
+// WatchSigningKeys calls changed when the signing keys were saved, as WatchGrants does for grants.
+func (v *Vault) WatchSigningKeys(changed func(id string)) (stop func()) {
+	return v.store.Watch(KindSigningKeys, changed)
 }
 
 // WatchGrants calls changed with the id of every grant, or API key, that is saved or deleted, by this vault or another on the same storage; an empty id

@@ -111,6 +111,13 @@ func (s *memStore) Due(context.Context, tokenstore.Kind, time.Time, int) ([]toke
 // Watch tells nothing: accounts are watched by nobody.
 func (s *memStore) Watch(tokenstore.Kind, func(string)) (stop func()) { return func() {} }
 
+func (s *memStore) Recall(ctx context.Context, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
+	return s.Get(ctx, kind, id)
+}
+
+func (*memStore) Now() time.Time    { return time.Now() }
+func (*memStore) Steady() time.Time { return time.Time{} }
+
 func (s *memStore) Close() error { return nil }
 
 // failWrites makes every Apply fail with err, or none when err is nil.

@@ -6,6 +6,7 @@
 package storetest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -142,13 +143,20 @@ func wantConflict(t *testing.T, s tokenstore.Store, changes ...tokenstore.Change
 
 func wantRow(t *testing.T, s tokenstore.Store, want tokenstore.Row) {
 	t.Helper()
-	got, err := s.Get(t.Context(), want.Kind, want.ID)
-	if err != nil {
-		t.Fatalf("Get(%s, %s): %v", want.Kind, want.ID, err)
+	for name, get := range gets(s) {
+		got, err := get(t.Context(), want.Kind, want.ID)
+		if err != nil {
+			t.Fatalf("%s(%s, %s): %v", name, want.Kind, want.ID, err)
+		}
+		if diff := compare(got, want); diff != "" {
+			t.Fatalf("%s(%s, %s): %s", name, want.Kind, want.ID, diff)
+		}
 	}
-	if diff := compare(got, want); diff != "" {
-		t.Fatalf("Get(%s, %s): %s", want.Kind, want.ID, diff)
-	}
+}
+
+// gets are the two ways to get a row, which see the same wherever one Store is all there is.
+func gets(s tokenstore.Store) map[string]func(context.Context, tokenstore.Kind, string) (tokenstore.Row, error) {
+	return map[string]func(context.Context, tokenstore.Kind, string) (tokenstore.Row, error){"Get": s.Get, "Recall": s.Recall}
 }
 
 // compare says in which field two rows differ.
@@ -175,8 +183,10 @@ func compare(got, want tokenstore.Row) string {
 
 func wantMissing(t *testing.T, s tokenstore.Store, id string) {
 	t.Helper()
-	if _, err := s.Get(t.Context(), tokenstore.KindGrant, id); !errors.Is(err, tokenstore.ErrNotFound) {
-		t.Fatalf("Get(%s) = %v; want ErrNotFound", id, err)
+	for name, get := range gets(s) {
+		if _, err := get(t.Context(), tokenstore.KindGrant, id); !errors.Is(err, tokenstore.ErrNotFound) {
+			t.Fatalf("%s(%s) = %v; want ErrNotFound", name, id, err)
+		}
 	}
 }
 
