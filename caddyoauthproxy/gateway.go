@@ -55,7 +55,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	g = &gateway{vault: vault, store: store}
 	g.hold = newHold(func() {
 		g.grants.stop()
-		g.server.StopOrders()
+		g.server.StopWatching()
 		g.endAudit()
 		release()
 	})
