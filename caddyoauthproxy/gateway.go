@@ -61,7 +61,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	g = &gateway{vault: vault, store: store, contact: newContact(a.vault), gone: make(chan struct{})}
 	g.hold = newHold(func() {
 		g.grants.stop()
-		g.server.StopOrders()
+		g.server.StopWatching()
 		g.endAudit()
 		release()
 		gateways.Delete(g)
