@@ -38,7 +38,7 @@ func (c *Cluster) Vault(t testing.TB) *tokenstore.Vault {
 	if err != nil {
 		t.Fatal(err)
 	}
-	vault, err := tokenstore.Open(ctx, any(store).(tokenstore.Store), tokenstore.Options{Keys: []tokenstore.RootKey{key}})
+	vault, err := tokenstore.Open(ctx, store, tokenstore.Options{Keys: []tokenstore.RootKey{key}})
 	if err != nil {
 		t.Fatal(err)
 	}
