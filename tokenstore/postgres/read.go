@@ -49,7 +49,7 @@ func (s *Store) List(ctx context.Context, kind tokenstore.Kind, q tokenstore.Que
 		if none {
 			return nil, nil
 		}
-		return collect(ctx, c, kind, sql, args...)
+		return collect(ctx, c, kind, sql, planned(c, args)...)
 	})
 }
 
@@ -58,7 +58,7 @@ func (s *Store) Count(ctx context.Context, kind tokenstore.Kind, refs ...string)
 	sql, args, none := s.countSQL(kind, refs)
 	return do(ctx, s, func(ctx context.Context, c *pgxpool.Conn) (n int, err error) {
 		if !none {
-			err = c.QueryRow(ctx, sql, args...).Scan(&n)
+			err = c.QueryRow(ctx, sql, planned(c, args)...).Scan(&n)
 		}
 		return n, err
 	})
