@@ -21,7 +21,11 @@ const (
 
 // Get implements tokenstore.Store.
 func (s *Store) Get(ctx context.Context, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
-	return do(ctx, s, func(ctx context.Context, c *pgxpool.Conn) (row tokenstore.Row, err error) {
+	return s.get(ctx, manner{}, kind, id)
+}
+
+func (s *Store) get(ctx context.Context, m manner, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
+	return ask(ctx, s, m, func(ctx context.Context, c *pgxpool.Conn) (row tokenstore.Row, err error) {
 		missing := fmt.Errorf("%s %w", kind, tokenstore.ErrNotFound)
 		if !key(string(kind)) || !key(id) {
 			return row, missing
