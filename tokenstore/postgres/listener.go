@@ -152,6 +152,7 @@ func (l *listener) connect(ctx context.Context) (*pgconn.PgConn, error) {
 	if err := l.password(ctx, config); err != nil {
 		return nil, err
 	}
+	config.RuntimeParams["application_name"] += " listener" // by which the database's operator tells it from the others
 	config.OnNotification = func(_ *pgconn.PgConn, n *pgconn.Notification) { l.notified(n) }
 	return pgconn.ConnectConfig(ctx, &config.Config)
 }

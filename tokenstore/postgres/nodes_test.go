@@ -179,7 +179,7 @@ func TestRecallSeesOthersWithinASecond(t *testing.T) {
 		writer, reader := open(t, connection, strings.Replace(connection, "?", "?application_name=ears&", 1))
 		ended := 0
 		chase(t, writer, reader, length, every(300*time.Millisecond, func() {
-			tag, err := c.Exec(t.Context(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ears'")
+			tag, err := c.Exec(t.Context(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ears listener'")
 			if err != nil {
 				t.Error(err)
 			}
