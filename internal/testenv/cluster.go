@@ -215,6 +215,9 @@ func (c *Cluster) balancerCaddyfile(w *World) string {
 		health_uri      /oauth/ready
 		health_interval 250ms
 		health_timeout  1s
+		health_headers {
+			Host localhost
+		}
 		fail_duration   1s
 		header_down     %s {http.reverse_proxy.upstream.hostport}
 	}
