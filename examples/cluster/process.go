@@ -30,8 +30,8 @@ const (
 	// startTime is how long a process may take until it is ready, and stopTime until it has ended.
 	startTime, stopTime = time.Minute, 20 * time.Second
 
-	// comeback is after how long a process that has died is started again: time to see what is different without it.
-	comeback = 5 * time.Second
+	// comeback is after how long a process that has died is started again: which is sooner than those give up who wait for the database.
+	comeback = 3 * time.Second
 )
 
 // start starts the process, and waits until it is ready.
