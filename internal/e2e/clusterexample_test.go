@@ -116,12 +116,13 @@ func startCluster(t *testing.T) *cluster {
 	return c
 }
 
-// kill ends one of the processes, as the example suggests.
+// kill ends one of the processes, as the example suggests. What it had in hand is lost: nothing is sent until it is gone.
 func (c *cluster) kill(t *testing.T, name string) {
 	t.Helper()
 	if err := syscall.Kill(c.pids[name], syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
+	testenv.Eventually(t, name+" to be gone", func() bool { return errors.Is(syscall.Kill(c.pids[name], 0), syscall.ESRCH) })
 }
 
 // until reads what the example prints.
