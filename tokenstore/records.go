@@ -183,6 +183,9 @@ type Login struct {
 	Claimed time.Time `json:"claimed,omitzero"`
 	Answer  string    `json:"answer,omitempty"`
 
+	// Claim is a random id of who claimed it. A claim that is old and led to nothing is taken over.
+	Claim string `json:"claim,omitempty"`
+
 	// Finished is when the callback ended the login; zero while it is open.
 	Finished time.Time `json:"finished,omitzero"`
 

@@ -86,6 +86,12 @@ func vaultFault(err error) bool {
 	return false
 }
 
+// unreachable reports whether an answer is 503 because the vault does not answer, and not because of a provider.
+func unreachable(err error) bool {
+	_, told := errors.AsType[*Error](err)
+	return errors.Is(err, tokenstore.ErrUnavailable) || errors.Is(err, tokenstore.ErrClosed) || !told && vaultFault(err)
+}
+
 // writeError answers a client (not a person) with an OAuth error.
 func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	e := asError(err)
@@ -117,6 +123,9 @@ func sendError(w http.ResponseWriter, r *http.Request, e *Error) {
 // logRefusal writes why a request was refused. The path is one of ours and holds no secret; the query is left out.
 func (s *Server) logRefusal(r *http.Request, e *Error, status int) {
 	progressOf(r.Context()).refused(e.Code, status)
+	if unreachable(e.Cause) {
+		s.refundDues(r)
+	}
 	level := zap.InfoLevel
 	if status >= 500 {
 		level = zap.ErrorLevel

@@ -79,11 +79,17 @@ func (m *memory) remove(id string) {
 
 // Withhold takes the tokens out of a new account that is about to be stored, where they are to be in memory alone.
 func (a *Accounts) Withhold(acc *tokenstore.Account) {
-	if p := a.providers[acc.Provider]; p == nil || !p.config.Unstored {
+	if !a.withholds(acc) {
 		return
 	}
 	acc.Unstored = true
 	held.put(acc.ID, takeTokens(acc))
+}
+
+// withholds reports whether the tokens of the account's provider are to be in memory alone.
+func (a *Accounts) withholds(acc *tokenstore.Account) bool {
+	p := a.providers[acc.Provider]
+	return p != nil && p.config.Unstored
 }
 
 // takeTokens takes the tokens out of an account, or out of its revocation: an ended account has no others.
@@ -118,7 +124,7 @@ func (a *Accounts) load(ctx context.Context, id string) (*tokenstore.Account, er
 	if err != nil || over(acc) {
 		return acc, err
 	}
-	if p := a.providers[acc.Provider]; !acc.Unstored && p != nil && p.config.Unstored {
+	if !acc.Unstored && a.withholds(acc) {
 		a.withdraw(ctx, acc)
 	} else if acc.Unstored {
 		acc.AccessToken, acc.RefreshToken, acc.IDToken = t.AccessToken, t.RefreshToken, t.IDToken
