@@ -43,6 +43,8 @@ func (s *Store) Apply(ctx context.Context, changes ...tokenstore.Change) error {
 		return nil
 	}
 	b := newBatch(changes)
+	ctx, cancel := context.WithTimeoutCause(ctx, s.wait, fmt.Errorf("%w: the changes could not be made within %s", tokenstore.ErrUnavailable, s.wait))
+	defer cancel()
 	slot, err := s.slot(ctx)
 	if err != nil {
 		return err
@@ -54,7 +56,7 @@ func (s *Store) Apply(ctx context.Context, changes ...tokenstore.Change) error {
 			s.forget(c.Row)
 		}
 	}()
-	outcome, err := do(ctx, s, func(ctx context.Context, c *pgxpool.Conn) (outcome int, err error) {
+	outcome, err := ask(ctx, s, manner{lane: s.writing}, func(ctx context.Context, c *pgxpool.Conn) (outcome int, err error) {
 		err = c.QueryRow(ctx, s.applySQL, s.node, slot, sequence, b.ops, b.kinds, b.ids, b.versions, b.states, b.refs, b.due, b.deletions, b.seals).Scan(&outcome)
 		return outcome, err
 	})
@@ -96,13 +98,15 @@ func newBatch(changes []tokenstore.Change) *batch {
 
 // slot waits for a number under which this node applies nothing at the moment.
 func (s *Store) slot(ctx context.Context) (int32, error) {
-	bounded, cancel := context.WithTimeoutCause(ctx, s.wait, fmt.Errorf("%w: %d Applies are waiting for the database", tokenstore.ErrUnavailable, cap(s.slots)))
-	defer cancel()
+	if err := s.enter(); err != nil {
+		return 0, err
+	}
+	defer s.leave()
 	select {
 	case slot := <-s.slots:
 		return slot, nil
-	case <-bounded.Done():
-		return 0, context.Cause(bounded)
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
 	}
 }
 

@@ -21,7 +21,11 @@ const (
 
 // Get implements tokenstore.Store.
 func (s *Store) Get(ctx context.Context, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
-	return do(ctx, s, func(ctx context.Context, c *pgxpool.Conn) (row tokenstore.Row, err error) {
+	return s.get(ctx, manner{}, kind, id)
+}
+
+func (s *Store) get(ctx context.Context, m manner, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
+	return ask(ctx, s, m, func(ctx context.Context, c *pgxpool.Conn) (row tokenstore.Row, err error) {
 		missing := fmt.Errorf("%s %w", kind, tokenstore.ErrNotFound)
 		if !key(string(kind)) || !key(id) {
 			return row, missing
@@ -45,7 +49,7 @@ func (s *Store) List(ctx context.Context, kind tokenstore.Kind, q tokenstore.Que
 		if none {
 			return nil, nil
 		}
-		return collect(ctx, c, kind, sql, args...)
+		return collect(ctx, c, kind, sql, planned(c, args)...)
 	})
 }
 
@@ -54,7 +58,7 @@ func (s *Store) Count(ctx context.Context, kind tokenstore.Kind, refs ...string)
 	sql, args, none := s.countSQL(kind, refs)
 	return do(ctx, s, func(ctx context.Context, c *pgxpool.Conn) (n int, err error) {
 		if !none {
-			err = c.QueryRow(ctx, sql, args...).Scan(&n)
+			err = c.QueryRow(ctx, sql, planned(c, args)...).Scan(&n)
 		}
 		return n, err
 	})

@@ -5,6 +5,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
@@ -50,6 +53,14 @@ func (s *Store) carrying(refs []string, args []any) (from, where string, _ []any
 		conditions = append(conditions, condition)
 	}
 	return strings.Join(tables, ", "), strings.Join(conditions, " AND "), args
+}
+
+// planned has a query planned for its arguments: which list of references is to be walked, and in which to look, depends on how many rows carry each.
+func planned(c *pgxpool.Conn, args []any) []any {
+	if pooled(c.Conn().Config()) {
+		return args // it is there already
+	}
+	return append([]any{pgx.QueryExecModeCacheDescribe}, args...)
 }
 
 // selectable reports whether rows can carry the references at all.

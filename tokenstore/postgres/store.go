@@ -5,15 +5,18 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/internal/watch"
 )
 
 // Defaults of Options.
@@ -69,9 +72,26 @@ type Store struct {
 
 	getSQL, applySQL, sweepSQL string
 
-	mutex   sync.Mutex     // of closing
-	closing bool           // Close was called
-	running sync.WaitGroup // calls, see do
+	config   *pgx.ConnConfig // of connections beside the pool's
+	password func(ctx context.Context, c *pgx.ConnConfig) error
+	maxStale time.Duration
+	calls    atomic.Int64  // that run or wait
+	writing  chan struct{} // has a place for each connection that may write at a time, and rating for each that may count events
+	rating   chan struct{}
+	memory   *memory
+	clock    *clock
+	outage   *outage
+	sockets  *sockets // of calls, and ears of what listens
+	ears     *sockets
+	watchers *watch.Watchers
+	listener *listener
+
+	mutex      sync.Mutex     // of closing
+	closed     atomic.Bool    // Close was called
+	over       chan struct{}  // closed with it
+	running    sync.WaitGroup // calls, see do
+	background sync.WaitGroup
+	end        context.CancelFunc // of the background
 }
 
 // Open connects to the database, and makes the schema or brings it up to date.
@@ -88,11 +108,21 @@ func open(ctx context.Context, o Options) (*Store, error) {
 	if err := checkSchema(o.Schema); err != nil {
 		return nil, err
 	}
-	pool, err := newPool(o)
+	sockets := newSockets()
+	pool, err := newPool(o, sockets.dial)
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{pool: pool, name: o.Schema, schema: quote(o.Schema), wait: o.Wait, logger: o.Logger, slots: make(chan int32, pool.Config().MaxConns)}
+	s.config, s.password, s.maxStale, s.sockets = pool.Config().ConnConfig, o.password, o.MaxStale, sockets
+	s.ears = newSockets()
+	s.writing, s.rating = make(chan struct{}, max(1, o.MaxConns-o.MaxConns/4-1)), make(chan struct{}, max(1, o.MaxConns/4))
+	s.over = make(chan struct{})
+	s.memory, s.clock, s.watchers = newMemory(), newClock(), watch.New(s.over)
+	s.outage = newOutage(s.wait, s.clock.now, s.logger, s.reach, s.cut)
+	if err := s.connectListener(o); err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
 	for slot := range pool.Config().MaxConns {
 		s.slots <- slot
 	}
@@ -103,8 +133,10 @@ func open(ctx context.Context, o Options) (*Store, error) {
 	s.applySQL = "SELECT " + s.schema + ".apply($1::bigint, $2::integer, $3::bigint, $4::integer[], $5::text[], $6::text[], $7::bigint[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::bytea[])"
 	s.sweepSQL = "SELECT " + s.schema + ".sweep($1::text, $2::bigint, $3::integer)"
 	if err := s.prepare(ctx); err != nil {
-		pool.Close()
-		return nil, err
+		return nil, errors.Join(err, s.Close())
+	}
+	if err := s.listen(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("the connection that listens: %w", explain(err)), s.Close())
 	}
 	return s, nil
 }
@@ -143,14 +175,28 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Close implements tokenstore.Store.
+// Close implements tokenstore.Store. Calls end within the time that they wait; connections to a database that does not answer are closed without its knowing.
 func (s *Store) Close() error {
 	s.mutex.Lock()
-	s.closing = true
+	first := !s.closed.Swap(true)
 	s.mutex.Unlock()
-	s.running.Wait()
-	s.pool.Close()
+	if first {
+		close(s.over)
+	}
+	s.finish()
+	if !s.watchers.End(time.After(maxClose)) {
+		return fmt.Errorf("%w: somebody who watches the vault does not return for %s; its connections are closed", tokenstore.ErrUnavailable, maxClose)
+	}
 	return nil
+}
+
+// maxClose bounds how long Close waits for watchers.
+const maxClose = 10 * time.Second
+
+// cut ends all connections of calls, when the database is gone: what waits for an answer on one of them would wait in vain.
+func (s *Store) cut() {
+	s.sockets.cut()
+	s.pool.Reset()
 }
 
 // Interface guard
