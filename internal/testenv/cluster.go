@@ -29,6 +29,9 @@ type ClusterOptions struct {
 	// Limits are the rate limits. Default: none that a test would meet.
 	Limits string
 
+	// ShutdownDelay is how long a node that is told to end announces it. Default: 1s.
+	ShutdownDelay string
+
 	// LogLevel is that of the nodes. Default: INFO.
 	LogLevel string
 
@@ -138,7 +141,7 @@ func (c *Cluster) nodeCaddyfile(w *World) string {
 	admin localhost:%d
 	http_port %d
 	auto_https off
-	shutdown_delay 1s
+	shutdown_delay %s
 	grace_period 10s
 	log {
 		level %s
@@ -180,7 +183,7 @@ func (c *Cluster) nodeCaddyfile(w *World) string {
 		respond "not part of the gateway" 404
 	}
 }
-`, w.admin, w.port, cmp.Or(o.LogLevel, "INFO"), o.Servers, w.URL, o.Vault, c.keyFile(), cmp.Or(o.Limits, noLimits), w.ProviderURL, ClientID, w.URL, o.Proxy, o.Global,
+`, w.admin, w.port, cmp.Or(o.ShutdownDelay, "1s"), cmp.Or(o.LogLevel, "INFO"), o.Servers, w.URL, o.Vault, c.keyFile(), cmp.Or(o.Limits, noLimits), w.ProviderURL, ClientID, w.URL, o.Proxy, o.Global,
 		w.site, o.Site, w.MCPURL)
 }
 
@@ -203,6 +206,9 @@ func (c *Cluster) balancerCaddyfile(w *World) string {
 		health_uri      /oauth/ready
 		health_interval 250ms
 		health_timeout  1s
+		health_headers {
+			Host localhost
+		}
 		fail_duration   1s
 		header_down     %s {rp.hostport}
 	}
