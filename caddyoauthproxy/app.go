@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
@@ -144,7 +145,7 @@ const (
 	// openTimeout bounds how long a config load waits for the vault.
 	openTimeout = 10 * time.Second
 
-	// drainTimeout bounds how long the process waits for refreshes to be saved when it ends.
+	// drainTimeout bounds how long the process waits for refreshes to be saved when it ends, and all its requests have been answered.
 	drainTimeout = 15 * time.Second
 
 	// lateRequests is how long after a reload the old config still answers: its servers stop listening
@@ -196,7 +197,7 @@ func (a *App) Start() error {
 	if err != nil {
 		return err
 	}
-	a.jobs.Go(a.watchExit)
+	go a.watchExit(g.gone)
 	a.metrics.expect(a.config.proxies, a.config.providers)
 	a.jobs.Go(func() { a.everyMinute(g.server.Maintain) })
 	a.jobs.Go(func() { a.everyMinute(g.server.CarryOutOrders) })
@@ -217,24 +218,13 @@ func (a *App) begun() {
 	}
 }
 
-// Stop only marks the end: requests of this config may go on for as long as their streams do, and
-// need the vault. On the way out of the process it waits for refreshes in flight to be saved.
-func (a *App) Stop() error {
-	if !caddy.Exiting() {
-		return nil
-	}
-	a.endStreams()
-	g := a.gateway.Load()
-	if g == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
-	defer cancel()
-	return g.drain(ctx)
-}
+// Stop leaves everything as it is: requests of this config may go on for as long as their streams do, and need the vault and upstream tokens. On the way out of
+// the process, too: apps stop in no particular order, and the HTTP app answers new requests for as long as its shutdown delay.
+func (*App) Stop() error { return nil }
 
 // Cleanup gives up this config's hold on the vault, a little later when the process goes on. The vault itself
-// closes when nobody holds it any more: not a later config, not a request, not a refresh.
+// closes when nobody holds it any more: not a later config, not a request, not a refresh. On the way out of the process, when all
+// apps have stopped, it waits for refreshes in flight to be saved.
 func (a *App) Cleanup() error {
 	if a.done != nil {
 		close(a.done)
@@ -247,7 +237,11 @@ func (a *App) Cleanup() error {
 	switch {
 	case g == nil:
 	case caddy.Exiting():
-		g.hold.leave()
+		defer g.hold.leave()
+		a.endStreams()
+		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		defer cancel()
+		return drainAll(ctx)
 	default:
 		time.AfterFunc(lateRequests, g.retire)
 	}
@@ -284,22 +278,36 @@ func (a *App) open() (*gateway, error) {
 // endStreams tells open event streams to end.
 func (a *App) endStreams() { a.stopOnce.Do(func() { close(a.stopping) }) }
 
-// watchExit ends the streams as soon as the process is on its way out. Stop cannot do it: the HTTP app's own
-// Stop may come first, and it waits for the streams.
-func (a *App) watchExit() {
+// watchExit ends the streams when the process is on its way out, as soon as the HTTP app takes no more requests. Neither Stop nor Cleanup can do it: the HTTP app's own
+// Stop may come first, and it waits for the streams, those of earlier configs among them.
+func (a *App) watchExit(gone <-chan struct{}) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		select {
-		case <-a.done:
+		case <-gone:
 			return
 		case <-tick.C:
-			if caddy.Exiting() {
-				a.endStreams()
-				return
+			if !caddy.Exiting() {
+				continue
 			}
+			select {
+			case <-gone:
+			case <-time.After(a.shutdownDelay()):
+				a.endStreams()
+			}
+			return
 		}
 	}
+}
+
+// shutdownDelay is how long the HTTP app announces its end before it stops to listen. It is to be asked once all apps are provisioned.
+func (a *App) shutdownDelay() time.Duration {
+	app, err := a.ctx.AppIfConfigured("http")
+	if err != nil {
+		return 0
+	}
+	return time.Duration(app.(*caddyhttp.App).ShutdownDelay)
 }
 
 // Gateway returns the gateway as one proxy sees it, for the MCP filter.

@@ -201,7 +201,7 @@ func (p *parser) vault(d *caddyfile.Dispenser) error {
 	if !d.NextArg() {
 		return d.ArgErr()
 	}
-	name := d.Val()
+	name, at := d.Val(), position(d)
 	id := "oauth_proxy.vaults." + name
 	if _, err := caddy.GetModule(id); err != nil {
 		return d.Errf("vault %q is unknown: no module %s is built in", name, id)
@@ -211,6 +211,9 @@ func (p *parser) vault(d *caddyfile.Dispenser) error {
 		return err
 	}
 	p.app.VaultRaw = caddyconfig.JSONModuleObject(module, "module", name, nil)
+	if v, ok := module.(Vault); ok {
+		p.later = append(p.later, func() error { return at(p.app.checkShared(v)) })
+	}
 	return nil
 }
 

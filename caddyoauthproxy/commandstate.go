@@ -91,9 +91,14 @@ func (c *call) showVault() error {
 		if v.Keys > 0 {
 			key = "configured, " + strconv.Itoa(v.Keys) + " in all"
 		}
-		fields := make([][2]string, 0, 4+len(v.Records))
+		where := [][2]string{{"path", v.Path}}
+		if v.Database != "" {
+			where = [][2]string{{"server", strings.Join(v.Hosts, ", ")}, {"database", v.Database}, {"schema", v.Schema}}
+		}
+		fields := make([][2]string, 0, 6+len(v.Records))
+		fields = append(append(fields, [2]string{"vault", v.Module}), where...)
 		fields = append(fields, [][2]string{
-			{"vault", v.Module}, {"path", v.Path}, {"format", strconv.Itoa(v.Format)}, {"encryption key", v.EncryptionKey + " (" + key + ")"},
+			{"format", strconv.Itoa(v.Format)}, {"encryption key", v.EncryptionKey + " (" + key + ")"},
 		}...)
 		for _, kind := range slices.Sorted(maps.Keys(v.Records)) {
 			fields = append(fields, [2]string{string(kind), strconv.Itoa(v.Records[kind])})

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -30,8 +31,13 @@ type gateway struct {
 	operator *operator.Server
 	admin    *operator.AdminPages
 	grants   *grantWatch
+	contact  *contact
 	endAudit func()
+	gone     chan struct{} // closed once nobody needs it any more
 }
+
+// gateways are those of this process that somebody needs: of the config that runs, and of those before.
+var gateways sync.Map
 
 // openGateway opens the vault and puts the rooms together.
 func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
@@ -52,12 +58,14 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: open vault: %w", err)
 	}
-	g = &gateway{vault: vault, store: store}
+	g = &gateway{vault: vault, store: store, contact: newContact(a.vault), gone: make(chan struct{})}
 	g.hold = newHold(func() {
 		g.grants.stop()
-		g.server.StopOrders()
+		g.server.StopWatching()
 		g.endAudit()
 		release()
+		gateways.Delete(g)
+		close(g.gone)
 	})
 	g.accounts = upstream.NewAccounts(upstream.AccountsOptions{
 		Vault:         vault,
@@ -102,6 +110,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	g.grants = watchGrants(vault, g.server.Ended, g.acquire)
 	g.server.WatchOrders(func() { g.grants.grantChanged("") })
 	g.keepAudit(a)
+	gateways.Store(g, nil)
 	return g, nil
 }
 
@@ -116,6 +125,24 @@ func (g *gateway) acquire() (release func(), err error) {
 // drain waits until what was begun is saved.
 func (g *gateway) drain(ctx context.Context) error {
 	return errors.Join(g.server.Close(ctx), g.accounts.Close(ctx), g.vault.FlushAudit(ctx))
+}
+
+// drainAll drains every gateway of the process: what was begun under earlier configs, too.
+func drainAll(ctx context.Context) error {
+	var mu sync.Mutex
+	var errs []error
+	var work sync.WaitGroup
+	for g := range gateways.Range {
+		work.Go(func() {
+			if err := g.(*gateway).drain(ctx); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+			}
+		})
+	}
+	work.Wait()
+	return errors.Join(errs...)
 }
 
 // retire writes down what a gateway knows that no config uses any more, and gives up its hold on the vault.

@@ -22,7 +22,8 @@ func init() {
 // go on to the site's next handler.
 //
 // Their query strings carry codes and states, so these requests are left out of Caddy's access log. The logger
-// `http.handlers.oauth_proxy` writes a line for each instead, with method, path, status, duration and client address.
+// `http.handlers.oauth_proxy` writes a line for each instead, with method, path, status, duration and client address; but none for the health
+// routes, `/oauth/live` and `/oauth/ready`, which are asked all the time.
 type Handler struct {
 	app *App
 	log *zap.Logger
@@ -50,6 +51,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 // ServeHTTP implements caddyhttp.MiddlewareHandler. It answers errors itself and returns none: Caddy's
 // error log would print the URL.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if h.app.serveHealth(w, r) {
+		return nil
+	}
 	g, err := h.app.open()
 	if err == nil && !g.handles(r) || err != nil && !h.mayHandle(r) {
 		return next.ServeHTTP(w, r)

@@ -16,8 +16,11 @@ func newOperator(a *App, g *gateway) (*operator.Server, error) {
 	if m, ok := a.vault.(caddy.Module); ok {
 		storage.Module = m.CaddyModule().ID.Name()
 	}
-	if b, ok := a.vault.(*BboltVault); ok {
-		storage.Path = b.Path
+	switch v := a.vault.(type) {
+	case *BboltVault:
+		storage.Path = v.Path
+	case *PostgresVault:
+		storage.Hosts, storage.Database, storage.Schema = v.storage.Hosts, v.storage.Database, v.storage.Schema
 	}
 	return operator.New(operator.Options{
 		Issuer:    a.config.issuer,

@@ -75,6 +75,28 @@ func TestCaddyfileCanSetEveryFieldOfTheJSON(t *testing.T) {
 	}
 }
 
+func TestCaddyfileCanSetEveryFieldOfTheVaultInPostgreSQL(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile("testdata/adapt/postgres.caddyfiletest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, adapted, _ := strings.Cut(string(content), "\n----------\n")
+	var config struct {
+		Apps struct {
+			OAuthProxy struct {
+				Vault caddyoauthproxy.PostgresVault `json:"vault"`
+			} `json:"oauth_proxy"`
+		} `json:"apps"`
+	}
+	if err := json.Unmarshal([]byte(adapted), &config); err != nil {
+		t.Fatal(err)
+	}
+	if names := unset(reflect.ValueOf(&config.Apps.OAuthProxy.Vault).Elem()); len(names) > 0 {
+		t.Errorf("no Caddyfile option sets %v", names)
+	}
+}
+
 func TestEveryFieldIsDocumented(t *testing.T) {
 	t.Parallel()
 	doc, err := os.ReadFile("../docs/configuration.md")
@@ -85,6 +107,7 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 		reflect.TypeFor[caddyoauthproxy.App](), reflect.TypeFor[caddyoauthproxy.Provider](), reflect.TypeFor[caddyoauthproxy.Proxy](), reflect.TypeFor[mcpfilter.Filter](),
 		reflect.TypeFor[caddyoauthproxy.Client](), reflect.TypeFor[caddyoauthproxy.Registration](), reflect.TypeFor[caddyoauthproxy.MetadataDocuments](), reflect.TypeFor[caddyoauthproxy.UpstreamToken](), reflect.TypeFor[caddyoauthproxy.Audit](), reflect.TypeFor[authserver.Policy](), reflect.TypeFor[caddyoauthproxy.PolicyRule](), reflect.TypeFor[mcpfilter.Matcher](),
 		reflect.TypeFor[caddyoauthproxy.Admin](), reflect.TypeFor[caddyoauthproxy.Connections](), reflect.TypeFor[caddyoauthproxy.Console](),
+		reflect.TypeFor[caddyoauthproxy.PostgresVault](),
 	} {
 		for field := range kind.Fields() {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")

@@ -68,6 +68,7 @@ func (a *App) resolve() (*resolved, error) {
 		}
 		r.keys = append(r.keys, key)
 	}
+	fail(a.checkShared(a.vault))
 	if len(a.Providers) == 0 {
 		fail(errors.New("no provider: declare one, for example provider github { client_id …; client_secret {env.…} }"))
 	}

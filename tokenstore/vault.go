@@ -195,7 +195,7 @@ func (v *Vault) Commit(ctx context.Context, writes ...Write) error {
 	if err := CheckChanges(changes); err != nil {
 		return err
 	}
-	if err := v.store.Apply(ctx, changes...); err != nil {
+	if err := v.apply(ctx, changes); err != nil {
 		return err
 	}
 	for _, w := range writes {

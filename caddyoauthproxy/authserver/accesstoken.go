@@ -36,6 +36,9 @@ const (
 
 	// clockLeeway is how far the clocks of two gateway nodes may differ.
 	clockLeeway = 30 * time.Second
+
+	// judgeTime bounds how long a request waits for the vault to say whether its grant is alive.
+	judgeTime = 10 * time.Second
 )
 
 // ErrInvalidToken says that an access token, or an API key, is not one to act on: not ours, expired, for another
@@ -51,10 +54,12 @@ func (s *Server) Authenticate(ctx context.Context, token, proxyID string) (*toke
 	if p == nil {
 		return nil, nil, invalid("no such proxy")
 	}
+	ctx, cancel := context.WithTimeout(ctx, judgeTime)
+	defer cancel()
 	if strings.HasPrefix(token, tokenstore.APIKeyPrefix) {
 		return s.authenticateAPIKey(ctx, token, p)
 	}
-	g, c, err := s.grantOfAccessToken(ctx, token)
+	g, c, err := s.grantOfAccessToken(ctx, token, s.vault.RecallGrant)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -91,10 +96,12 @@ func (s *Server) CheckGrant(ctx context.Context, grantID, proxyID string) error 
 	if p == nil {
 		return invalid("no such proxy")
 	}
+	ctx, cancel := context.WithTimeout(ctx, judgeTime)
+	defer cancel()
 	if isAPIKeyID(grantID) {
 		return s.checkAPIKey(ctx, grantID, p)
 	}
-	g, err := s.activeGrant(ctx, grantID)
+	g, err := s.activeGrant(ctx, grantID, s.vault.RecallGrant)
 	if err != nil {
 		return err
 	}
@@ -113,21 +120,26 @@ func (s *Server) CheckGrant(ctx context.Context, grantID, proxyID string) error 
 
 // Ended reports whether a grant, or an API key, was ended or is gone. A vault that does not answer says neither.
 func (s *Server) Ended(ctx context.Context, grantID string) bool {
+	ctx, cancel := context.WithTimeout(ctx, judgeTime)
+	defer cancel()
 	if isAPIKeyID(grantID) {
-		k, err := s.vault.APIKey(ctx, grantID)
+		k, err := s.vault.RecallAPIKey(ctx, grantID)
 		return errors.Is(err, tokenstore.ErrNotFound) || err == nil && !k.Revoked.IsZero()
 	}
-	g, err := s.vault.Grant(ctx, grantID)
+	g, err := s.vault.RecallGrant(ctx, grantID)
 	return errors.Is(err, tokenstore.ErrNotFound) || err == nil && s.over(g)
 }
 
+// findGrant is Vault.Grant, or Vault.RecallGrant where nothing is decided that outlives the request.
+type findGrant func(ctx context.Context, id string) (*tokenstore.Grant, error)
+
 // grantOfAccessToken verifies a token of ours, whatever it is for, and finds its living grant. Errors are ErrInvalidToken, or
 // what the vault says.
-func (s *Server) grantOfAccessToken(ctx context.Context, token string) (*tokenstore.Grant, *Claims, error) {
+func (s *Server) grantOfAccessToken(ctx context.Context, token string, find findGrant) (*tokenstore.Grant, *Claims, error) {
 	invalid := func(why string) error { return fmt.Errorf("%w: %s", ErrInvalidToken, why) }
-	c, err := s.keys.verify(token)
+	c, err := s.verify(ctx, token)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrInvalidToken, err)
+		return nil, nil, err
 	}
 	now := s.vault.Now()
 	switch {
@@ -138,7 +150,7 @@ func (s *Server) grantOfAccessToken(ctx context.Context, token string) (*tokenst
 	case time.Unix(c.IssuedAt, 0).After(now.Add(clockLeeway)):
 		return nil, nil, invalid("issued in the future")
 	}
-	g, err := s.activeGrant(ctx, c.GrantID)
+	g, err := s.activeGrant(ctx, c.GrantID, find)
 	switch {
 	case err != nil:
 		return nil, nil, err
@@ -151,9 +163,9 @@ func (s *Server) grantOfAccessToken(ctx context.Context, token string) (*tokenst
 }
 
 // activeGrant finds a grant that nobody ended. Errors are ErrInvalidToken, or what the vault says.
-func (s *Server) activeGrant(ctx context.Context, id string) (*tokenstore.Grant, error) {
+func (s *Server) activeGrant(ctx context.Context, id string, find findGrant) (*tokenstore.Grant, error) {
 	invalid := func(why string) error { return fmt.Errorf("%w: its grant %s", ErrInvalidToken, why) }
-	g, err := s.vault.Grant(ctx, id)
+	g, err := find(ctx, id)
 	switch {
 	case errors.Is(err, tokenstore.ErrNotFound):
 		return nil, invalid("is gone")
@@ -221,7 +233,7 @@ func (set *keySet) verify(token string) (*Claims, error) {
 	head, rest, _ := strings.Cut(token, ".")
 	key, ok := set.byHeader[head]
 	if !ok {
-		return nil, errors.New("not signed by a key of this gateway")
+		return nil, errUnknownKey
 	}
 	payload, signature, ok := strings.Cut(rest, ".")
 	if !ok || !canonicalSegment(payload) || !canonicalSegment(signature) {

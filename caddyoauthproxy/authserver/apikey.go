@@ -87,7 +87,7 @@ func (s *Server) checkAPIKey(ctx context.Context, id string, p *Proxy) error {
 
 // apiKey finds an API key. Errors are ErrInvalidToken, or what the vault says.
 func (s *Server) apiKey(ctx context.Context, id string) (*tokenstore.APIKey, error) {
-	key, err := s.vault.APIKey(ctx, id)
+	key, err := s.vault.RecallAPIKey(ctx, id)
 	switch {
 	case errors.Is(err, tokenstore.ErrNotFound):
 		return nil, fmt.Errorf("%w: no such API key", ErrInvalidToken)

@@ -71,7 +71,7 @@ func (s *Server) checkAssertion(ctx context.Context, c *tokenstore.Client, asser
 	}
 	// Storing it costs more than anything else here, whatever becomes of the request.
 	key := "assertion " + c.ID
-	if err := tooMany(s.limits.client.take(key, now)); err != nil {
+	if err := tooMany(s.limits.client.charge(ctx, key, now)); err != nil {
 		return err
 	}
 	err = s.vault.Commit(ctx, tokenstore.Save(&tokenstore.Assertion{
@@ -79,7 +79,7 @@ func (s *Server) checkAssertion(ctx context.Context, c *tokenstore.Client, asser
 		ClientID: c.ID,
 	}))
 	if errors.Is(err, tokenstore.ErrConflict) {
-		s.limits.client.giveBack(key) // whoever repeats what it saw uses nothing up
+		s.limits.client.refund(ctx, key) // whoever repeats what it saw uses nothing up
 		return errInvalidClient("client assertion was used before")
 	}
 	if err != nil {

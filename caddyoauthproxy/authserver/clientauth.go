@@ -36,6 +36,7 @@ const (
 	purposeUser         tokenstore.Purpose = "user"
 	purposeOwner        tokenstore.Purpose = "account_owner"
 	purposeAddress      tokenstore.Purpose = "address"
+	purposeRate         tokenstore.Purpose = "rate"
 	purposeManagement   tokenstore.Purpose = "registration_access_token"
 	purposeClientHash   tokenstore.Purpose = "client_metadata"
 	purposeAssertion    tokenstore.Purpose = "client_assertion"
@@ -125,7 +126,7 @@ func (s *Server) clientRequest(w http.ResponseWriter, r *http.Request) (*tokenst
 
 // clientRequestDone is called when a client's request has succeeded: only failures count against an address. An answer that
 // anybody would get is no success.
-func (s *Server) clientRequestDone(r *http.Request) { s.limits.token.giveBack(s.address(r)) }
+func (s *Server) clientRequestDone(r *http.Request) { s.limits.token.refund(r.Context(), s.address(r)) }
 
 // clientCredentials reads the client's id and its credential from the one place where they are. Clients that
 // registered for Basic may send the secret in the body and the other way round: OAuth 2.1 §2.4.1

@@ -38,7 +38,7 @@ func (s *Server) issueToMachine(ctx context.Context, client *tokenstore.Client, 
 		Created: now, Expires: ends, Ends: ends,
 		Family: tokenstore.RefreshFamily{Rotated: now, JTI: rand.Text()},
 	}
-	if err := s.chargeClient(client, grant); err != nil {
+	if err := s.chargeClient(ctx, client, grant); err != nil {
 		return nil, err
 	}
 	if err := s.vault.Commit(ctx, tokenstore.Save(grant), tokenstore.RecordEvent(s.issued(ctx, grant, grantMachine))); err != nil {

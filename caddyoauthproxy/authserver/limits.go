@@ -15,7 +15,8 @@ type Rate struct {
 	Window time.Duration
 }
 
-// Limits bound how often the endpoints may be used: all but Client by network address (an IPv6 one by its /64).
+// Limits bound how often the endpoints may be used: all but Client by network address (an IPv6 one by its /64). Nodes with Options.Rates
+// count together.
 type Limits struct {
 	// Register bounds registrations. Default: 60 in a minute.
 	Register Rate
@@ -44,6 +45,8 @@ type limiter struct {
 	interval time.Duration // from one event to the next at the steady rate
 	window   time.Duration // how far events may run ahead of it
 	limited  func()        // told of each event that is refused
+	name     string
+	shared   *sharedRates // nil where each node counts by itself
 
 	mu    sync.Mutex
 	cells map[string]*list.Element
@@ -116,10 +119,11 @@ type limiters struct{ register, authorize, login, token, client *limiter }
 func LimitNames() []string { return []string{"register", "authorize", "login", "token", "client"} }
 
 // newLimiters makes them. limited is told the name of each that refuses an event.
-func newLimiters(l Limits, limited func(limit string)) limiters {
+func newLimiters(l Limits, shared *sharedRates, limited func(limit string)) limiters {
 	named := func(name string, r, standard Rate) *limiter {
 		l := newLimiter(r, standard)
 		if l != nil {
+			l.name, l.shared = name, shared
 			l.limited = func() { limited(name) }
 		}
 		return l
@@ -135,7 +139,7 @@ func newLimiters(l Limits, limited func(limit string)) limiters {
 
 // charge counts an event of the request's address, or refuses it.
 func (s *Server) charge(l *limiter, r *http.Request) error {
-	return tooMany(l.take(s.address(r), s.vault.Now()))
+	return tooMany(l.charge(r.Context(), s.address(r), s.vault.Now()))
 }
 
 func tooMany(wait time.Duration) error {

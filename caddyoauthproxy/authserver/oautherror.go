@@ -2,6 +2,7 @@ package authserver
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -68,11 +69,21 @@ func asError(err error) *Error {
 	case errors.Is(err, errUnreachableClient):
 		return &Error{Status: http.StatusServiceUnavailable, Code: "temporarily_unavailable", RetryAfter: failedFor, Cause: err,
 			Description: "the client's metadata document cannot be fetched or is not valid; nothing else is said about why, on purpose"}
-	case errors.Is(err, tokenstore.ErrUnavailable), errors.Is(err, tokenstore.ErrClosed), errors.Is(err, tokenstore.ErrConflict):
+	case vaultFault(err):
 		return &Error{Status: http.StatusServiceUnavailable, Code: "temporarily_unavailable", Description: "the gateway cannot reach its vault at the moment; try again", Cause: err}
 	default:
 		return &Error{Status: http.StatusInternalServerError, Code: "server_error", Description: "the gateway met an unexpected fault; its log has the details", Cause: err}
 	}
+}
+
+// vaultFault reports whether an error says that the vault does not answer, or not in time: nothing that the one who asks could do about it.
+func vaultFault(err error) bool {
+	for _, fault := range []error{tokenstore.ErrUnavailable, tokenstore.ErrClosed, tokenstore.ErrConflict, context.DeadlineExceeded, context.Canceled} {
+		if errors.Is(err, fault) {
+			return true
+		}
+	}
+	return false
 }
 
 // writeError answers a client (not a person) with an OAuth error.

@@ -46,6 +46,9 @@ type Options struct {
 	// Limits bound how often the endpoints may be used. Zero fields take their defaults.
 	Limits Limits
 
+	// Rates count what Limits bound for all nodes of the vault together. Nil: each process counts for itself.
+	Rates tokenstore.Rates
+
 	// Signing says how access tokens are signed.
 	Signing Signing
 

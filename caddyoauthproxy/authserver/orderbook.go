@@ -6,7 +6,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -24,24 +23,19 @@ type orderBook struct {
 	mu   sync.Mutex // of changing inForce; held while the vault is read
 	told func()     // is called when there is a new one
 
-	waking  sync.Mutex // of these two
-	reading bool
-	again   bool
-
+	again   *rereader
 	stop    func()     // of watching the vault
 	working sync.Mutex // held while orders are carried out
 	closing context.Context
 	rest    context.CancelFunc // ends the work
 }
 
-// rereadAfter is how long the vault is left alone when the orders could not be read.
-const rereadAfter = 200 * time.Millisecond
-
 // openOrders reads the orders in force, and goes on with those that are not carried out. From then on the server is told of new ones.
 func (s *Server) openOrders(ctx context.Context) error {
 	b := &s.orders
 	b.closing, b.rest = context.WithCancel(context.Background())
-	b.stop = s.vault.WatchRevocationOrders(s.ordersChanged)
+	b.again = &rereader{what: "revocation orders", read: s.readOrders, acquire: s.acquire, ending: s.watching, log: s.log}
+	b.stop = s.vault.WatchRevocationOrders(b.again.changed)
 	if err := s.readOrders(ctx); err != nil {
 		b.rest()
 		b.stop()
@@ -58,56 +52,6 @@ func (s *Server) WatchOrders(told func()) {
 	s.orders.mu.Lock()
 	defer s.orders.mu.Unlock()
 	s.orders.told = told
-}
-
-// StopOrders ends the watching of revocation orders. It is to be called before the vault is closed, and not while the server is in use.
-func (s *Server) StopOrders() {
-	s.orders.rest()
-	s.orders.stop()
-}
-
-// ordersChanged has the orders read again, once however many changes there are meanwhile.
-func (s *Server) ordersChanged(string) {
-	b := &s.orders
-	b.waking.Lock()
-	defer b.waking.Unlock()
-	if b.again = true; b.reading {
-		return
-	}
-	b.reading = true
-	go s.rereadOrders()
-}
-
-// rereadOrders reads the orders until there is no change that it has not seen, or the vault is closed. It gives up for nothing else: an order that is
-// missed does not hold here.
-func (s *Server) rereadOrders() {
-	b := &s.orders
-	for {
-		b.waking.Lock()
-		if !b.again {
-			b.reading = false
-			b.waking.Unlock()
-			return
-		}
-		b.again = false
-		b.waking.Unlock()
-		leave, err := s.acquire()
-		if err != nil {
-			return // the vault is being closed, and reading stays set: there is nothing to read any more
-		}
-		err = s.readOrders(context.Background())
-		leave()
-		switch {
-		case errors.Is(err, tokenstore.ErrClosed):
-			return
-		case err != nil:
-			s.log.Error("revocation orders cannot be read; trying again", zap.Error(err))
-			time.Sleep(rereadAfter)
-			b.waking.Lock()
-			b.again = true
-			b.waking.Unlock()
-		}
-	}
 }
 
 // readOrders takes the orders in force from the vault. One that does not open is passed over, and said.

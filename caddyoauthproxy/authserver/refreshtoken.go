@@ -192,7 +192,7 @@ func (s *Server) tryRefresh(ctx context.Context, client *tokenstore.Client, pinn
 	if err := s.checkAccount(ctx, grant); err != nil {
 		return nil, err
 	}
-	if err := s.chargeClient(client, grant); err != nil {
+	if err := s.chargeClient(ctx, client, grant); err != nil {
 		return nil, err
 	}
 	if err := s.renewClient(ctx, client, grant); err != nil {

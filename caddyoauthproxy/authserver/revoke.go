@@ -59,16 +59,21 @@ func (s *Server) ownTokenDone(r *http.Request, token string, g *tokenstore.Grant
 // those of an access token; they may have expired.
 func (s *Server) grantOfToken(ctx context.Context, token string) (*tokenstore.Grant, *Claims, error) {
 	var grantID string
-	claims, jwtErr := s.keys.verify(token)
+	var claims *Claims
 	refresh, isRefresh := parseRefreshToken(token)
-	switch {
-	case isRefresh:
+	if isRefresh {
 		grantID = refresh.grantID
-		claims = nil
-	case jwtErr == nil && claims.Issuer == s.issuer:
-		grantID = claims.GrantID
-	default:
-		return nil, nil, nil
+	} else {
+		var err error
+		claims, err = s.verify(ctx, token)
+		switch {
+		case err == nil && claims.Issuer == s.issuer:
+			grantID = claims.GrantID
+		case err == nil, errors.Is(err, ErrInvalidToken):
+			return nil, nil, nil
+		default:
+			return nil, nil, err
+		}
 	}
 	grant, err := s.vault.Grant(ctx, grantID)
 	switch {

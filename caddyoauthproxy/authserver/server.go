@@ -82,6 +82,8 @@ type Server struct {
 	uses         uses
 	orders       orderBook
 	indexed      atomic.Bool // see indexGrants
+	watching     context.Context
+	unwatch      context.CancelFunc
 }
 
 // New makes a Server. It reads or creates the signing keys in the vault.
@@ -122,7 +124,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	s.registration = o.Registration
 	s.registration.setDefaults()
 	s.acts.setDefaults()
-	s.limits = newLimiters(o.Limits, s.acts.Limited)
+	s.limits = newLimiters(o.Limits, newSharedRates(o.Rates, s.vault, s.log), s.acts.Limited)
 	s.sessions, s.plainPKCE = !o.NoSessions, o.PlainPKCE
 	if s.connections, s.admins = !o.NoConnections, o.Admins; s.admins.check() != nil {
 		return nil, s.admins.check()
@@ -150,10 +152,25 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		return nil, fmt.Errorf("signing keys: %w", err)
 	}
 	s.routes()
+	s.watching, s.unwatch = context.WithCancel(context.Background())
+	if err := s.watchKeys(ctx); err != nil {
+		s.unwatch()
+		return nil, fmt.Errorf("signing keys: %w", err)
+	}
 	if err := s.openOrders(ctx); err != nil {
+		s.unwatch()
+		s.keys.stop()
 		return nil, fmt.Errorf("revocation orders: %w", err)
 	}
 	return s, nil
+}
+
+// StopWatching ends the watching of the vault. It is to be called before the vault is closed, and not while the server is in use.
+func (s *Server) StopWatching() {
+	s.orders.rest()
+	s.unwatch()
+	s.orders.stop()
+	s.keys.stop()
 }
 
 // Paths of the endpoints below the issuer's path.
@@ -234,8 +251,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.ServeMetadata(w, r) {
 		return
 	}
-	s.mux.ServeHTTP(w, r.WithContext(tokenstore.WithAddress(r.Context(), s.clientIP(r))))
+	ctx, cancel := context.WithTimeout(tokenstore.WithAddress(r.Context(), s.clientIP(r)), requestTime)
+	defer cancel()
+	s.mux.ServeHTTP(w, r.WithContext(ctx))
 }
+
+// requestTime bounds how long a request waits for the vault and the provider together, however slow they are. A callback's work goes on beyond it.
+const requestTime = 30 * time.Second
 
 // RedirectURI is the callback that providers must know for the gateway of this issuer.
 func RedirectURI(issuer *url.URL) string {

@@ -49,7 +49,7 @@ func sessionToken(w http.ResponseWriter, r *http.Request) (string, error) {
 
 // liveSession finds the living grant of a session token.
 func (s *Server) liveSession(ctx context.Context, token string) (*tokenstore.Grant, *Claims, error) {
-	g, c, err := s.grantOfAccessToken(ctx, token)
+	g, c, err := s.grantOfAccessToken(ctx, token, s.vault.Grant)
 	switch {
 	case errors.Is(err, ErrInvalidToken):
 	case err != nil:

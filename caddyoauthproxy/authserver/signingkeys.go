@@ -52,11 +52,13 @@ const (
 	defaultRotateAfter = 90 * 24 * time.Hour
 )
 
-// keyring is the gateway's signing keys. They are in the vault, and every node looks there from time to time.
+// keyring is the gateway's signing keys. They are in the vault, and every node looks there when they change, and from time to time.
 type keyring struct {
 	vault   *tokenstore.Vault
 	options Signing
 	current atomic.Pointer[keySet]
+	looks   looks
+	stop    func() // of watching the vault
 }
 
 // keySet is the keys at one time, ready for use. They never change.
@@ -93,6 +95,34 @@ func openKeyring(ctx context.Context, v *tokenstore.Vault, o Signing) (*keyring,
 	k := &keyring{vault: v, options: o}
 	return k, k.maintain(ctx)
 }
+
+// watchKeys has the keys read again when another node, or another config of this one, has changed them.
+func (s *Server) watchKeys(ctx context.Context) error {
+	k := s.keys
+	k.looks.read, k.looks.ending = k.read, s.watching
+	again := &rereader{what: "signing keys", read: k.read, acquire: s.acquire, ending: s.watching, log: s.log}
+	k.stop = s.vault.WatchSigningKeys(again.changed)
+	if err := k.read(ctx); err != nil { // what was changed before they were watched
+		k.stop()
+		return err
+	}
+	return nil
+}
+
+// read takes the keys from the vault as they are.
+func (k *keyring) read(ctx context.Context) error {
+	keys, err := k.vault.SigningKeys(ctx)
+	if err != nil {
+		return err
+	}
+	if len(keys.Keys) == 0 {
+		return errNoKeys
+	}
+	return k.take(keys)
+}
+
+// errNoKeys says that the record of the signing keys is there, and empty.
+var errNoKeys = errors.New("the vault holds none")
 
 // maintain brings the keys up to date: it reads what other nodes did, adds a key when it is time for one, and removes those that no
 // living token is signed with.
@@ -141,7 +171,7 @@ func (k *keyring) update(ctx context.Context, reason string, change func(*tokens
 			keys, changed = new(tokenstore.SigningKeys), true
 			err = k.add(keys, now, now)
 		case err == nil && len(keys.Keys) == 0:
-			err = errors.New("the vault holds none")
+			err = errNoKeys
 		case err == nil:
 			changed, err = change(keys, now)
 		}

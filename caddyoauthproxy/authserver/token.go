@@ -91,12 +91,12 @@ func (s *Server) token(ctx context.Context, client *tokenstore.Client, pinned *P
 
 // chargeClient counts a token that a client is about to get. Each grant of a public client counts by itself: anybody with a refresh token can speak
 // for a client that millions share, and should not use up what the others need.
-func (s *Server) chargeClient(c *tokenstore.Client, g *tokenstore.Grant) error {
+func (s *Server) chargeClient(ctx context.Context, c *tokenstore.Client, g *tokenstore.Grant) error {
 	key := c.ID
 	if c.AuthMethod == authNone {
 		key += " " + g.ID
 	}
-	return tooMany(s.limits.client.take(key, s.vault.Now()))
+	return tooMany(s.limits.client.charge(ctx, key, s.vault.Now()))
 }
 
 // redeemCode exchanges an authorization code.
@@ -162,7 +162,7 @@ func (s *Server) tryCode(ctx context.Context, client *tokenstore.Client, pinned 
 		return nil, fmt.Errorf("account: %w", err)
 	}
 
-	if err := s.chargeClient(client, grant); err != nil {
+	if err := s.chargeClient(ctx, client, grant); err != nil {
 		return nil, err
 	}
 	if err := s.renewClient(ctx, client, grant); err != nil {

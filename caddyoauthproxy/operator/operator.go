@@ -63,6 +63,11 @@ type Storage struct {
 	Module string `json:"module"`
 	Path   string `json:"path,omitempty"`
 
+	// Hosts are the servers of its database, Database is that, and Schema what holds the tables, where it is in one.
+	Hosts    []string `json:"hosts,omitempty"`
+	Database string   `json:"database,omitempty"`
+	Schema   string   `json:"schema,omitempty"`
+
 	// Keys is how many encryption keys are configured; zero where one lies beside the vault.
 	Keys int `json:"encryption_keys"`
 }

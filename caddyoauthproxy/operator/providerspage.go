@@ -126,7 +126,8 @@ func (v *visit) vaultSection() (console.Section, error) {
 	if storage.Keys == 0 {
 		keys = fact("Encryption keys", "one, beside the vault: back it up apart from it")
 	}
-	all := facts(fact("Kept by", storage.Module), code("File", storage.Path), keys, code("Encrypted with key", state.EncryptionKey), fact("Format", grouped(state.Format)))
+	all := facts(fact("Kept by", storage.Module), code("File", storage.Path), code("Server", strings.Join(storage.Hosts, ", ")), code("Database", storage.Database),
+		code("Schema", storage.Schema), keys, code("Encrypted with key", state.EncryptionKey), fact("Format", grouped(state.Format)))
 	for _, kind := range slices.Sorted(maps.Keys(state.Records)) {
 		if n := state.Records[kind]; n > 0 {
 			all = append(all, fact("Records: "+string(kind), grouped(n)))

@@ -34,6 +34,12 @@ func NewBrowser(user provider.User) *Browser {
 	}}
 }
 
+// Through makes the browser's requests go by another way than straight to their addresses.
+func (b *Browser) Through(way http.RoundTripper) *Browser {
+	b.client.Transport = way
+	return b
+}
+
 // Login opens an authorization URL and does what a user does until the browser is sent to a place that
 // begins with until. It returns that place, unvisited.
 func (b *Browser) Login(t testing.TB, authorize, until string) *url.URL {

@@ -135,7 +135,12 @@ func (w *World) NewPlainBot(t testing.TB) *PlainBot {
 // NewPlainBotNamed registers a plain chatbot under a name without quotes.
 func (w *World) NewPlainBotNamed(t testing.TB, name string) *PlainBot {
 	t.Helper()
-	b := &PlainBot{w: w, Redirect: "http://localhost:8888/callback", Client: http.DefaultClient}
+	return w.newPlainBot(t, name, http.DefaultClient)
+}
+
+func (w *World) newPlainBot(t testing.TB, name string, client *http.Client) *PlainBot {
+	t.Helper()
+	b := &PlainBot{w: w, Redirect: "http://localhost:8888/callback", Client: client}
 	body := `{"redirect_uris":["` + b.Redirect + `"],"client_name":"` + name + `","token_endpoint_auth_method":"client_secret_post",` +
 		`"grant_types":["authorization_code","refresh_token"],"response_types":["code"]}`
 	var status int
@@ -171,6 +176,11 @@ func (b *PlainBot) Post(endpoint, contentType, body string) (int, map[string]any
 // A connection that no server has accepted is dialed again, see redial.
 func (b *PlainBot) UseHTTP2() { b.Client = &http.Client{Transport: newRedial()} }
 
+// Twin is the same client with another grant, by its refresh token.
+func (b *PlainBot) Twin(token string) *PlainBot {
+	return &PlainBot{w: b.w, ID: b.ID, Secret: b.Secret, Redirect: b.Redirect, Client: b.Client, token: token}
+}
+
 // Access is the access token that the bot holds.
 func (b *PlainBot) Access() string { access, _ := b.tokens(); return access }
 
@@ -198,12 +208,23 @@ func (b *PlainBot) AuthorizeURL() string {
 // Login logs a user in and gets the first tokens.
 func (b *PlainBot) Login(t testing.TB, browser *Browser) {
 	t.Helper()
-	back := browser.Login(t, b.AuthorizeURL(), b.Redirect).Query()
+	if err := b.TryLogin(browser); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TryLogin is Login with an error.
+func (b *PlainBot) TryLogin(browser *Browser) error {
+	u, err := browser.TryLogin(b.AuthorizeURL(), b.Redirect)
+	if err != nil {
+		return err
+	}
+	back := u.Query()
 	if back.Get("state") != plainState {
-		t.Fatalf("state came back as %q", back.Get("state"))
+		return fmt.Errorf("state came back as %q", back.Get("state"))
 	}
 	b.Code = back.Get("code")
-	b.take(t, url.Values{"grant_type": {"authorization_code"}, "code": {b.Code}, "redirect_uri": {b.Redirect}, "code_verifier": {b.Verifier}})
+	return b.tryTake(url.Values{"grant_type": {"authorization_code"}, "code": {b.Code}, "redirect_uri": {b.Redirect}, "code_verifier": {b.Verifier}})
 }
 
 // Refresh gets the next tokens.

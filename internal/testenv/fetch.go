@@ -3,6 +3,7 @@ package testenv
 import (
 	"io"
 	"net/http"
+	"net/url"
 	"testing"
 )
 
@@ -26,4 +27,18 @@ func (b *Browser) Fetch(t testing.TB, method, address string, headers map[string
 		t.Fatal(err)
 	}
 	return resp.StatusCode, string(content)
+}
+
+// Cookies are those that the browser sends with a request, by name.
+func (b *Browser) Cookies(t testing.TB, address string) map[string]string {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cookies := make(map[string]string)
+	for _, c := range b.client.Jar.Cookies(u) {
+		cookies[c.Name] = c.Value
+	}
+	return cookies
 }

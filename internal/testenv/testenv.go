@@ -17,7 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -72,6 +72,9 @@ type Options struct {
 	// HTTPS gives the site a certificate, which the clients of the tests trust.
 	HTTPS bool
 
+	// Users can log in at the demo provider. Default: Alice and Bob.
+	Users []provider.User
+
 	// Provider, when set, starts another provider in place of the demo one, for the client ClientID with ClientSecret. It returns the
 	// issuer, and what knows its tokens. World.Provider is then nil.
 	Provider func(*World) (issuer string, userOf UserOf)
@@ -88,6 +91,7 @@ type World struct {
 	port     int
 	admin    int
 	cmd      *exec.Cmd
+	pid      atomic.Int64
 	exited   chan struct{}
 	log      *syncBuffer
 	Provider *provider.Provider
@@ -95,6 +99,9 @@ type World struct {
 
 	// URL is the gateway's issuer, and its site.
 	URL string
+
+	// site is where this Caddy itself listens, if not at the URL.
+	site string
 
 	// ProviderURL and MCPURL are where the provider and the MCP server listen.
 	ProviderURL, MCPURL string
@@ -147,13 +154,7 @@ func Start(t testing.TB, o Options) *World {
 	t.Cleanup(mcp.Close)
 	w.MCPURL = mcp.URL
 
-	w.run()
-	t.Cleanup(func() {
-		w.end(syscall.SIGTERM)
-		if t.Failed() {
-			t.Logf("Caddy's log, its end:\n%s", tail(w.log.String(), 1500))
-		}
-	})
+	w.runToTheEnd()
 	return w
 }
 
@@ -163,17 +164,27 @@ func (w *World) startProvider() (issuer string, userOf UserOf) {
 	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { idp.ServeHTTP(rw, r) }))
 	w.t.Cleanup(server.Close)
 	issuer = strings.Replace(server.URL, "127.0.0.1", "localhost", 1)
+	w.Provider = w.newProvider(issuer)
+	idp = w.Provider
+	return issuer, w.Provider.UserOf
+}
+
+// newProvider makes the demo provider, for an issuer at which it is to be served.
+func (w *World) newProvider(issuer string) *provider.Provider {
+	users := w.options.Users
+	if users == nil {
+		users = []provider.User{Alice, Bob}
+	}
 	p, err := provider.New(provider.Options{
 		Issuer: issuer, ClientID: ClientID, ClientSecret: ClientSecret,
 		RedirectURIs:    []string{w.RedirectURI()},
-		Users:           []provider.User{Alice, Bob},
+		Users:           users,
 		AccessTokenLife: w.options.TokenLife,
 	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.Provider, idp = p, p
-	return issuer, p.UserOf
+	return p
 }
 
 // RedirectURI is where providers send the browser back to the gateway.
@@ -265,64 +276,6 @@ func (w *World) write(caddyfile string) string {
 	return path
 }
 
-// run starts Caddy and waits until it answers.
-func (w *World) run() {
-	w.t.Helper()
-	w.cmd = w.Command(context.Background(), "run", "--adapter", "caddyfile", "--config", w.write(w.Caddyfile()))
-	w.cmd.Stdout, w.cmd.Stderr = w.log, w.log
-	if err := w.cmd.Start(); err != nil {
-		w.t.Fatal(err)
-	}
-	exited := make(chan struct{})
-	cmd := w.cmd
-	go func() {
-		_ = cmd.Wait()
-		close(exited)
-	}()
-	w.exited = exited
-	Eventually(w.t, "Caddy to answer", func() bool {
-		select {
-		case <-exited:
-			w.t.Fatalf("Caddy ended:\n%s", tail(w.log.String(), 6000))
-		default:
-		}
-		return answers(w.URL+"/.well-known/oauth-authorization-server") && answers(w.AdminURL()+"/config/") // which waits until the config is the running one
-	})
-}
-
-func answers(address string) bool {
-	resp, err := http.Get(address)
-	if err != nil {
-		return false
-	}
-	_ = resp.Body.Close()
-	return resp.StatusCode == http.StatusOK
-}
-
-// end ends Caddy with a signal, and waits.
-func (w *World) end(sig syscall.Signal) time.Duration {
-	w.t.Helper()
-	start := time.Now()
-	_ = w.cmd.Process.Signal(sig)
-	select {
-	case <-w.exited:
-	case <-time.After(40 * time.Second):
-		_ = w.cmd.Process.Kill()
-		<-w.exited
-		w.t.Errorf("Caddy did not leave within 40 s of %s", sig)
-	}
-	return time.Since(start)
-}
-
-// Terminate asks Caddy to leave, and says how long it took.
-func (w *World) Terminate() time.Duration { w.t.Helper(); return w.end(syscall.SIGTERM) }
-
-// Kill ends Caddy without warning.
-func (w *World) Kill() { w.t.Helper(); w.end(syscall.SIGKILL) }
-
-// Run starts Caddy again after Terminate or Kill.
-func (w *World) Run() { w.t.Helper(); w.run() }
-
 // Reload loads a Caddyfile into the running Caddy, and returns why it was refused.
 func (w *World) Reload(caddyfile string) error {
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, w.AdminURL()+"/load", strings.NewReader(caddyfile))
@@ -350,9 +303,6 @@ func (w *World) Reload(caddyfile string) error {
 
 // AdminURL is where Caddy's admin API listens.
 func (w *World) AdminURL() string { return fmt.Sprintf("http://localhost:%d", w.admin) }
-
-// PID is Caddy's process.
-func (w *World) PID() int { return w.cmd.Process.Pid }
 
 // Log is what Caddy wrote so far.
 func (w *World) Log() string { return w.log.String() }

@@ -15,6 +15,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/internal/watch"
 )
 
 // The file has these buckets:
@@ -59,11 +60,9 @@ type Store struct {
 	once      sync.Once
 	done      chan struct{} // the committer has ended, and closed the file
 	err       error         // of closing it; to be read after done
+	watchers  *watch.Watchers
 
 	frozen atomic.Pointer[tokenstore.Freeze] // as it is in the file
-
-	watching sync.Mutex // of watchers
-	watchers []*watcher
 }
 
 // Open opens the file, or makes it with mode 0600 where there is none; its directory must exist. It waits for
@@ -78,6 +77,7 @@ func Open(path string, timeout time.Duration) (*Store, error) {
 		closed: make(chan struct{}),
 		done:   make(chan struct{}),
 	}
+	s.watchers = watch.New(s.closed)
 	err := s.guard(func() (err error) {
 		s.db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: timeout, FreelistType: bolt.FreelistMapType})
 		return err
@@ -169,7 +169,7 @@ func (s *Store) Close() error {
 	case <-late:
 		return fmt.Errorf("%w: the vault file is still in use after %s, and locked until that ends or Caddy does", tokenstore.ErrUnavailable, s.wait)
 	}
-	if !s.watchersEnd(late) {
+	if !s.watchers.End(late) {
 		return fmt.Errorf("%w: somebody who watches the vault does not return for %s; its file is closed", tokenstore.ErrUnavailable, s.wait)
 	}
 	return s.err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/internal/watch"
 )
 
 // told waits for the next call of a watcher.
@@ -25,7 +26,7 @@ func told(t *testing.T, calls <-chan string) string {
 
 func watchGrants(t *testing.T, s *Store) <-chan string {
 	t.Helper()
-	calls := make(chan string, 2*maxUntold)
+	calls := make(chan string, 2*watch.MaxUntold)
 	t.Cleanup(s.Watch(tokenstore.KindGrant, func(id string) { calls <- id }))
 	return calls
 }
@@ -55,7 +56,7 @@ func TestWatchersAreToldOfWhatWasMadeAndNothingElse(t *testing.T) {
 func TestSlowWatcherIsToldThatItHasMissedChanges(t *testing.T) {
 	t.Parallel()
 	s := openStore(t, newPath(t))
-	calls, release := make(chan string, 2*maxUntold), make(chan struct{})
+	calls, release := make(chan string, 2*watch.MaxUntold), make(chan struct{})
 	stop := s.Watch(tokenstore.KindGrant, func(id string) {
 		calls <- id
 		<-release
@@ -66,7 +67,7 @@ func TestSlowWatcherIsToldThatItHasMissedChanges(t *testing.T) {
 	mustApply(t, s, insert("first", nil))
 	told(t, calls)
 	var changes []tokenstore.Change
-	for i := range maxUntold {
+	for i := range watch.MaxUntold {
 		changes = append(changes, insert(fmt.Sprint(i), nil))
 	}
 	mustApply(t, s, changes...)
@@ -141,15 +142,4 @@ func TestCloseWaitsForWatchersInBoundedTime(t *testing.T) {
 		t.Errorf("Close afterwards = %v; want nil", err)
 	}
 	stop()
-}
-
-func TestWatchersThatStoppedAreForgotten(t *testing.T) {
-	t.Parallel()
-	s := openStore(t, newPath(t))
-	for range 10 {
-		s.Watch(tokenstore.KindGrant, func(string) {})()
-	}
-	if len(s.watchers) != 0 {
-		t.Errorf("%d watchers are kept", len(s.watchers))
-	}
 }
