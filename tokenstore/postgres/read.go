@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -12,24 +13,97 @@ import (
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
+// Sizes of a page of List.
+const (
+	defaultLimit = 100
+	maxLimit     = 1000
+)
+
 // Get implements tokenstore.Store.
-func (s *Store) Get(ctx context.Context, kind tokenstore.Kind, id string) (row tokenstore.Row, err error) {
-	err = s.do(ctx, func(ctx context.Context, pool *pgxpool.Pool) error {
-		rows, err := pool.Query(ctx, "SELECT "+columns+" FROM "+s.schema+".rows WHERE kind = $1 AND id = $2", string(kind), id)
+func (s *Store) Get(ctx context.Context, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
+	return do(ctx, s, func(ctx context.Context, c *pgxpool.Conn) (row tokenstore.Row, err error) {
+		missing := fmt.Errorf("%s %w", kind, tokenstore.ErrNotFound)
+		if !key(string(kind)) || !key(id) {
+			return row, missing
+		}
+		rows, err := c.Query(ctx, s.getSQL, string(kind), id)
 		if err != nil {
-			return err
+			return row, err
 		}
 		row, err = pgx.CollectExactlyOneRow(rows, scan(kind))
 		if errors.Is(err, pgx.ErrNoRows) {
-			return fmt.Errorf("%s %s: %w", kind, id, tokenstore.ErrNotFound)
+			err = missing
 		}
-		return err
+		return row, err
 	})
-	return row, err
+}
+
+// List implements tokenstore.Store.
+func (s *Store) List(ctx context.Context, kind tokenstore.Kind, q tokenstore.Query) ([]tokenstore.Row, error) {
+	sql, args, none := s.listSQL(kind, q)
+	return do(ctx, s, func(ctx context.Context, c *pgxpool.Conn) ([]tokenstore.Row, error) {
+		if none {
+			return nil, nil
+		}
+		return collect(ctx, c, kind, sql, planned(c, args)...)
+	})
+}
+
+// Count implements tokenstore.Store.
+func (s *Store) Count(ctx context.Context, kind tokenstore.Kind, refs ...string) (int, error) {
+	sql, args, none := s.countSQL(kind, refs)
+	return do(ctx, s, func(ctx context.Context, c *pgxpool.Conn) (n int, err error) {
+		if !none {
+			err = c.QueryRow(ctx, sql, planned(c, args)...).Scan(&n)
+		}
+		return n, err
+	})
+}
+
+// Due implements tokenstore.Store.
+func (s *Store) Due(ctx context.Context, kind tokenstore.Kind, before time.Time, limit int) ([]tokenstore.Row, error) {
+	return do(ctx, s, func(ctx context.Context, c *pgxpool.Conn) ([]tokenstore.Row, error) {
+		return collect(ctx, c, kind, "SELECT "+columns+" FROM "+s.schema+".rows WHERE kind = $1::text AND due < $2::bigint ORDER BY due, id LIMIT $3::integer",
+			string(kind), before.UnixMilli(), pageSize(limit))
+	})
+}
+
+func pageSize(limit int) int {
+	if limit <= 0 {
+		return defaultLimit
+	}
+	return min(limit, maxLimit)
+}
+
+// key reports whether a text can be that of a row: PostgreSQL refuses some others.
+func key(text string) bool {
+	return text != "" && len(text) <= tokenstore.MaxKey && !strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r >= 0x7f })
+}
+
+// after is what comes before the same ids as a text does that may not be that of a row.
+func after(text string) string {
+	for i := range len(text) {
+		switch {
+		case text[i] <= ' ':
+			return text[:i]
+		case text[i] >= 0x7f:
+			return text[:i] + "\x7f"
+		}
+	}
+	return text
 }
 
 // columns are what scan reads.
 const columns = "id, version, state, refs, due, delete_after, sealed"
+
+// collect reads rows of a kind.
+func collect(ctx context.Context, c *pgxpool.Conn, kind tokenstore.Kind, sql string, args ...any) ([]tokenstore.Row, error) {
+	rows, err := c.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, scan(kind))
+}
 
 // scan makes a row of a kind.
 func scan(kind tokenstore.Kind) pgx.RowToFunc[tokenstore.Row] {

@@ -3,9 +3,11 @@ package postgres
 
 import (
 	"context"
-	"errors"
+	"crypto/rand"
+	"encoding/binary"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -56,9 +58,16 @@ type Options struct {
 // Store is a tokenstore.Store in a PostgreSQL database. Use Open.
 type Store struct {
 	pool   *pgxpool.Pool
-	schema string // quoted
+	name   string // of the schema
+	schema string // the same, quoted
 	wait   time.Duration
 	logger *zap.Logger
+
+	node  int64        // tells this Store's Applies from others', see apply
+	count atomic.Int64 // of its Applies
+	slots chan int32   // numbers under which it may apply at the moment
+
+	getSQL, applySQL, sweepSQL string
 
 	mutex   sync.Mutex     // of closing
 	closing bool           // Close was called
@@ -68,16 +77,54 @@ type Store struct {
 // Open connects to the database, and makes the schema or brings it up to date.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	o = o.withDefaults()
+	s, err := open(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("vault in PostgreSQL: %w", err)
+	}
+	return s, nil
+}
+
+func open(ctx context.Context, o Options) (*Store, error) {
+	if err := checkSchema(o.Schema); err != nil {
+		return nil, err
+	}
 	pool, err := newPool(o)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{pool: pool, schema: quote(o.Schema), wait: o.Wait, logger: o.Logger}
-	if err := s.migrate(ctx); err != nil {
+	s := &Store{pool: pool, name: o.Schema, schema: quote(o.Schema), wait: o.Wait, logger: o.Logger, slots: make(chan int32, pool.Config().MaxConns)}
+	for slot := range pool.Config().MaxConns {
+		s.slots <- slot
+	}
+	var node [8]byte
+	_, _ = rand.Read(node[:])                        // never fails
+	s.node = int64(binary.BigEndian.Uint64(node[:])) //nolint:gosec // any number will do
+	s.getSQL = "SELECT " + columns + " FROM " + s.schema + ".rows WHERE kind = $1::text AND id = $2::text"
+	s.applySQL = "SELECT " + s.schema + ".apply($1::bigint, $2::integer, $3::bigint, $4::integer[], $5::text[], $6::text[], $7::bigint[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::bytea[])"
+	s.sweepSQL = "SELECT " + s.schema + ".sweep($1::text, $2::bigint, $3::integer)"
+	if err := s.prepare(ctx); err != nil {
 		pool.Close()
-		return nil, fmt.Errorf("vault in PostgreSQL: %w", err)
+		return nil, err
 	}
 	return s, nil
+}
+
+// prepare makes the schema what this release needs, and looks at how the server is set.
+func (s *Store) prepare(ctx context.Context) error {
+	if err := s.migrate(ctx); err != nil {
+		return err
+	}
+	commit, err := do(ctx, s, func(ctx context.Context, c *pgxpool.Conn) (commit string, err error) {
+		if _, err := c.Exec(ctx, "DELETE FROM "+s.schema+".applies WHERE at < now() - interval '1 day'"); err != nil { // of nodes that have ended
+			return "", err
+		}
+		err = c.QueryRow(ctx, "SELECT current_setting('synchronous_commit')").Scan(&commit)
+		return commit, err
+	})
+	if commit == "off" {
+		s.logger.Warn("the vault's last writes are lost when the database crashes: synchronous_commit is off; set it on, for the role or in the connection string")
+	}
+	return err
 }
 
 func (o Options) withDefaults() Options {
@@ -96,45 +143,6 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// begin counts a call that Close waits for, unless the Store was closed.
-func (s *Store) begin() error {
-	s.mutex.Lock()
-	defer s.mutex.Unlock()
-	if s.closing {
-		return tokenstore.ErrClosed
-	}
-	s.running.Add(1)
-	return nil
-}
-
-// do runs one query of the Store. It bounds the time, and says in the contract's errors what went wrong.
-func (s *Store) do(ctx context.Context, query func(ctx context.Context, pool *pgxpool.Pool) error) error {
-	if err := s.begin(); err != nil {
-		return err
-	}
-	defer s.running.Done()
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	bounded, cancel := context.WithTimeout(ctx, s.wait)
-	defer cancel()
-	return translate(ctx, query(bounded, s.pool))
-}
-
-// translate turns an error of the database into the contract's.
-func translate(ctx context.Context, err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case errors.Is(err, tokenstore.ErrConflict), errors.Is(err, tokenstore.ErrNotFound):
-		return err
-	default:
-		return fmt.Errorf("%w: %w", tokenstore.ErrUnavailable, err)
-	}
-}
-
 // Close implements tokenstore.Store.
 func (s *Store) Close() error {
 	s.mutex.Lock()
@@ -144,3 +152,6 @@ func (s *Store) Close() error {
 	s.pool.Close()
 	return nil
 }
+
+// Interface guard
+var _ tokenstore.Store = (*Store)(nil)
