@@ -27,6 +27,12 @@ func TestMain(m *testing.M) {
 		recordUntilKilled(path)
 		return
 	}
+	if from := os.Getenv(moveFromVariable); from != "" {
+		if err := moveUntilKilled(from, os.Getenv(moveToVariable)); err != nil {
+			fmt.Println("error:", err)
+		}
+		return
+	}
 	os.Exit(m.Run())
 }
 

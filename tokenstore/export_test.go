@@ -1,6 +1,9 @@
 package tokenstore
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // What the tests of this package use of its inside.
 var (
@@ -21,4 +24,10 @@ func RewriteSegment(ctx context.Context, v *Vault, number uint64, edit func(line
 		return err
 	}
 	return v.Commit(ctx, Save(seg))
+}
+
+// WithDrainTimes has a move wait for refreshes for so long.
+func WithDrainTimes(m *Move, drain, settle, poll time.Duration) *Move {
+	m.drain, m.settle, m.poll = drain, settle, poll
+	return m
 }

@@ -3,6 +3,7 @@ package bbolt
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -19,6 +20,9 @@ type pending struct {
 	changes []tokenstore.Change
 	err     error // to be read after done
 	done    chan struct{}
+
+	// alone is done instead of changes. What it refuses, it refuses with ErrConflict, before it writes.
+	alone func(*bolt.Tx) error
 }
 
 // Apply implements tokenstore.Store. Applies that wait at the same time share one commit, and so one sync of the
@@ -34,9 +38,25 @@ func (s *Store) Apply(ctx context.Context, changes ...tokenstore.Change) error {
 	if len(changes) == 0 {
 		return nil
 	}
+	if err := s.refuses(changes); err != nil {
+		return err
+	}
+	return s.settle(ctx, &pending{changes: own(changes)})
+}
+
+// exclusive has the committer make something else than changes.
+func (s *Store) exclusive(ctx context.Context, p *pending) error {
+	if err := s.usable(ctx); err != nil {
+		return err
+	}
+	return s.settle(ctx, p)
+}
+
+// settle queues what is to be committed, and waits until it is.
+func (s *Store) settle(ctx context.Context, p *pending) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.wait, fmt.Errorf("%w: the disk has not answered for %s", tokenstore.ErrUnavailable, s.wait))
 	defer cancel()
-	p := &pending{changes: own(changes), done: make(chan struct{})}
+	p.done = make(chan struct{})
 	select {
 	case s.queue <- p:
 	case <-ctx.Done():
@@ -110,11 +130,7 @@ func (s *Store) gather(first *pending) []*pending {
 func (s *Store) commit(group []*pending) {
 	err := s.update(func(tx *bolt.Tx) error {
 		for _, p := range group {
-			var before []*tokenstore.Row
-			if before, p.err = judge(tx, p.changes); p.err != nil {
-				continue
-			}
-			if err := write(tx, p.changes, before); err != nil {
+			if err := p.commit(tx); err != nil {
 				return err
 			}
 		}
@@ -135,8 +151,31 @@ func (s *Store) commit(group []*pending) {
 		if err != nil {
 			p.err = err
 		}
+		if p.alone != nil {
+			s.noteFreeze()
+		}
 		close(p.done)
 	}
+}
+
+// commit judges what is pending, and writes it. An error means that the transaction is lost.
+func (p *pending) commit(tx *bolt.Tx) error {
+	p.err = nil
+	if p.alone != nil {
+		err := p.alone(tx)
+		if errors.Is(err, tokenstore.ErrConflict) {
+			p.err, err = err, nil
+		}
+		return err
+	}
+	var before []*tokenstore.Row
+	if before, p.err = judge(tx, p.changes); p.err == nil {
+		p.err = mayWrite(tx, p.changes, before)
+	}
+	if p.err == nil {
+		return write(tx, p.changes, before)
+	}
+	return nil
 }
 
 // judge reads the rows that changes are about, nil for one that is to be inserted, and returns ErrConflict when any is not

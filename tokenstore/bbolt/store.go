@@ -20,17 +20,18 @@ import (
 
 // The file has these buckets:
 //
-//	meta               "format" → the format's version
+//	meta               "format" → the format's version; "freeze" → why the file is read-only, where it is
 //	<kind>             id → row
 //	<kind>/refs        reference \x00 id → nothing
 //	<kind>/expiry      time (8 bytes, ms) id → nothing
 //	<kind>/due         time (8 bytes, ms) id → nothing
 const (
 	formatVersion  = "5"
-	formatVersion1 = "1" // without consents and assertions
-	formatVersion2 = "2" // without registrations
-	formatVersion3 = "3" // without API keys
-	formatVersion4 = "4" // without sign-ins, revocation orders, the audit trail, jobs, and rows that are due
+	formatFrozen   = "5 frozen" // the same, which older releases refuse: they would write
+	formatVersion1 = "1"        // without consents and assertions
+	formatVersion2 = "2"        // without registrations
+	formatVersion3 = "3"        // without API keys
+	formatVersion4 = "4"        // without sign-ins, revocation orders, the audit trail, jobs, and rows that are due
 	metaBucket     = "meta"
 	formatKey      = "format"
 	refsSuffix     = "/refs"
@@ -60,6 +61,8 @@ type Store struct {
 	done      chan struct{} // the committer has ended, and closed the file
 	err       error         // of closing it; to be read after done
 	watchers  *watch.Watchers
+
+	frozen atomic.Pointer[tokenstore.Freeze] // as it is in the file
 }
 
 // Open opens the file, or makes it with mode 0600 where there is none; its directory must exist. It waits for
@@ -116,8 +119,11 @@ func (s *Store) prepare() error {
 			return nil
 		}
 		switch v := string(meta.Get([]byte(formatKey))); v {
-		case formatVersion:
+		case formatVersion, formatFrozen:
 			complete = true
+			f, err := freezeIn(tx)
+			s.frozen.Store(&f)
+			return err
 		case formatVersion1, formatVersion2, formatVersion3, formatVersion4:
 		default:
 			return fmt.Errorf("format %q is not known to this release, which reads %q; use the release that wrote it, or a newer one", v, formatVersion)

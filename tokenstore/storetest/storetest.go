@@ -70,6 +70,9 @@ func Run(t *testing.T, open func(t *testing.T) tokenstore.Store) {
 		"watchers of a closed store are not told":                testWatchClose,
 		"slow watchers hold up nobody else":                      testWatchSlow,
 	}
+	for name, test := range movable {
+		tests[name] = onMovable(test)
+	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -85,6 +88,10 @@ func RunDurability(t *testing.T, create func(t *testing.T) (open func(t *testing
 	t.Run("reopened store has every change", func(t *testing.T) {
 		t.Parallel()
 		testReopen(t, create(t))
+	})
+	t.Run("frozen store stays frozen", func(t *testing.T) {
+		t.Parallel()
+		testFrozenReopen(t, create(t))
 	})
 }
 
