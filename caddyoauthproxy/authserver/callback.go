@@ -43,7 +43,7 @@ func (s *Server) serveCallback(w http.ResponseWriter, r *http.Request) {
 	login, err := s.findLogin(r, q)
 	progressOf(r.Context()).isFor(login)
 	if err != nil {
-		if limited := s.charge(s.limits.login, r); limited != nil && !vaultFault(err) {
+		if limited := s.charge(s.limits.login, r); limited != nil && !VaultFault(err) {
 			err = limited
 		}
 		s.callbackProblem(w, r, err)
@@ -283,7 +283,7 @@ func (s *Server) redeem(ctx context.Context, f *flight, provider *upstream.Provi
 	if login.Request.Flow == "" {
 		client, err := s.clientOf(ctx, f, login)
 		switch {
-		case vaultFault(err):
+		case VaultFault(err):
 			return tokens, user, nil, fmt.Errorf("client: %w", err)
 		case err != nil:
 			return tokens, user, fail("access_denied", fmt.Errorf("client: %w", err)), nil
