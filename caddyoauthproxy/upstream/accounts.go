@@ -3,6 +3,7 @@ package upstream
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -38,7 +39,7 @@ type AccountsOptions struct {
 
 	// RefreshBefore is how long before its end a token is refreshed in the background, while it is
 	// still handed out. Never more than half of a token's life, so that tokens which live for seconds are not
-	// refreshed with every call; and up to a fifth less, by account, so that they are not refreshed all at once. Default: DefaultRefreshBefore.
+	// refreshed with every call; and up to a fifth less, by account and node, so that they are not refreshed all at once. Default: DefaultRefreshBefore.
 	RefreshBefore time.Duration
 
 	// Acts are told of what happens to accounts.
@@ -68,6 +69,7 @@ type Accounts struct {
 	acquire   func() (release func(), err error)
 	acts      Acts
 	lease     time.Duration
+	turn      string // of this node, among those that see an account become due
 	waiters   waiters
 	unwatch   func()
 
@@ -99,6 +101,7 @@ func NewAccounts(o AccountsOptions) *Accounts {
 		acquire:   o.Acquire,
 		acts:      o.Acts,
 		lease:     cmp.Or(o.lease, leaseTime),
+		turn:      rand.Text(),
 		closing:   make(chan struct{}),
 		flights:   make(map[string]*flight),
 		unsaved:   make(map[string]*tokenstore.Account),
@@ -309,14 +312,14 @@ func (a *Accounts) due(acc *tokenstore.Account, now time.Time) bool {
 		return false
 	}
 	before := min(a.before, acc.Expires.Sub(acc.Obtained)/2)
-	return !now.Before(acc.Expires.Add(-before + spread(acc, before/5)))
+	return !now.Before(acc.Expires.Add(-before + spread(acc.ID, before*19/100) + spread(a.turn+acc.ID, before/100)))
 }
 
-// spread is by how much an account's refresh is put off, up to most: accounts that were filled together need not be refreshed together. It is always
-// the same for one token, so that all processes agree.
-func spread(acc *tokenstore.Account, most time.Duration) time.Duration {
+// spread is by how much a refresh is put off, up to most. Accounts that were filled together need not be refreshed together. And of the nodes that see an
+// account become due, each has its turn at another moment, so that one has refreshed it before the next thinks of it.
+func spread(key string, most time.Duration) time.Duration {
 	h := fnv.New32a()
-	_, _ = h.Write([]byte(acc.ID)) // never fails
+	_, _ = h.Write([]byte(key)) // never fails
 	return time.Duration(float64(most) * float64(h.Sum32()) / (1 << 32))
 }
 

@@ -142,12 +142,16 @@ func (a *Accounts) renew(ctx context.Context, acc *tokenstore.Account, rejected 
 		}
 		return "", nil, a.waitForVault(acc.ID, err)
 	}
-	*c = *newClaim() // that one is settled
 	last := acc.Lease.Replayed
 	token, left, err := a.ask(ctx, p, g, acc)
+	if errors.Is(err, errLeaseOver) { // it is like one that may not have been written
+		c.unknown, c.version = true, acc.Version
+		return "", nil, &notYetError{0, unavailable(time.Second, err)}
+	}
+	*c = *newClaim() // that one is settled
 	switch {
 	case left != nil:
-	case errors.Is(err, errTakenOver), errors.Is(err, errLeaseOver):
+	case errors.Is(err, errTakenOver):
 		err = &notYetError{0, unavailable(time.Second, err)}
 	case !last && wasCut(err) && sleep(ctx, cutLeaseTime):
 		err = &notYetError{0, err}
@@ -155,7 +159,7 @@ func (a *Accounts) renew(ctx context.Context, acc *tokenstore.Account, rejected 
 	return token, left, err
 }
 
-// ask asks the provider, under a lease that is renewed meanwhile, and saves what came of it.
+// ask asks the provider, under a lease that is renewed meanwhile, and saves what came of it. It returns errLeaseOver when nothing was sent.
 func (a *Accounts) ask(ctx context.Context, p *Provider, g *gate, acc *tokenstore.Account) (string, *outcome, error) {
 	asked, cancel := context.WithTimeout(tracing.Within(a.ctx, ctx), max(askTime, p.timeout+askMore))
 	defer cancel()
@@ -180,11 +184,15 @@ func (a *Accounts) ask(ctx context.Context, p *Provider, g *gate, acc *tokenstor
 		a.acts.Refreshed(acc.Provider, failure.Class, time.Since(began))
 		span.Fail(string(failure.Class))
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+		return a.renewed(acc, t)
+	case errors.Is(err, errLeaseOver):
+		return "", nil, err
+	default:
 		left, err := a.refused(acc, failure)
 		return "", left, err
 	}
-	return a.renewed(acc, t)
 }
 
 // remember notes a lease that did not end its account, though the vault may say nothing of that. Otherwise a vault that
@@ -292,9 +300,7 @@ func (a *Accounts) refused(acc *tokenstore.Account, e *Error) (*outcome, error) 
 	case err != nil:
 		a.remember(acc.ID, acc.Lease.Owner)
 	}
-	if !errors.Is(e, errLeaseOver) {
-		a.failed(acc.ID, now, atLeast)
-	}
+	a.failed(acc.ID, now, atLeast)
 	return o, unavailable(a.pause(acc, now), e)
 }
 
@@ -325,11 +331,29 @@ func (a *Accounts) giveUp(ctx context.Context, acc *tokenstore.Account, reason s
 	return needsReauth(acc)
 }
 
-// discard revokes tokens that came for an account which had ended meanwhile.
+// discard revokes tokens that came for an account which had ended meanwhile. Where that was revoked, whoever did so knows nothing of them: they are put in
+// place of those that they came for, so that RetryRevocations goes on where the provider does not answer.
 func (a *Accounts) discard(acc *tokenstore.Account, t Tokens) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), settleTime)
 	defer cancel()
-	if err := a.revokeTokens(ctx, acc, t); err != nil {
+	err := tokenstore.ErrConflict
+	for errors.Is(err, tokenstore.ErrConflict) {
+		var ended *tokenstore.Account
+		if ended, err = a.load(ctx, acc.ID); err != nil || ended.State != tokenstore.StateRevoked || ended.Unstored {
+			err = a.revokeTokens(ctx, acc, t)
+			break
+		}
+		now := a.vault.Now()
+		r := tokenstore.Revocation{AccessToken: t.AccessToken, RefreshToken: t.RefreshToken, Begun: now, Next: now.Add(revokeFirst), Attempts: 1}
+		if r.RefreshToken == "" && ended.Revocation != nil {
+			r.RefreshToken = ended.Revocation.RefreshToken
+		}
+		ended.Revocation = &r
+		if err = a.commit(ctx, ended); err == nil {
+			err = a.tellProvider(ctx, ended)
+		}
+	}
+	if err != nil {
 		a.log.Warn("tokens of an ended account cannot be revoked", append(accountFields(acc), zap.Error(err))...)
 	}
 }
