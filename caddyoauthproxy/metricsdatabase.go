@@ -29,6 +29,9 @@ var (
 	databaseMost        = databaseDesc("connections_max", "The most connections of this node to the vault's database, beside the one that listens.")
 	databaseCalls       = databaseDesc("calls", "Calls of the vault's database that run, or wait for a connection or for the database to come back.")
 	databaseRows        = databaseDesc("remembered_rows", "Records that this node remembers, sealed, until they change.")
+	databaseContact     = databaseDesc("contact_timestamp_seconds", "When the vault's database last answered this node, in Unix time.")
+	databaseRepeats     = databaseDesc("repeats_total", "Calls of the vault's database that were made again, because another was in their way or their connection was lost.")
+	databaseWaits       = databaseDesc("waits_total", "Calls of the vault's database that found no idle connection: they wait for one, or make it.")
 	databaseRecalls     = databaseDesc("recalls_total", "Lookups of what every request needs, by where the answer came from.", "from")
 )
 
@@ -41,14 +44,18 @@ var (
 // Describe implements prometheus.Collector.
 func (databaseGauges) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		databaseReachable, databaseChanged, databaseListening, databaseConnections, databaseMost, databaseCalls, databaseRows,
+		databaseReachable, databaseChanged, databaseContact, databaseListening, databaseConnections, databaseMost, databaseCalls, databaseRows,
 	} {
 		descs <- d
 	}
 }
 
 // Describe implements prometheus.Collector.
-func (databaseCounters) Describe(descs chan<- *prometheus.Desc) { descs <- databaseRecalls }
+func (databaseCounters) Describe(descs chan<- *prometheus.Desc) {
+	descs <- databaseRecalls
+	descs <- databaseRepeats
+	descs <- databaseWaits
+}
 
 // Collect implements prometheus.Collector.
 func (d databaseGauges) Collect(metrics chan<- prometheus.Metric) {
@@ -61,6 +68,7 @@ func (d databaseGauges) Collect(metrics chan<- prometheus.Metric) {
 	}
 	gauge(databaseReachable, oneIf(s.Reachable))
 	gauge(databaseChanged, float64(s.Since.UnixMilli())/1000)
+	gauge(databaseContact, float64(s.Contact.UnixMilli())/1000)
 	if v, ok := d.app.vault.(*PostgresVault); !ok || v.options.listen != listenOff { // nobody is to miss what is switched off
 		gauge(databaseListening, oneIf(s.Listening))
 	}
@@ -77,8 +85,13 @@ func (d databaseCounters) Collect(metrics chan<- prometheus.Metric) {
 	if !ok {
 		return
 	}
-	metrics <- prometheus.MustNewConstMetric(databaseRecalls, prometheus.CounterValue, float64(s.Hits), recallSources[0])
-	metrics <- prometheus.MustNewConstMetric(databaseRecalls, prometheus.CounterValue, float64(s.Misses), recallSources[1])
+	counter := func(d *prometheus.Desc, value uint64, labels ...string) {
+		metrics <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), labels...)
+	}
+	counter(databaseRecalls, s.Hits, recallSources[0])
+	counter(databaseRecalls, s.Misses, recallSources[1])
+	counter(databaseRepeats, s.Repeats)
+	counter(databaseWaits, s.Waits)
 }
 
 // databaseStatus is how the vault is with its database; not ok while it is not open, and where it is in none.

@@ -294,6 +294,9 @@ func TestGatewayIsReadyForAsLongAsItCanAnswer(t *testing.T) {
 		return strings.Contains(metrics, "caddy_oauth_proxy_vault_reachable 1\n") && strings.Contains(metrics, "caddy_oauth_proxy_vault_listening 1\n")
 	})
 	b.Refresh(t)
+	if metrics := get(t, w.AdminURL()+"/metrics"); strings.Contains(metrics, "caddy_oauth_proxy_vault_repeats_total 0\n") || !strings.Contains(metrics, "caddy_oauth_proxy_vault_contact_timestamp_seconds 1") {
+		t.Error("nothing was made again, or the last contact is not told")
+	}
 }
 
 func TestValidateAsksNoDatabase(t *testing.T) {

@@ -69,6 +69,7 @@ func ask[T any](ctx context.Context, s *Store, m manner, query func(ctx context.
 			return value, nil
 		case collided(err) && collisions < maxCollisions:
 			collisions++
+			s.repeats.Add(1)
 			continue
 		case !unreachable(err):
 			return none, translate(ctx, err)
@@ -82,6 +83,7 @@ func ask[T any](ctx context.Context, s *Store, m manner, query func(ctx context.
 		case m.once:
 			return none, translate(ctx, err)
 		}
+		s.repeats.Add(1)
 		if breaks++; errors.As(err, new(*pgconn.ConnectError)) || breaks > cap(s.slots) { // others than this connection may be fine
 			wait(bounded, about(pause))
 			pause = min(2*pause, retryMost)

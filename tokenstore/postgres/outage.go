@@ -213,3 +213,6 @@ func (o *outage) close() {
 	o.end()
 	o.tries.Wait()
 }
+
+// contact is when the database last answered.
+func (o *outage) contact() time.Time { return o.base.Add(time.Duration(o.last.Load())) }

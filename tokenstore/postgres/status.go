@@ -18,6 +18,13 @@ type Status struct {
 	// Rows is how many rows are in memory. Recalls that it answered, since the Store was opened, are Hits; those that had to read the database are Misses.
 	Rows         int
 	Hits, Misses uint64
+
+	// Contact is when the database has last answered, by this process's clock.
+	Contact time.Time
+
+	// Repeats is how often, since the Store was opened, a call was made again, because another was in its way or its connection was lost; Waits is how often one
+	// found no idle connection, and waited for one or made it.
+	Repeats, Waits uint64
 }
 
 // Status says how the Store is with its database. It asks nobody.
@@ -30,5 +37,7 @@ func (s *Store) Status() Status {
 	}
 	st.Reachable, st.Since = s.outage.state()
 	st.Rows, st.Hits, st.Misses = s.memory.stat()
+	st.Contact = s.outage.contact()
+	st.Repeats, st.Waits = s.repeats.Load(), uint64(max(stat.EmptyAcquireCount(), 0))
 	return st
 }

@@ -76,6 +76,7 @@ type Store struct {
 	password func(ctx context.Context, c *pgx.ConnConfig) error
 	maxStale time.Duration
 	calls    atomic.Int64  // that run or wait
+	repeats  atomic.Uint64 // calls that were made again, see do
 	writing  chan struct{} // has a place for each connection that may write at a time, and rating for each that may count events
 	rating   chan struct{}
 	memory   *memory
