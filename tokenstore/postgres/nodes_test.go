@@ -387,6 +387,7 @@ func BenchmarkRecall(b *testing.B) {
 		ids[i] = fmt.Sprint("grant-", i)
 	}
 	b.ReportAllocs()
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for i := 0; pb.Next(); i++ {
 			if _, err := s.Recall(b.Context(), tokenstore.KindGrant, ids[i%rows]); err != nil {
