@@ -82,7 +82,7 @@ func ask[T any](ctx context.Context, s *Store, m manner, query func(ctx context.
 		case m.once:
 			return none, translate(ctx, err)
 		}
-		if breaks++; errors.As(err, new(*pgconn.ConnectError)) || breaks > cap(s.slots) { // others than this connection may be fine
+		if breaks++; errors.As(err, new(*pgconn.ConnectError)) || breaks > int(s.pool.Config().MaxConns) { // others than this connection may be fine
 			wait(bounded, about(pause))
 			pause = min(2*pause, retryMost)
 		}
