@@ -2,7 +2,6 @@ package postgres_test
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -33,16 +32,16 @@ func TestNodesShareAVault(t *testing.T) {
 	if t.Failed() {
 		t.FailNow()
 	}
-	everyNode := func(what func(i int, v *tokenstore.Vault)) {
+	everyNode := func(what func(v *tokenstore.Vault)) {
 		var nodes sync.WaitGroup
-		for i, v := range vaults {
-			nodes.Go(func() { what(i, v) })
+		for _, v := range vaults {
+			nodes.Go(func() { what(v) })
 		}
 		nodes.Wait()
 	}
 
 	var runs atomic.Int32
-	everyNode(func(_ int, v *tokenstore.Vault) {
+	everyNode(func(v *tokenstore.Vault) {
 		if _, err := v.RunJob(t.Context(), "clean-up", time.Hour, func(context.Context) error {
 			runs.Add(1)
 			return nil
@@ -55,10 +54,9 @@ func TestNodesShareAVault(t *testing.T) {
 	}
 
 	const events = 40
-	everyNode(func(i int, v *tokenstore.Vault) {
+	everyNode(func(v *tokenstore.Vault) {
 		for n := range events {
-			e := &tokenstore.Event{Meta: tokenstore.Meta{ID: tokenstore.NewID(v.Now())}, Type: tokenstore.EventTypes()[0], Outcome: tokenstore.OutcomeOK, ClientID: fmt.Sprintf("client-%d-%d", i, n), Time: v.Now()}
-			v.Note(e)
+			v.Note(v.NewEvent(t.Context(), tokenstore.EventTokenIssued))
 			if n%10 == 9 {
 				if err := v.FlushAudit(t.Context()); err != nil {
 					t.Errorf("FlushAudit: %v", err)
