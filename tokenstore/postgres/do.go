@@ -84,12 +84,15 @@ func ask[T any](ctx context.Context, s *Store, m manner, query func(ctx context.
 			return none, translate(ctx, err)
 		}
 		s.repeats.Add(1)
-		if breaks++; errors.As(err, new(*pgconn.ConnectError)) || breaks > cap(s.slots) { // others than this connection may be fine
+		if breaks++; errors.As(err, new(*pgconn.ConnectError)) || breaks > int(s.pool.Config().MaxConns) { // others than this connection may be fine
 			wait(bounded, about(pause))
 			pause = min(2*pause, retryMost)
 		}
 	}
-	return none, translate(ctx, fmt.Errorf("%w for %s: %w", errSilent, s.wait, explain(last)))
+	if why := s.outage.cause(); why != nil { // which says more than that its connections were cut
+		last = why
+	}
+	return none, translate(ctx, fmt.Errorf("%w for %s: %w", errGone, s.wait, explain(last)))
 }
 
 // once asks the database on one connection. When the caller goes away meanwhile, the query goes on without: ending it would cost the connection.

@@ -40,9 +40,6 @@ const (
 // errFrozen refuses what would write.
 var errFrozen = fmt.Errorf("%w: it is read-only", tokenstore.ErrUnavailable)
 
-// errSilent ends an attempt to which the database has not answered.
-var errSilent = errors.New("the database does not answer")
-
 // refusal is an error that waiting does not help against, in words for the operator.
 type refusal struct{ error }
 

@@ -82,6 +82,7 @@ func TestPasswordIsAskedForWithEveryConnection(t *testing.T) {
 func TestServerThatCannotBeWrittenIsRefused(t *testing.T) {
 	t.Parallel()
 	connection := testpg.Database(t)
+	open(t, postgres.Options{Connection: connection}) // makes the schema, which may take longer than the others wait
 	s := open(t, postgres.Options{Connection: connection, Wait: 400 * time.Millisecond})
 	wantWritable := func() error { return s.Apply(t.Context(), insert("id", "sealed")) }
 	c := connection[strings.LastIndex(connection, "/")+1 : strings.Index(connection, "?")]

@@ -27,7 +27,7 @@ const (
 	maxGap = 3 * time.Second
 )
 
-// errGone is why calls fail at once.
+// errGone is why calls fail that have waited for the database, or that do not wait any more.
 var errGone = errors.New("the database does not answer")
 
 // outage knows whether the database is there. Somebody whom it did not answer says so with suspect; then it is tried, over a new connection, and when that fails too it is
@@ -51,6 +51,7 @@ type outage struct {
 	ended  bool
 	back   chan struct{} // is closed when the database is back; nil while it is there
 	since  time.Time     // when it was found gone, or back
+	why    error         // the last try failed, while it is gone
 }
 
 // newOutage begins with a database that has just answered.
@@ -122,10 +123,14 @@ func (o *outage) find() {
 		if n%4 == 0 {
 			limit = o.wait
 		}
-		if o.reach(limit) == nil {
+		err := o.reach(limit)
+		if err == nil {
 			o.regain()
 			return
 		}
+		o.mu.Lock()
+		o.why = err
+		o.mu.Unlock()
 		pause = min(2*pause, lastPause)
 	}
 }
@@ -146,7 +151,7 @@ func (o *outage) lose(err error) {
 		o.mu.Unlock()
 		return
 	}
-	o.back, o.since = make(chan struct{}), time.Now()
+	o.back, o.since, o.why = make(chan struct{}), time.Now(), err
 	o.away.Store(true)
 	o.mu.Unlock()
 	o.logger.Error("the database of the vault is gone; calls wait for it, and fail when it stays away", zap.Duration("wait", o.wait), zap.Error(err))
@@ -160,7 +165,7 @@ func (o *outage) regain() {
 	o.since = time.Now()
 	o.away.Store(false)
 	close(o.back)
-	o.back = nil
+	o.back, o.why = nil, nil
 	o.mu.Unlock()
 	o.logger.Info("the database of the vault is back", zap.Duration("gone_for", away))
 }
@@ -171,13 +176,13 @@ func (o *outage) await(ctx context.Context, waits bool) error {
 		return nil
 	}
 	o.mu.Lock()
-	back, left := o.back, o.wait-time.Since(o.since)
+	back, left, why := o.back, o.wait-time.Since(o.since), o.why
 	o.mu.Unlock()
 	if back == nil {
 		return nil
 	}
 	if !waits || left <= 0 {
-		return errGone
+		return fmt.Errorf("%w: %w", errGone, explain(why))
 	}
 	late := time.NewTimer(left)
 	defer late.Stop()
@@ -185,7 +190,7 @@ func (o *outage) await(ctx context.Context, waits bool) error {
 	case <-back:
 		return nil
 	case <-late.C:
-		return fmt.Errorf("%w for %s", errGone, o.wait)
+		return fmt.Errorf("%w for %s: %w", errGone, o.wait, explain(why))
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-o.life.Done():
@@ -196,6 +201,13 @@ func (o *outage) await(ctx context.Context, waits bool) error {
 // about is a time, give or take a half, so that nodes do not do the same at the same moment.
 func about(d time.Duration) time.Duration {
 	return d/2 + rand.N(d) //nolint:gosec // nobody gains by guessing it
+}
+
+// cause is why the last try failed of a database that is gone; else nil.
+func (o *outage) cause() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.why
 }
 
 // state is whether the database is there, and since when.
