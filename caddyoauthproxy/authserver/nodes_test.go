@@ -302,7 +302,7 @@ func TestT53TokenOfAKeyThatANodeDoesNotKnowYetIsTakenAndMadeUpOnesCostNothing(t 
 	}
 	before := dark.keys.Load()
 	header, rest, _ := strings.Cut(got.access, ".")
-	forged := strings.Replace(header, header[20:24], "AAAA", 1) + "." + rest
+	forged := header[:40] + "QUFB" + header[44:] + "." + rest // three letters of the key's id
 	var all sync.WaitGroup
 	for range 200 {
 		all.Go(func() {
@@ -314,6 +314,15 @@ func TestT53TokenOfAKeyThatANodeDoesNotKnowYetIsTakenAndMadeUpOnesCostNothing(t 
 	all.Wait()
 	if n := dark.keys.Load() - before; n > 3 {
 		t.Errorf("200 forged tokens had the keys read %d times", n)
+	}
+	before = dark.keys.Load()
+	for began, i := time.Now(), 0; i < 5; i++ { // one after the other
+		if _, _, err := w.servers[1].Authenticate(t.Context(), forged, "a"); !errors.Is(err, authserver.ErrInvalidToken) {
+			t.Errorf("a forged token: %v", err)
+		}
+		if n, most := dark.keys.Load()-before, int64(time.Since(began)/(250*time.Millisecond))+1; n > most {
+			t.Errorf("the keys were read %d times in %s", n, time.Since(began))
+		}
 	}
 	dark.broken.Store(true)
 	access := rotate().access
