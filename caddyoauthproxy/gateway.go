@@ -58,7 +58,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: open vault: %w", err)
 	}
-	g = &gateway{vault: vault, store: store, contact: newContact(a.vault), gone: make(chan struct{})}
+	g = &gateway{vault: vault, store: store, contact: new(contact), gone: make(chan struct{})}
 	g.hold = newHold(func() {
 		g.grants.stop()
 		g.server.StopWatching()
@@ -75,6 +75,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		Acquire:       g.acquire,
 		Acts:          a.metrics.ofAccounts(),
 	})
+	rates, _ := store.(tokenstore.Rates) // of the store itself, as nothing around it hands them on
 	g.server, err = authserver.New(ctx, authserver.Options{
 		Issuer:    a.config.issuer,
 		Vault:     vault,
@@ -87,6 +88,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		Registration: a.config.registration,
 		Documents:    authserver.Documents{Off: a.MetadataDocuments.Off, Hosts: a.MetadataDocuments.Hosts},
 		Limits:       a.config.limits,
+		Rates:        rates,
 		Signing:      authserver.Signing{Algorithm: a.SigningAlgorithm, RotateAfter: time.Duration(a.SigningKeyRotation)},
 		NoSessions:   a.SessionTokenTTL < 0,
 		PlainPKCE:    slices.Contains(a.CodeChallengeMethods, "plain"),
