@@ -261,9 +261,10 @@ func (p *proxyGateway) Authenticate(ctx context.Context, token string) (*mcpfilt
 	if grant.Proxy == "" { // a session, which is good for all of the proxy
 		scopes = p.proxy.Scopes
 	}
-	session := &mcpfilter.Session{Grant: grant, JTI: claims.JTI, Expires: time.Unix(claims.Expires, 0), Scopes: scopes}
+	here := func(at time.Time) time.Time { return time.Now().Add(at.Sub(g.vault.Now())) } // the vault's clock is not this machine's
+	session := &mcpfilter.Session{Grant: grant, JTI: claims.JTI, Expires: here(time.Unix(claims.Expires, 0)), Scopes: scopes}
 	if grant.AccountID != "" { // a client's own grant ends with its token, which a response may outlive
-		session.Ends = grant.Ends
+		session.Ends = here(grant.Ends)
 	}
 	return session, nil
 }

@@ -108,7 +108,7 @@ func TestVaultThatFailsAnOperatorIs503(t *testing.T) {
 		}
 	}
 	for _, path := range []string{
-		"/", "/grants", "/grants/grant-0002", "/grants/grant-0002/revoke", "/revoke?user_id=user-0002", "/revocations", "/clients", "/client?id=gateway_0002", "/sessions", "/keys",
+		"/", "/grants", "/grants/grant-0002", "/grants/grant-0002/revoke", "/revoke?user_id=user-0002", "/revocations", "/clients", "/client?client_id=gateway_0002", "/sessions", "/keys",
 		"/audit", "/audit/verify", "/providers",
 	} {
 		for at := 1; ; at++ {
