@@ -62,8 +62,10 @@ type listener struct {
 	heard   bool                      // it has come
 	warned  bool                      // that none do
 	lost    time.Time                 // the connection, and not yet made anew
-	first   chan error                // the end of the first try
-	once    sync.Once                 // of writing there
+	first   chan error                // is closed when it has succeeded, and gets the error when it does not for longer than patience
+	once    sync.Once                 // of either
+
+	patience time.Duration
 }
 
 // trusted says whether the memory holds what was committed until a second ago. Neither of the process's clocks must have moved on by more than trust since the last question
@@ -80,13 +82,15 @@ func (l *listener) knewWithin(now time.Time, age time.Duration) bool {
 
 // run keeps the connection until ctx ends.
 func (l *listener) run(ctx context.Context) {
-	pause := firstPause
+	start, pause := time.Now(), firstPause
 	for {
 		began := time.Now()
 		err := l.session(ctx)
 		ended := time.Now()
 		l.hearing.Store(false)
-		l.once.Do(func() { l.first <- err })
+		if !unreachable(err) || time.Since(start) > l.patience {
+			l.once.Do(func() { l.first <- err })
+		}
 		if ctx.Err() != nil {
 			return
 		}

@@ -287,7 +287,7 @@ func TestRecallSeesOwnAppliesAtOnce(t *testing.T) {
 			}
 		})
 	}
-	for version := uint64(2); version < 500; version++ {
+	for version := uint64(2); version < 200; version++ {
 		mustApply(t, s, updateGrant("a", version))
 		applied.Store(version)
 	}

@@ -57,7 +57,7 @@ func (s *Store) connectListener(o Options) error {
 	config.DialFunc = s.ears.dial
 	s.listener = &listener{
 		config: config, password: o.password, listens: !o.ListenOff, same: o.Listen == "", channel: s.name, notify: s.notify,
-		memory: s.memory, watchers: s.watchers, clock: s.clock, outage: s.outage, logger: s.logger, first: make(chan error, 1),
+		memory: s.memory, watchers: s.watchers, clock: s.clock, outage: s.outage, logger: s.logger, first: make(chan error, 1), patience: s.wait,
 	}
 	return nil
 }
