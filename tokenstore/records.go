@@ -418,8 +418,12 @@ type Registration struct {
 
 	Issuer string `json:"issuer"`
 
-	// Clients are the gateway's clients there, the newest first. Older ones are kept for the accounts that they got.
+	// Clients are the gateway's clients there, the newest first. Older ones are kept for the accounts that they got. There is none while the first is
+	// being registered.
 	Clients []RegisteredClient `json:"clients"`
+
+	// Registering is set while a process registers one more.
+	Registering Lease `json:"registering,omitzero"`
 }
 
 // RegisteredClient is the gateway as one client of an authorization server.

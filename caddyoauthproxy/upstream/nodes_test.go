@@ -392,3 +392,94 @@ func TestHolderOfUnsavedTokensGoesFirstAfterAnOutage(t *testing.T) {
 		c.sound("a", 1)
 	})
 }
+
+// One node revokes an account while another refreshes it, and the provider cannot be told of the tokens that come then: they are not forgotten.
+func TestTokensOfARefreshThatARevocationOvertookAreRevoked(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := clusterIn(bubbleWorld(t), 2)
+		c.add("a", 2*time.Hour, time.Hour)
+		slowly(c.idp, time.Second)
+		down := answerWith(503, jsonType, `{}`)
+		time.AfterFunc(500*time.Millisecond, func() {
+			tell, err := c.nodes[1].End(t.Context(), "a")
+			if err != nil {
+				t.Error(err)
+			} else if err := tell(t.Context()); err != nil {
+				t.Error(err)
+			}
+			c.idp.set(func(p *fakeProvider) { p.revoke = down })
+		})
+		if _, err := c.nodes[0].Token(t.Context(), "a"); !errors.Is(err, ErrNeedsReauth) {
+			t.Errorf("got %v", err)
+		}
+		c.nodes[0].kill()
+		c.idp.set(func(p *fakeProvider) { p.revoke = nil })
+		for range 3 {
+			time.Sleep(time.Minute)
+			if err := c.nodes[1].RetryRevocations(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		gone := map[string]int{}
+		for _, form := range c.idp.revoked {
+			gone[form.Get("token")]++
+		}
+		for _, token := range []string{"rt.a.0", "at.a.0", "rt.a.1", "at.a.1"} {
+			if gone[token] != 1 {
+				t.Errorf("%s was revoked %d times", token, gone[token])
+			}
+		}
+		if acc := c.stored("a"); acc.State != tokenstore.StateRevoked || acc.Revocation != nil {
+			t.Errorf("stored %+v", acc)
+		}
+	})
+}
+
+// However slow the provider is, nodes that go on with a revocation do so one after the other.
+func TestNodesTakeTurnsWithRevocations(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := clusterIn(bubbleWorld(t), 3)
+		c.add("a", 0, time.Hour)
+		var running, most, asked atomic.Int32
+		for _, node := range c.nodes {
+			node.providers["idp"].timeout = 2 * time.Minute
+		}
+		c.idp.set(func(p *fakeProvider) {
+			p.revoke = func(rw http.ResponseWriter, _ *http.Request) {
+				asked.Add(1)
+				n := running.Add(1)
+				most.Store(max(most.Load(), n))
+				p.mu.Unlock()
+				time.Sleep(57 * time.Second)
+				p.mu.Lock()
+				running.Add(-1)
+				rw.WriteHeader(http.StatusOK)
+			}
+		})
+		var all sync.WaitGroup
+		all.Go(func() {
+			tell, err := c.nodes[0].End(t.Context(), "a")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_ = tell(t.Context())
+		})
+		for i, node := range c.nodes {
+			all.Go(func() {
+				for range 10 {
+					if err := node.RetryRevocations(t.Context()); err != nil {
+						t.Errorf("node %d: %v", i, err)
+					}
+					time.Sleep(20 * time.Second)
+				}
+			})
+		}
+		all.Wait()
+		if most.Load() != 1 || asked.Load() < 2 {
+			t.Errorf("asked %d times, %d at a time", asked.Load(), most.Load())
+		}
+	})
+}

@@ -331,11 +331,29 @@ func (a *Accounts) giveUp(ctx context.Context, acc *tokenstore.Account, reason s
 	return needsReauth(acc)
 }
 
-// discard revokes tokens that came for an account which had ended meanwhile.
+// discard revokes tokens that came for an account which had ended meanwhile. Where that was revoked, whoever did so knows nothing of them: they are put in
+// place of those that they came for, so that RetryRevocations goes on where the provider does not answer.
 func (a *Accounts) discard(acc *tokenstore.Account, t Tokens) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), settleTime)
 	defer cancel()
-	if err := a.revokeTokens(ctx, acc, t); err != nil {
+	err := tokenstore.ErrConflict
+	for errors.Is(err, tokenstore.ErrConflict) {
+		var ended *tokenstore.Account
+		if ended, err = a.load(ctx, acc.ID); err != nil || ended.State != tokenstore.StateRevoked || ended.Unstored {
+			err = a.revokeTokens(ctx, acc, t)
+			break
+		}
+		now := a.vault.Now()
+		r := tokenstore.Revocation{AccessToken: t.AccessToken, RefreshToken: t.RefreshToken, Begun: now, Next: now.Add(revokeFirst), Attempts: 1}
+		if r.RefreshToken == "" && ended.Revocation != nil {
+			r.RefreshToken = ended.Revocation.RefreshToken
+		}
+		ended.Revocation = &r
+		if err = a.commit(ctx, ended); err == nil {
+			err = a.tellProvider(ctx, ended)
+		}
+	}
+	if err != nil {
 		a.log.Warn("tokens of an ended account cannot be revoked", append(accountFields(acc), zap.Error(err))...)
 	}
 }
