@@ -338,7 +338,7 @@ type Account struct {
 	TokenType    string   `json:"token_type,omitempty"`
 	Scopes       []string `json:"scopes,omitempty"`
 
-	// Obtained is when the provider issued the access token, by this machine's clock.
+	// Obtained is when the provider was asked for the access token, or gave it at a login, by the vault's clock.
 	Obtained time.Time `json:"obtained"`
 
 	// Expires is when the access token ends; zero when the provider does not say,

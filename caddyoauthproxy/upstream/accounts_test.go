@@ -154,6 +154,22 @@ func TestT32TokenOfUnknownEndIsUsedUntilTheUpstreamRefusesIt(t *testing.T) {
 	}
 }
 
+// A token's life begins at the provider, at some moment since it was asked. Whoever was slow to read the answer must not send it when it has ended there.
+func TestTokenLivesFromWhenItWasAskedFor(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	w.idp.lives = 60
+	w.idp.change = func(map[string]any) { w.clock.turn(20 * time.Second) } // before it is read
+	w.add("a", 2*time.Hour, time.Hour)
+	asked := w.clock.now()
+	if got := w.token("a"); got != "at.a.1" {
+		t.Fatalf("got %s", got)
+	}
+	if ends := w.stored("a").Expires; ends.Before(asked.Add(59*time.Second)) || ends.After(asked.Add(61*time.Second)) {
+		t.Errorf("a token that lives for a minute ends %s after it was asked for", ends.Sub(asked))
+	}
+}
+
 func TestExpiredTokenWithoutRefreshTokenNeedsALogin(t *testing.T) {
 	t.Parallel()
 	w := realWorld(t)

@@ -167,7 +167,7 @@ func (a *Accounts) ask(ctx context.Context, p *Provider, g *gate, acc *tokenstor
 	defer span.End()
 	span.Set("provider", acc.Provider)
 	span.Set("account", acc.ID)
-	began := time.Now()
+	began, since := time.Now(), a.vault.Now()
 	h := a.hold(acc, cancel)
 	t, err := p.refresh(asked, Tokens{RefreshToken: acc.RefreshToken, Scopes: acc.Scopes, Binding: acc.Binding}, h.fence)
 	acc = h.end()
@@ -186,7 +186,7 @@ func (a *Accounts) ask(ctx context.Context, p *Provider, g *gate, acc *tokenstor
 	}
 	switch {
 	case err == nil:
-		return a.renewed(acc, t)
+		return a.renewed(acc, t, since)
 	case errors.Is(err, errLeaseOver):
 		return "", nil, err
 	default:
@@ -210,16 +210,16 @@ func (a *Accounts) remembers(id, owner string) bool {
 	return ok && lease == owner
 }
 
-// renewed is what happens after the provider gave new tokens.
-func (a *Accounts) renewed(acc *tokenstore.Account, t Tokens) (string, *outcome, error) {
+// renewed is what happens after the provider gave new tokens. Their life counts from when it was asked: it has begun at some moment since, and the
+// answer may have taken long, or this process been stopped meanwhile.
+func (a *Accounts) renewed(acc *tokenstore.Account, t Tokens, asked time.Time) (string, *outcome, error) {
 	a.succeeded(acc.ID)
-	now := a.vault.Now()
-	o := &outcome{id: acc.ID, owner: acc.Lease.Owner, renewed: &t, obtained: now, event: a.event(tokenstore.EventUpstreamRefreshed, acc), write: func(acc *tokenstore.Account) {
+	o := &outcome{id: acc.ID, owner: acc.Lease.Owner, renewed: &t, obtained: asked, event: a.event(tokenstore.EventUpstreamRefreshed, acc), write: func(acc *tokenstore.Account) {
 		acc.State, acc.Lease, acc.Reason = tokenstore.StateActive, tokenstore.Lease{}, ""
-		acc.AccessToken, acc.TokenType, acc.Obtained = t.AccessToken, t.TokenType, now
+		acc.AccessToken, acc.TokenType, acc.Obtained = t.AccessToken, t.TokenType, asked
 		acc.Expires = time.Time{}
 		if t.Lifetime > 0 {
-			acc.Expires = now.Add(t.Lifetime)
+			acc.Expires = asked.Add(t.Lifetime)
 		}
 		if t.RefreshToken != "" { // RFC 6749 §6: absent means the old one stays good
 			acc.RefreshToken = t.RefreshToken

@@ -32,7 +32,7 @@ type outcome struct {
 	// saved, where set, is called when it is.
 	saved func()
 
-	// renewed are the new tokens, nil where there are none, and obtained is when they came.
+	// renewed are the new tokens, nil where there are none, and obtained is when they were asked for.
 	renewed  *Tokens
 	obtained time.Time
 }

@@ -41,7 +41,7 @@ func TestSlowClusterLosesNoUserAndNoRequest(t *testing.T) {
 		all = append(all, provider.User{Name: name, Password: "password of " + name, FullName: name})
 	}
 	s.c = testenv.StartCluster(t, testenv.ClusterOptions{
-		Options: testenv.Options{TokenLife: 5 * time.Second, Users: all}, MCP: doorkeeper, ShutdownDelay: 3 * time.Second, LogLevel: "WARN",
+		Options: testenv.Options{TokenLife: 5 * time.Second, Users: all}, MCP: doorkeeper, ShutdownDelay: "3s", LogLevel: "WARN",
 	})
 	s.vault = s.c.Vault(t)
 	begun := time.Now()

@@ -123,7 +123,7 @@ const reached = time.Second
 // provider gave for it. Of what a node sends with its last breath nobody can tell where it came from.
 func (s *soak) isLost(l lost) bool {
 	return slices.ContainsFunc(s.c.Ledger.Presentations(l.token), func(p testenv.Presentation) bool {
-		mine := p.Node == l.node || p.Node == 0 && l.how == "killed" && p.Received.After(l.from)
+		mine := p.Node == l.node || p.Node == 0 && l.how == "killed" && p.Received.After(l.from.Add(-reached))
 		return mine && p.Received.Before(l.struck.Add(reached))
 	})
 }

@@ -86,7 +86,7 @@ func TestExitEndsStreamsOfEarlierConfigsToo(t *testing.T) {
 
 func TestBalancerThatAsksWhetherNodesAreReadyLosesNoRequestToOneThatEnds(t *testing.T) {
 	t.Parallel()
-	c := testenv.StartCluster(t, testenv.ClusterOptions{Nodes: 2, ShutdownDelay: 4 * time.Second, Options: testenv.Options{TokenLife: 2 * time.Second}})
+	c := testenv.StartCluster(t, testenv.ClusterOptions{Nodes: 2, ShutdownDelay: "4s", Options: testenv.Options{TokenLife: 2 * time.Second}})
 	b := c.Node(1).NewPlainBot(t)
 	b.Login(t, testenv.NewBrowser(testenv.Alice))
 	ctx, stop := context.WithCancel(t.Context())

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/demo/mcpserver"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/demo/provider"
@@ -30,11 +29,11 @@ type ClusterOptions struct {
 	// Limits are the rate limits. Default: NoLimits.
 	Limits string
 
+	// ShutdownDelay is how long a node that is told to end announces it. Default: 1s.
+	ShutdownDelay string
+
 	// LogLevel is that of the nodes. Default: INFO.
 	LogLevel string
-
-	// ShutdownDelay is for how long a node that ends goes on, and tells the balancer to spare it. Default: not at all.
-	ShutdownDelay time.Duration
 
 	// MCP, when set, makes another MCP server than the demo one.
 	MCP func(userOf UserOf) http.Handler
@@ -192,7 +191,7 @@ func (c *Cluster) nodeCaddyfile(w *World) string {
 		respond "not part of the gateway" 404
 	}
 }
-`, w.admin, w.port, o.ShutdownDelay, cmp.Or(o.LogLevel, "INFO"), o.Servers, w.URL, o.Vault, c.keyFile(), cmp.Or(o.Limits, NoLimits), w.ProviderURL, ClientID, w.URL, o.Proxy, o.Global,
+`, w.admin, w.port, cmp.Or(o.ShutdownDelay, "1s"), cmp.Or(o.LogLevel, "INFO"), o.Servers, w.URL, o.Vault, c.keyFile(), cmp.Or(o.Limits, NoLimits), w.ProviderURL, ClientID, w.URL, o.Proxy, o.Global,
 		w.site, o.Site, w.MCPURL)
 }
 

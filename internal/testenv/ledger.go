@@ -62,7 +62,8 @@ func (l *Ledger) connContext(ctx context.Context, conn net.Conn) context.Context
 	o := &opener{known: make(chan struct{})}
 	go func() {
 		defer close(o.known)
-		for range 5 { // a table that changes while it is read may lack a line
+		for try := range 20 { // a table that changes while it is read may lack a line
+			time.Sleep(time.Duration(try) * time.Millisecond)
 			inode := socketTo(conn.RemoteAddr().String())
 			for i, w := range l.nodes() {
 				if inode != "" && w.holdsSocket(inode) {
