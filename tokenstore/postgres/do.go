@@ -73,7 +73,7 @@ func ask[T any](ctx context.Context, s *Store, m manner, query func(ctx context.
 			continue
 		case !unreachable(err):
 			return none, translate(ctx, err)
-		case bounded.Err() == nil || last == nil:
+		case last == nil || telling(err) || bounded.Err() == nil && !telling(last): // the last attempt may have been cut short
 			last = err
 		}
 		s.outage.suspect()

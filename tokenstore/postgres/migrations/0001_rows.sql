@@ -215,11 +215,12 @@ DECLARE
 	fewest integer := few + 1;
 	first integer := 1;
 	n     integer;
-	joins text := 'FROM @schema@.refs AS r';
+	lists constant text := @name@ || '.refs';
+	joins text := 'FROM ' || lists || ' AS r';
 	conditions text;
 BEGIN
 	IF cardinality(of_refs) = 0 THEN
-		RETURN 'FROM @schema@.rows AS r WHERE r.kind = $1 AND r.id > $3';
+		RETURN 'FROM ' || @name@ || '.rows AS r WHERE r.kind = $1 AND r.id > $3';
 	END IF;
 	FOR i IN 1..cardinality(of_refs) LOOP
 		EXIT WHEN cardinality(of_refs) = 1;
@@ -233,9 +234,9 @@ BEGIN
 	FOR i IN 1..cardinality(of_refs) LOOP
 		CONTINUE WHEN i = first;
 		IF fewest <= few THEN
-			conditions := conditions || format(' AND EXISTS (SELECT 1 FROM @schema@.refs AS o WHERE o.kind = $1 AND o.ref = $2[%s] AND o.id = r.id OFFSET 0)', i);
+			conditions := conditions || format(' AND EXISTS (SELECT 1 FROM %s AS o WHERE o.kind = $1 AND o.ref = $2[%s] AND o.id = r.id OFFSET 0)', lists, i);
 		ELSE
-			joins := joins || format(' JOIN @schema@.refs AS r%1$s ON r%1$s.kind = $1 AND r%1$s.ref = $2[%1$s] AND r%1$s.id > $3 AND r%1$s.id = r.id', i);
+			joins := joins || format(' JOIN %2$s AS r%1$s ON r%1$s.kind = $1 AND r%1$s.ref = $2[%1$s] AND r%1$s.id > $3 AND r%1$s.id = r.id', i, lists);
 		END IF;
 	END LOOP;
 	RETURN joins || conditions;
