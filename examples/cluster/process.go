@@ -31,7 +31,7 @@ const (
 	startTime, stopTime = time.Minute, 20 * time.Second
 
 	// comeback is after how long a process that has died is started again: which is sooner than those give up who wait for the database.
-	comeback = 3 * time.Second
+	comeback = 2 * time.Second
 )
 
 // start starts the process, and waits until it is ready.

@@ -176,9 +176,9 @@ func (o *outage) await(ctx context.Context, waits bool) error {
 		return nil
 	}
 	o.mu.Lock()
-	back, left, why := o.back, o.wait-time.Since(o.since), o.why
+	back, left, why, lost := o.back, o.wait-time.Since(o.since), o.why, o.since.Sub(o.base)
 	o.mu.Unlock()
-	if back == nil {
+	if back == nil || time.Duration(o.last.Load()) > lost { // it has answered somebody else since, as the connection that listens, which has emptied the memory
 		return nil
 	}
 	if !waits || left <= 0 {
