@@ -50,6 +50,7 @@ func stopSelf() {
 	if err := syscall.Kill(os.Getpid(), syscall.SIGSTOP); err != nil {
 		panic(err)
 	}
+	time.Sleep(50 * time.Millisecond) // threads go on for a moment
 }
 
 // stoppingStore stops the process after it has taken a lease.
@@ -161,14 +162,13 @@ func (p *nodeProcess) line(t *testing.T, prefix string) string {
 // stopped waits until the process is.
 func (p *nodeProcess) stopped(t *testing.T) {
 	t.Helper()
-	eventually(t, "the node is stopped", func() bool {
-		stat, err := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/stat")
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, state, _ := strings.Cut(string(stat), ") ")
-		return strings.HasPrefix(state, "T")
-	})
+	eventually(t, "the node is stopped", p.isStopped)
+}
+
+func (p *nodeProcess) isStopped() bool {
+	stat, _ := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/stat")
+	_, state, _ := strings.Cut(string(stat), ") ")
+	return strings.HasPrefix(state, "T")
 }
 
 func (p *nodeProcess) signal(t *testing.T, s syscall.Signal) {
@@ -206,13 +206,15 @@ func TestR21StoppedNodeSendsAndSavesNothing(t *testing.T) {
 						p.set(func(p *fakeProvider) { p.late = nil })
 						node := <-stop
 						node.signal(t, syscall.SIGSTOP)
-						stop <- node
+						for !node.isStopped() {
+							time.Sleep(time.Millisecond)
+						}
 						writeJSON(rw, http.StatusOK, map[string]any{"access_token": "at.a.1", "refresh_token": "rt.a.1", "expires_in": 3600})
 					}
 				})
 			}
 			node := startNode(t, task)
-			stop <- node
+			stop <- node // its first request to the token endpoint waits for that
 			node.stopped(t)
 			began := time.Now()
 			if got := w.token("a"); got != want {

@@ -222,6 +222,12 @@ func (c *clock) now() time.Time {
 	return time.Now().Add(c.offset)
 }
 
+func (c *clock) ahead() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.offset
+}
+
 func (c *clock) turn(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

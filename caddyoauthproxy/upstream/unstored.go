@@ -13,6 +13,11 @@ import (
 // Where the operator does not want tokens to be stored, they live in the memory of this process alone. The account itself is in the vault as any
 // other, with its states and leases, but without tokens: whoever finds it so, after a restart or in another process, has the user log in again.
 
+// OneProcess reports whether the tokens of the provider's users are in the memory of the process that got them, so that no other can serve these users: one that
+// shares the vault finds an account without tokens, and ends it as if that process were gone. Such a provider must not be configured with a vault that several
+// nodes share.
+func (p *Provider) OneProcess() bool { return p.config.Unstored }
+
 // maxHeld bounds how many accounts' tokens are in memory; beyond it those are forgotten that were not used for longest.
 const maxHeld = 100_000
 
