@@ -37,10 +37,10 @@ func (m *metrics) timeStore(s tokenstore.Store) *timedStore {
 	return &timedStore{Store: s, get: of("get"), apply: of("apply"), list: of("list"), count: of("count"), due: of("due"), sweep: of("sweep"), deleted: m.deleted}
 }
 
-// done measures an operation that began then. That nothing was there, that somebody else was faster, and that nobody waits any more are answers.
+// done measures an operation that began then. That nothing was there, that somebody else was faster, that the vault is being moved, and that nobody waits any more are answers.
 func (t timed) done(began time.Time, err error) {
 	t.took.Observe(time.Since(began).Seconds())
-	if err != nil && !errors.Is(err, tokenstore.ErrNotFound) && !errors.Is(err, tokenstore.ErrConflict) && !errors.Is(err, context.Canceled) {
+	if err != nil && !errors.Is(err, tokenstore.ErrNotFound) && !errors.Is(err, tokenstore.ErrConflict) && !errors.Is(err, tokenstore.ErrReadOnly) && !errors.Is(err, context.Canceled) {
 		t.failed.Inc()
 	}
 }

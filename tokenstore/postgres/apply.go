@@ -64,7 +64,7 @@ func (s *Store) Apply(ctx context.Context, changes ...tokenstore.Change) error {
 	case outcome == outcomeMade:
 		return nil
 	case outcome == outcomeFrozen:
-		return errFrozen
+		return s.refuse(ctx)
 	case outcome == outcomeOver:
 		return fmt.Errorf("%w: the changes were given up", tokenstore.ErrUnavailable)
 	default:

@@ -37,9 +37,6 @@ const (
 	codeIdle               = "57P05"
 )
 
-// errFrozen refuses what would write.
-var errFrozen = fmt.Errorf("%w: it is read-only", tokenstore.ErrUnavailable)
-
 // errSilent ends an attempt to which the database has not answered.
 var errSilent = errors.New("the database does not answer")
 
