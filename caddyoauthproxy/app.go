@@ -199,10 +199,10 @@ func (a *App) Start() error {
 	}
 	go a.watchExit(g.gone)
 	a.metrics.expect(a.config.proxies, a.config.providers)
-	a.jobs.Go(func() { a.everyMinute(g.server.Maintain) })
-	a.jobs.Go(func() { a.everyMinute(g.server.CarryOutOrders) })
+	a.jobs.Go(func() { a.everyMinute(g, g.server.Maintain) })
+	a.jobs.Go(func() { a.everyMinute(g, g.server.CarryOutOrders) })
 	a.jobs.Go(func() { a.countRecords(g) })
-	a.jobs.Go(func() { a.everyMinute(g.accounts.RetryRevocations) })
+	a.jobs.Go(func() { a.everyMinute(g, g.accounts.RetryRevocations) })
 	interval := a.cleanupInterval()
 	a.metrics.cleansUp(interval)
 	if interval > 0 {
@@ -243,6 +243,7 @@ func (a *App) Cleanup() error {
 		defer cancel()
 		return drainAll(ctx)
 	default:
+		g.leaveBehind(a)
 		time.AfterFunc(lateRequests, g.retire)
 	}
 	return nil

@@ -149,7 +149,8 @@ func (g *gateway) keepAudit(a *App) {
 		stopKeeping()
 		ctx, cancel := context.WithTimeout(context.Background(), auditFlushTime)
 		defer cancel()
-		if err := g.vault.FlushAudit(ctx); err != nil {
+		g.handOver(ctx)
+		if err := g.vault.FlushAudit(ctx); err != nil && !errors.Is(err, tokenstore.ErrReadOnly) {
 			a.auditor.log.Error("the last events could not be written to the audit trail", zap.Error(err))
 		}
 		close(stop)

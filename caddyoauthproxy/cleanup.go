@@ -37,6 +37,9 @@ func (a *App) cleanup(g *gateway, interval time.Duration) {
 			return
 		case <-tick.C:
 		}
+		if f, err := g.frozen(a.ctx); err == nil && f.Frozen() {
+			continue
+		}
 		done, err := g.cleanUp(a.ctx, interval)
 		if a.ctx.Err() != nil {
 			return // the configuration that took this one's place goes on

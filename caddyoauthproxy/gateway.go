@@ -50,6 +50,13 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 			release()
 		}
 	}()
+	frozen, err := tokenstore.MayServe(ctx, store)
+	if err != nil {
+		return nil, fmt.Errorf("oauth_proxy: the vault is not to be served: %w", err)
+	}
+	if frozen.Frozen() {
+		a.log.Error("the vault is read-only: go on with caddy oauth-proxy migrate, or end it with --abort", zap.String("why", frozen.String()))
+	}
 	keys, err := a.encryptionKeys(ctx, store)
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: encryption key: %w", err)
@@ -161,8 +168,8 @@ func clientIP(r *http.Request) string {
 	return ip
 }
 
-// everyMinute has somebody do what is due.
-func (a *App) everyMinute(task func(context.Context) error) {
+// everyMinute has somebody do what is due, while the vault can be written.
+func (a *App) everyMinute(g *gateway, task func(context.Context) error) {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for {
@@ -170,7 +177,10 @@ func (a *App) everyMinute(task func(context.Context) error) {
 		case <-a.done:
 			return
 		case <-tick.C:
-			if err := task(a.ctx); err != nil {
+			if f, err := g.frozen(a.ctx); err == nil && f.Frozen() {
+				continue
+			}
+			if err := task(a.ctx); err != nil && !errors.Is(err, tokenstore.ErrReadOnly) {
 				a.log.Error("maintenance failed", zap.Error(err))
 			}
 		}

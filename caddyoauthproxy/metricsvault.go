@@ -47,9 +47,9 @@ func (t timed) done(began time.Time, err error) {
 	}
 }
 
-// failed tells failures from answers: that nothing was there, that somebody else was faster, and that nobody waits any more are such.
+// failed tells failures from answers: that nothing was there, that somebody else was faster, that the vault is being moved, and that nobody waits any more are such.
 func failed(err error) bool {
-	return err != nil && !errors.Is(err, tokenstore.ErrNotFound) && !errors.Is(err, tokenstore.ErrConflict) && !errors.Is(err, context.Canceled)
+	return err != nil && !errors.Is(err, tokenstore.ErrNotFound) && !errors.Is(err, tokenstore.ErrConflict) && !errors.Is(err, tokenstore.ErrReadOnly) && !errors.Is(err, context.Canceled)
 }
 
 // Get implements tokenstore.Store.

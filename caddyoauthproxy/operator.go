@@ -12,16 +12,8 @@ import (
 
 // newOperator makes what operators use, of a gateway that is otherwise put together.
 func newOperator(a *App, g *gateway) (*operator.Server, error) {
-	storage := operator.Storage{Keys: len(a.EncryptionKeys)}
-	if m, ok := a.vault.(caddy.Module); ok {
-		storage.Module = m.CaddyModule().ID.Name()
-	}
-	switch v := a.vault.(type) {
-	case *BboltVault:
-		storage.Path = v.Path
-	case *PostgresVault:
-		storage.Hosts, storage.Database, storage.Schema = v.storage.Hosts, v.storage.Database, v.storage.Schema
-	}
+	storage := storageOf(a.vault)
+	storage.Keys = len(a.EncryptionKeys)
 	return operator.New(operator.Options{
 		Issuer:    a.config.issuer,
 		Gateway:   g.server,
@@ -33,12 +25,33 @@ func newOperator(a *App, g *gateway) (*operator.Server, error) {
 		SignedIn:  g.server.SignedIn,
 		ClientIP:  clientIP,
 		Assistant: a.assistant(),
-		Pages:     a.config.pages,
+		Migrations: operator.Migrations{
+			Begin: func(ctx context.Context, n operator.NewMigration) (*operator.Migration, error) {
+				return a.beginMigration(ctx, g, n)
+			},
+			Show:  func(ctx context.Context) (*operator.Migration, error) { return showMigration(ctx, g) },
+			Abort: func(ctx context.Context) (*operator.Migration, error) { return a.abortMigration(ctx, g) },
+		},
+		Pages: a.config.pages,
 
 		NoConnections: a.Connections.Off,
 
 		Logger: a.log.Named("operator"),
 	})
+}
+
+// storageOf says where a vault is.
+func storageOf(v Vault) (s operator.Storage) {
+	if m, ok := v.(caddy.Module); ok {
+		s.Module = m.CaddyModule().ID.Name()
+	}
+	switch v := v.(type) {
+	case *BboltVault:
+		s.Path = v.Path
+	case *PostgresVault:
+		s.Hosts, s.Database, s.Schema = v.storage.Hosts, v.storage.Database, v.storage.Schema
+	}
+	return s
 }
 
 // newAdminPages makes the pages of operators.

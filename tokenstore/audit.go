@@ -221,7 +221,7 @@ func (v *Vault) keepChained(ctx context.Context) {
 }
 
 func (t *trail) failed(err error) {
-	if t.Failed != nil && !errors.Is(err, ErrClosed) {
+	if t.Failed != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrReadOnly) {
 		t.Failed(err)
 	}
 }
@@ -306,4 +306,16 @@ func (v *Vault) nextNoted(ctx context.Context) (batch []*Event, unsure bool) {
 	}
 	t.unsure = min(len(t.noted), noteBatch)
 	return append([]*Event(nil), t.noted[:t.unsure]...), false
+}
+
+// TakeNoted takes out the noted events that are not written yet, for another vault on the same records to note.
+func (v *Vault) TakeNoted() []*Event {
+	t := v.trail
+	t.writing.Lock()
+	defer t.writing.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	noted := t.noted
+	t.noted, t.unsure = nil, 0
+	return noted
 }

@@ -42,6 +42,7 @@ const (
 
 	EventSigningKeyRotated = "signing_key.rotated"
 	EventVaultTampered     = "vault.tampered"
+	EventVaultMove         = "vault.move" // to another store: begun, and how it ended
 	EventConfigLoaded      = "config.loaded"
 	EventConfigApplied     = "config.applied" // by an operator, from the configuration assistant
 	EventAuditDropped      = "audit.dropped"
@@ -60,6 +61,6 @@ func EventTypes() []string {
 		EventSignInFinished, EventSignInEnded,
 		EventUpstreamRefreshed, EventUpstreamRefused, EventUpstreamLost, EventUpstreamRevoked, EventUpstreamRevokeGivenUp,
 		EventAPIKeyCreated, EventAPIKeyRevoked,
-		EventSigningKeyRotated, EventVaultTampered, EventConfigLoaded, EventConfigApplied, EventAuditDropped,
+		EventSigningKeyRotated, EventVaultTampered, EventVaultMove, EventConfigLoaded, EventConfigApplied, EventAuditDropped,
 	}
 }

@@ -28,6 +28,9 @@ const (
 	// FreezeMoving refuses them all. What is read is what is copied.
 	FreezeMoving FreezeState = "moving"
 
+	// FreezeEnding is the same, once the copy was compared: from here on the other store may be in use, and there is no way back but moving.
+	FreezeEnding FreezeState = "ending"
+
 	// FreezeMoved is that of a store whose vault is in another one now.
 	FreezeMoved FreezeState = "moved"
 
@@ -93,7 +96,7 @@ func ParseFreeze(text string) (Freeze, error) {
 		return f, fmt.Errorf("%w: it is frozen, and the reason cannot be read", ErrUnavailable)
 	}
 	switch f.State {
-	case FreezeDraining, FreezeMoving, FreezeMoved, FreezeFilling:
+	case FreezeDraining, FreezeMoving, FreezeEnding, FreezeMoved, FreezeFilling:
 		return f, nil
 	}
 	return f, fmt.Errorf("%w: it is frozen in a way that this release does not know (%q); use the release that froze it, or a newer one", ErrUnavailable, clip(string(f.State)))
@@ -103,7 +106,7 @@ func ParseFreeze(text string) (Freeze, error) {
 type Movable interface {
 	Store
 
-	// Freeze takes the store from one state to another, either of which may be the zero value; ErrConflict says that it is in another than was. It is durable, holds on all
+	// Freeze takes the store from one state to another, either of which may be the zero value; ErrConflict says that it is in neither. It is durable, holds on all
 	// nodes, and waits for Applies that run: when it has returned, every further one is judged by the new state. Reads go on as before in all states.
 	Freeze(ctx context.Context, was, now Freeze) error
 
@@ -149,7 +152,7 @@ func MayServe(ctx context.Context, s Store) (f Freeze, err error) {
 		return f, err
 	}
 	switch f.State {
-	case FreezeDraining, FreezeMoving:
+	case FreezeDraining, FreezeMoving, FreezeEnding:
 		return f, nil
 	case FreezeFilling:
 		return f, errors.New(f.String() + ", and that was not finished: run `caddy oauth-proxy migrate` again on the gateway that it is filled from, or empty it")

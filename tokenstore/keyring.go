@@ -66,6 +66,16 @@ func Initialized(ctx context.Context, s Store) (bool, error) {
 	return err == nil, err
 }
 
+// CheckKeys returns ErrWrongKey where none of the keys opens the vault in the store. It writes nothing.
+func CheckKeys(ctx context.Context, s Store, keys []RootKey) error {
+	row, err := s.Get(ctx, KindKeyring, keyringRow)
+	if err != nil {
+		return fmt.Errorf("keyring: %w", err)
+	}
+	_, _, err = unsealRing(row, keys)
+	return err
+}
+
 // openKeyring reads the ring, or makes it where the store is empty.
 func openKeyring(ctx context.Context, s Store, keys []RootKey, now time.Time) (*keyring, error) {
 	row, err := s.Get(ctx, KindKeyring, keyringRow)

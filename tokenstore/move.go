@@ -102,7 +102,7 @@ func (m *Move) checkSource(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s: %w", m.Source, err)
-	case !f.Frozen(), f.To == m.Target && (f.State == FreezeDraining || f.State == FreezeMoving):
+	case !f.Frozen(), f.To == m.Target && (f.State == FreezeDraining || f.State == FreezeMoving || f.State == FreezeEnding):
 		return nil
 	default:
 		return noMove("%s: %s", m.Source, f)
@@ -139,16 +139,14 @@ func (m *Move) checkTarget(ctx context.Context) (f Freeze, whole bool, err error
 // checkWhole returns why a target with a vault that may be served is not the end of this move.
 func (m *Move) checkWhole(ctx context.Context) error {
 	f, err := m.From.Frozen(ctx)
-	if err != nil {
+	switch {
+	case err != nil:
 		return fmt.Errorf("%s: %w", m.Source, err)
+	case f.State == FreezeEnding && f.To == m.Target:
+		return nil
+	default:
+		return noMove("%s holds a vault that is served, or was, and has not been moved away; empty it, or name another", m.Target)
 	}
-	if f.State == FreezeMoving && f.To == m.Target {
-		kinds, err := m.compare(ctx)
-		if err != nil || Different(kinds) == nil {
-			return err
-		}
-	}
-	return noMove("%s holds a vault that is served, or was, and has not been moved away; empty it, or name another", m.Target)
 }
 
 // Run moves the vault, and returns what was compared. When it has returned without an error, the target can be served, and the source is served read-only for as long as it is
@@ -161,8 +159,8 @@ func (m *Move) Run(ctx context.Context) ([]MovedKind, error) {
 	if err != nil {
 		return nil, err
 	}
-	if whole {
-		return m.end(ctx)
+	if source, err := m.From.Frozen(ctx); whole || err == nil && source.State == FreezeEnding {
+		return nil, m.finish(ctx)
 	}
 	if err := m.begin(ctx, filling); err != nil {
 		return nil, err
@@ -316,34 +314,37 @@ func (m *Move) Thaw(ctx context.Context) error {
 	return nil
 }
 
-// end ends a move of which the source was not told.
-func (m *Move) end(ctx context.Context) ([]MovedKind, error) {
-	kinds, err := m.compare(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return kinds, m.finish(ctx)
-}
-
 // finish has the target served, and then the source no more. From here on nothing is undone: the target may be in use. Run again, it goes on.
 func (m *Move) finish(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 	defer cancel()
+	f, err := m.From.Frozen(ctx)
+	if err == nil && f.State != FreezeEnding {
+		if f.State != FreezeMoving || f.To != m.Target {
+			return noMove("%s was written again meanwhile: somebody ended the migration", m.Source)
+		}
+		ending := m.state(FreezeEnding)
+		err = m.From.Freeze(ctx, f, ending)
+		f = ending
+	}
+	if err != nil {
+		return m.unfinished(m.Source, err)
+	}
 	target, err := m.To.Frozen(ctx)
 	if err == nil && target.State == FreezeFilling {
 		err = m.To.Freeze(ctx, target, Freeze{})
 	}
 	if err != nil {
-		return fmt.Errorf("everything was copied, and is the same; the source remains read-only until the move is run again: %s: %w", m.Target, err)
+		return m.unfinished(m.Target, err)
 	}
-	source, err := m.From.Frozen(ctx)
-	if err == nil {
-		err = m.From.Freeze(ctx, source, m.state(FreezeMoved))
-	}
-	if err != nil {
-		return fmt.Errorf("everything was copied, and is the same; the source remains read-only until the move is run again: %s: %w", m.Source, err)
+	if err := m.From.Freeze(ctx, f, m.state(FreezeMoved)); err != nil {
+		return m.unfinished(m.Source, err)
 	}
 	return nil
+}
+
+func (*Move) unfinished(where string, err error) error {
+	return fmt.Errorf("everything was copied, and is the same; the source remains read-only until the move is run again: %s: %w", where, err)
 }
 
 func (m *Move) tell(step MoveStep, kind Kind, done, total int) {

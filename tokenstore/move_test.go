@@ -477,7 +477,7 @@ func (c cutting) Freeze(ctx context.Context, was, now tokenstore.Freeze) error {
 func TestMoveThatFailsAnywhereIsRunAgain(t *testing.T) {
 	t.Parallel()
 	for _, of := range []string{"source", "target"} {
-		for at := 1; at <= 4; at++ {
+		for at := 1; at <= 5; at++ {
 			for _, after := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s %d %t", of, at, after), func(t *testing.T) {
 					t.Parallel()
@@ -518,7 +518,7 @@ func TestTargetThatWasUsedAlreadyIsNotOverwritten(t *testing.T) {
 	t.Parallel()
 	w := newMoveWorld(t)
 	populate(t, w.from, 5)
-	m, at := w.move(), 3
+	m, at := w.move(), 4
 	m.From = cutting{Store: w.from, at: &at} // which is not told that the move has ended
 	if _, err := m.Run(t.Context()); !errors.Is(err, errCut) {
 		t.Fatal(err)
@@ -527,13 +527,45 @@ func TestTargetThatWasUsedAlreadyIsNotOverwritten(t *testing.T) {
 	if err := w.to.Apply(t.Context(), tokenstore.Change{Op: tokenstore.OpInsert, Row: tokenstore.Row{Kind: tokenstore.KindGrant, ID: "used", Version: 1}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.move().Run(t.Context()); !errors.Is(err, tokenstore.ErrMove) {
-		t.Errorf("Run = %v", err)
+	wantState(t, w.from, tokenstore.FreezeEnding)
+	if err := w.move().Thaw(t.Context()); err != nil {
+		t.Error(err)
 	}
+	wantState(t, w.from, tokenstore.FreezeEnding) // nothing thaws it now
+	w.run(w.move())
 	if _, err := w.to.Get(t.Context(), tokenstore.KindGrant, "used"); err != nil {
 		t.Error(err)
 	}
-	wantState(t, w.from, tokenstore.FreezeMoving)
+	wantState(t, w.from, tokenstore.FreezeMoved)
+}
+
+// aborting thaws the source when everything was copied and compared, as another node does that is told to abort.
+type aborting struct {
+	*bbolt.Store
+	when tokenstore.FreezeState
+}
+
+func (a aborting) Freeze(ctx context.Context, was, now tokenstore.Freeze) error {
+	if now.State == a.when {
+		if err := a.Store.Freeze(ctx, was, tokenstore.Freeze{}); err != nil {
+			return err
+		}
+	}
+	return a.Store.Freeze(ctx, was, now)
+}
+
+func TestMoveThatIsAbortedElsewhereIsNotFinished(t *testing.T) {
+	t.Parallel()
+	w := newMoveWorld(t)
+	populate(t, w.from, 5)
+	m := w.move()
+	m.From = aborting{w.from, tokenstore.FreezeEnding}
+	if _, err := m.Run(t.Context()); !errors.Is(err, tokenstore.ErrConflict) {
+		t.Errorf("Run = %v; want ErrConflict", err)
+	}
+	wantState(t, w.from, "")
+	wantState(t, w.to, tokenstore.FreezeFilling)
+	w.run(w.move())
 }
 
 func TestCancelledMoveLeavesTheSourceAsItWas(t *testing.T) {

@@ -10,7 +10,10 @@ import (
 const (
 	// moveRows and moveBytes bound what is read and written at once: rows are small in general, and a segment of the audit trail may have a megabyte.
 	moveRows  = 500
-	moveBytes = 8 << 20
+	moveBytes = 2 << 20
+
+	// firstRows is how many rows are read to learn how large they are.
+	firstRows = 10
 )
 
 // rowCursor reads all rows of a kind, ordered by id.
@@ -24,7 +27,7 @@ type rowCursor struct {
 }
 
 func newRowCursor(s Store, kind Kind) *rowCursor {
-	return &rowCursor{store: s, kind: kind, size: moveRows}
+	return &rowCursor{store: s, kind: kind, size: firstRows}
 }
 
 // next returns the next row, nil behind the last.

@@ -14,7 +14,7 @@ const outcomeTime = 2 * time.Second
 // told that they failed would do again what is done. A sealed value has a random nonce, so that a row that holds ours was written by us.
 func (v *Vault) apply(ctx context.Context, changes []Change) error {
 	err := v.store.Apply(ctx, changes...)
-	if !errors.Is(err, ErrUnavailable) || ctx.Err() != nil {
+	if !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrReadOnly) || ctx.Err() != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, outcomeTime)

@@ -64,6 +64,9 @@ func (s *Server) routes() []route {
 		{"GET", "/proxies", nil, s.listProxies},
 		{"GET", "/providers", nil, s.listProviders},
 		{"GET", "/vault", nil, s.showVault},
+		{"GET", "/migration", nil, s.showMigration},
+		{"POST", "/migration", nil, s.beginMigration},
+		{"DELETE", "/migration", nil, s.abortMigration},
 		{"POST", "/assistant", nil, s.assist},
 	}
 }
@@ -255,6 +258,9 @@ func (s *Server) explain(r *http.Request, err error) *authserver.Error {
 	case ok:
 	case errors.Is(err, tokenstore.ErrNotFound):
 		e = &authserver.Error{Status: http.StatusNotFound, Code: "not_found", Description: "there is nothing of this id"}
+	case errors.Is(err, tokenstore.ErrReadOnly):
+		e = &authserver.Error{Status: http.StatusServiceUnavailable, Code: "temporarily_unavailable", Description: "nothing was changed: " + err.Error() +
+			"; try again when that is done, or end it with caddy oauth-proxy migrate --abort"}
 	case authserver.VaultFault(err):
 		e = &authserver.Error{Status: http.StatusServiceUnavailable, Code: "temporarily_unavailable", Description: "the gateway cannot reach its vault at the moment; try again"}
 	default:

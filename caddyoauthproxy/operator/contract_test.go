@@ -166,6 +166,8 @@ func TestT79T80AnswersAreAsDescribedAndHoldNoSecret(t *testing.T) {
 		{"GET", "/audit/verify", "/audit/verify"},
 		{"POST", "/assistant", "/assistant", `{"template":"github","client_id":"Iv1.abc"}`},
 		{"GET", "/stats", "/stats"}, {"GET", "/proxies", "/proxies"}, {"GET", "/providers", "/providers"}, {"GET", "/vault", "/vault"},
+		{"GET", "/migration", "/migration"}, {"POST", "/migration", "/migration", `{"vault":{"module":"bbolt","path":"/new.db"}}`},
+		{"POST", "/migration", "/migration", `{"vault":{"module":"bbolt"},"encryption_keys":["{env.KEY}"],"dry_run":true}`}, {"DELETE", "/migration", "/migration"},
 	} {
 		see(r[0], r[1], r[2], r[3])
 		done[r[0]+" "+r[1]] = true

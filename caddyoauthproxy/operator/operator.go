@@ -50,6 +50,9 @@ type Options struct {
 	// ClientIP is the address that a request to the site came from. Default: the peer's.
 	ClientIP func(*http.Request) string
 
+	// Migrations move the vault.
+	Migrations Migrations
+
 	// Assistant writes configuration.
 	Assistant *Assistant
 
@@ -148,7 +151,7 @@ func asOperator(r *http.Request) context.Context {
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
 		actor.ID = r.TLS.PeerCertificates[0].Subject.String()
 	}
-	return tokenstore.WithAddress(tokenstore.WithActor(r.Context(), actor), peer(r))
+	return context.WithValue(tokenstore.WithAddress(tokenstore.WithActor(r.Context(), actor), peer(r)), endpointKey{}, true)
 }
 
 // peer is the address at the other end of the connection; as it stands where that is a Unix socket.

@@ -108,7 +108,8 @@ func newWorldOn(t *testing.T, behind func(tokenstore.Store) tokenstore.Store) *w
 		Assistant: operator.NewAssistant(operator.AssistantOptions{
 			Issuer: issuer.String(), Check: func(*operator.Addition) []operator.Problem { return nil }, Adapt: func(string) ([]byte, error) { return []byte("{}"), nil },
 		}),
-		Storage: operator.Storage{Module: "bbolt", Path: "/var/lib/caddy/vault.db", Keys: 1},
+		Migrations: migrationsOfTests(),
+		Storage:    operator.Storage{Module: "bbolt", Path: "/var/lib/caddy/vault.db", Keys: 1},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -19,7 +19,11 @@ func (s *Store) Freeze(ctx context.Context, was, now tokenstore.Freeze) error {
 		if err != nil {
 			return err
 		}
-		if string(meta.Get([]byte(freezeKey))) != was.Text() {
+		switch string(meta.Get([]byte(freezeKey))) {
+		case now.Text():
+			return nil
+		case was.Text():
+		default:
 			return fmt.Errorf("freeze: %w", tokenstore.ErrConflict)
 		}
 		if !now.Frozen() {

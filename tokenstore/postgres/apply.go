@@ -3,6 +3,7 @@ package postgres
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -61,12 +62,14 @@ func (s *Store) Apply(ctx context.Context, changes ...tokenstore.Change) error {
 	s.send(p)
 	select {
 	case <-p.done:
-		return p.result()
 	case <-ctx.Done():
 	}
 	select {
 	case <-p.done:
-		return p.result()
+		if err := p.result(); !errors.Is(err, tokenstore.ErrReadOnly) {
+			return err
+		}
+		return s.refuse(ctx)
 	default:
 		return context.Cause(ctx)
 	}
@@ -80,7 +83,7 @@ func (p *pending) result() error {
 	case p.outcome == outcomeMade:
 		return nil
 	case p.outcome == outcomeFrozen:
-		return errFrozen
+		return tokenstore.ErrReadOnly
 	case p.outcome == outcomeOver:
 		return fmt.Errorf("%w: the changes were given up", tokenstore.ErrUnavailable)
 	default:

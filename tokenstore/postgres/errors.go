@@ -37,9 +37,6 @@ const (
 	codeIdle               = "57P05"
 )
 
-// errFrozen refuses what would write.
-var errFrozen = fmt.Errorf("%w: it is read-only", tokenstore.ErrUnavailable)
-
 // refusal is an error that waiting does not help against, in words for the operator.
 type refusal struct{ error }
 

@@ -26,7 +26,7 @@ func (s *Store) Sweep(ctx context.Context, kind tokenstore.Kind, before time.Tim
 			return total, err
 		}
 		if gone == nil {
-			return total, errFrozen
+			return total, s.refuse(ctx)
 		}
 		for _, id := range *gone {
 			s.forget(tokenstore.Row{Kind: kind, ID: id})

@@ -73,7 +73,7 @@ func testFrozen(t *testing.T, s tokenstore.Movable) {
 	mustApply(t, s, insert(r), insert(refreshing))
 	was := tokenstore.Freeze{}
 	wantFrozen(t, s, was)
-	for _, state := range []tokenstore.FreezeState{tokenstore.FreezeMoving, tokenstore.FreezeMoved, tokenstore.FreezeFilling} {
+	for _, state := range []tokenstore.FreezeState{tokenstore.FreezeMoving, tokenstore.FreezeEnding, tokenstore.FreezeMoved, tokenstore.FreezeFilling} {
 		f := frozenAs(state)
 		mustFreeze(t, s, was, f)
 		was = f
@@ -159,6 +159,7 @@ func testFreezeFrom(t *testing.T, s tokenstore.Movable) {
 	wantLost(elsewhere, moving, draining)
 	wantLost(tokenstore.Freeze{}, moving, draining)
 	mustFreeze(t, s, draining, moving)
+	mustFreeze(t, s, draining, moving) // as by who lost the answer
 	wantLost(draining, tokenstore.Freeze{}, moving)
 }
 
