@@ -55,6 +55,9 @@ func ask[T any](ctx context.Context, s *Store, m manner, query func(ctx context.
 	collisions, breaks, pause := 0, 0, retryFirst
 	for bounded.Err() == nil {
 		if err := s.outage.await(bounded, !m.hasty && !m.once); err != nil {
+			if last != nil && errors.Is(err, errGone) {
+				err = fmt.Errorf("%w: %w", err, explain(last))
+			}
 			if bounded.Err() == nil {
 				return none, translate(ctx, err)
 			}

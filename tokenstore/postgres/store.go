@@ -1,4 +1,10 @@
 // Package postgres keeps a vault's rows in a schema of a PostgreSQL database, for any number of processes.
+//
+// The role that connects is no superuser. It makes the schema, for which it needs CREATE on the database; or the schema is there, and it needs CREATE and USAGE on that. What it
+// makes it owns, and it needs no more. All nodes connect as the same role.
+//
+// Statements are prepared. A proxy that gives every transaction another connection may not bear that: default_query_exec_mode=exec in the connection string prepares none, and
+// makes no settings of connections but their name. Otherwise each has the limits of a call, and synchronous_commit=on, unless the connection string says otherwise.
 package postgres
 
 import (
