@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
@@ -28,12 +26,17 @@ type batch struct {
 	states, refs   []string
 	due, deletions []*int64
 	seals          [][]byte
+	size           int // bytes, about
 }
 
-// Apply implements tokenstore.Store. It is one call of the function apply. When the connection is lost during that, nobody knows whether the changes were made; so the call is
-// repeated under the same number, and the database says whether they had been.
+// Apply implements tokenstore.Store. It is one call of the function apply, or one of several that share a transaction, and so a sync of the server's disk. When the connection
+// is lost meanwhile, nobody knows whether the changes were made; so the call is repeated under the same number, and the database says whether they had been.
 func (s *Store) Apply(ctx context.Context, changes ...tokenstore.Change) error {
-	if err := s.usable(ctx); err != nil {
+	if err := s.begin(); err != nil {
+		return err
+	}
+	defer s.running.Done()
+	if err := context.Cause(ctx); err != nil {
 		return err
 	}
 	if err := tokenstore.CheckChanges(changes); err != nil {
@@ -42,35 +45,46 @@ func (s *Store) Apply(ctx context.Context, changes ...tokenstore.Change) error {
 	if len(changes) == 0 {
 		return nil
 	}
-	b := newBatch(changes)
-	ctx, cancel := context.WithTimeoutCause(ctx, s.wait, fmt.Errorf("%w: the changes could not be made within %s", tokenstore.ErrUnavailable, s.wait))
-	defer cancel()
-	slot, err := s.slot(ctx)
-	if err != nil {
+	if err := s.enter(); err != nil {
 		return err
 	}
-	defer func() { s.slots <- slot }()
-	sequence := s.count.Add(1)
-	defer func() {
-		for _, c := range changes {
-			s.forget(c.Row)
-		}
-	}()
-	outcome, err := ask(ctx, s, manner{lane: s.writing}, func(ctx context.Context, c *pgxpool.Conn) (outcome int, err error) {
-		err = c.QueryRow(ctx, s.applySQL, s.node, slot, sequence, b.ops, b.kinds, b.ids, b.versions, b.states, b.refs, b.due, b.deletions, b.seals).Scan(&outcome)
-		return outcome, err
-	})
+	defer s.leave()
+	ctx, cancel := context.WithTimeoutCause(ctx, s.wait, fmt.Errorf("%w: the changes could not be made within %s", tokenstore.ErrUnavailable, s.wait))
+	defer cancel()
+	p := &pending{batch: newBatch(changes), ctx: ctx, done: make(chan struct{})}
+	select {
+	case p.slot = <-s.slots:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	p.sequence = s.count.Add(1)
+	s.send(p)
+	select {
+	case <-p.done:
+		return p.result()
+	case <-ctx.Done():
+	}
+	select {
+	case <-p.done:
+		return p.result()
+	default:
+		return context.Cause(ctx)
+	}
+}
+
+// result is how an Apply ended.
+func (p *pending) result() error {
 	switch {
-	case err != nil:
-		return err
-	case outcome == outcomeMade:
+	case p.err != nil:
+		return p.err
+	case p.outcome == outcomeMade:
 		return nil
-	case outcome == outcomeFrozen:
+	case p.outcome == outcomeFrozen:
 		return errFrozen
-	case outcome == outcomeOver:
+	case p.outcome == outcomeOver:
 		return fmt.Errorf("%w: the changes were given up", tokenstore.ErrUnavailable)
 	default:
-		return fmt.Errorf("%s %s: %w", b.kinds[outcome-1], b.ids[outcome-1], tokenstore.ErrConflict)
+		return fmt.Errorf("%s %s: %w", p.kinds[p.outcome-1], p.ids[p.outcome-1], tokenstore.ErrConflict)
 	}
 }
 
@@ -92,22 +106,9 @@ func newBatch(changes []tokenstore.Change) *batch {
 		b.states, b.refs = append(b.states, row.State), append(b.refs, strings.Join(row.Refs, " "))
 		b.due, b.deletions = append(b.due, millis(row.Due)), append(b.deletions, millis(row.DeleteAfter))
 		b.seals = append(b.seals, append([]byte{}, row.Sealed...))
+		b.size += len(row.Sealed) + len(b.refs[len(b.refs)-1])
 	}
 	return b
-}
-
-// slot waits for a number under which this node applies nothing at the moment.
-func (s *Store) slot(ctx context.Context) (int32, error) {
-	if err := s.enter(); err != nil {
-		return 0, err
-	}
-	defer s.leave()
-	select {
-	case slot := <-s.slots:
-		return slot, nil
-	case <-ctx.Done():
-		return 0, context.Cause(ctx)
-	}
 }
 
 // millis is a time of the database.

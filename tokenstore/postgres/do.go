@@ -55,6 +55,9 @@ func ask[T any](ctx context.Context, s *Store, m manner, query func(ctx context.
 	collisions, breaks, pause := 0, 0, retryFirst
 	for bounded.Err() == nil {
 		if err := s.outage.await(bounded, !m.hasty && !m.once); err != nil {
+			if last != nil && errors.Is(err, errGone) {
+				err = fmt.Errorf("%w: %w", err, explain(last))
+			}
 			if bounded.Err() == nil {
 				return none, translate(ctx, err)
 			}
@@ -72,7 +75,7 @@ func ask[T any](ctx context.Context, s *Store, m manner, query func(ctx context.
 			continue
 		case !unreachable(err):
 			return none, translate(ctx, err)
-		case bounded.Err() == nil || last == nil:
+		case last == nil || telling(err) || bounded.Err() == nil && !telling(last): // the last attempt may have been cut short
 			last = err
 		}
 		s.outage.suspect()
@@ -82,7 +85,7 @@ func ask[T any](ctx context.Context, s *Store, m manner, query func(ctx context.
 		case m.once:
 			return none, translate(ctx, err)
 		}
-		if breaks++; errors.As(err, new(*pgconn.ConnectError)) || breaks > cap(s.slots) { // others than this connection may be fine
+		if breaks++; errors.As(err, new(*pgconn.ConnectError)) || breaks > int(s.pool.Config().MaxConns) { // others than this connection may be fine
 			wait(bounded, about(pause))
 			pause = min(2*pause, retryMost)
 		}

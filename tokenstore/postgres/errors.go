@@ -76,6 +76,9 @@ func unreachable(err error) bool {
 	}
 }
 
+// telling reports whether an error is what the server said, or is about it, and not only that nothing was heard.
+func telling(err error) bool { return code(err) != "" || errors.Is(err, errReadOnlyServer) }
+
 // collided reports whether others were in the way, and all was undone.
 func collided(err error) bool {
 	c := code(err)

@@ -264,6 +264,24 @@ func TestSwallowedNetwork(t *testing.T) {
 	wantRecall(t, s, "a", 1)
 }
 
+// A Recall that has begun on a connection that is dead does not wait for that when the database is found gone.
+func TestRecallAnswersAsSoonAsTheDatabaseIsGone(t *testing.T) {
+	t.Parallel()
+	const wait = 30 * time.Second
+	connection := testpg.Database(t)
+	p := newProxy(t, testpg.Shared(t).Address())
+	s := openStore(t, Options{Connection: p.through(t, connection), Wait: wait, MaxStale: time.Minute})
+	mustApply(t, s, insertGrant("a"))
+	remembers(t, s, "a", 1)
+	p.swallow(true)
+	eventually(t, "deaf", func() bool { return !s.Status().Listening })
+	start := time.Now()
+	wantRecall(t, s, "a", 1)
+	if took := time.Since(start); took > deadline+2*quickTry+busy {
+		t.Errorf("Recall took %s", took)
+	}
+}
+
 // Only the connections that there are were swallowed, as by a firewall that has forgotten them.
 func TestConnectionsThatDiedInSilenceAreLeft(t *testing.T) {
 	t.Parallel()

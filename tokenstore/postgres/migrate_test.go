@@ -77,7 +77,7 @@ func TestNodesThatStartTogetherMakeTheSchemaOnce(t *testing.T) {
 func TestSchemasOfOneDatabaseAreApart(t *testing.T) {
 	t.Parallel()
 	connection := testpg.Database(t)
-	names := []string{"", "Other", `with "quotes" and 'more'`, "ünïcode; DROP SCHEMA oauth_proxy CASCADE", "select"}
+	names := []string{"", "Other", `a$b%s%1$s@name@\\`, `with "quotes" and 'more'`, "ünïcode; DROP SCHEMA oauth_proxy CASCADE", "select"}
 	for _, name := range names {
 		s := open(t, postgres.Options{Connection: connection, Schema: name})
 		if err := s.Apply(t.Context(), insert("id", name)); err != nil {
@@ -106,6 +106,7 @@ func TestSchemaThatIsNotOursIsRefused(t *testing.T) {
 		"of another program's words": {sql: []string{"CREATE SCHEMA oauth_proxy", "CREATE TABLE oauth_proxy.meta (key text, value text)"}, words: []string{"another program"}},
 		"PostgreSQL's":               {schema: "pg_vault", words: []string{"pg_vault", "PostgreSQL's own", "name another"}},
 		"too long":                   {schema: strings.Repeat("x", 64), words: []string{"1 to 63 bytes"}},
+		"what ends a function":       {schema: "a$$b", words: []string{"must not contain $$"}},
 		"no text":                    {schema: "a\x00b", words: []string{"must be text"}},
 	} {
 		t.Run(name, func(t *testing.T) {

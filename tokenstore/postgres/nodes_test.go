@@ -396,3 +396,23 @@ func BenchmarkRecall(b *testing.B) {
 		}
 	})
 }
+
+// What was changed while nobody listened is not in a memory that was filled before.
+func TestMemoryBeginsAnewWithTheListener(t *testing.T) {
+	t.Parallel()
+	connection := testpg.Database(t)
+	p := newProxy(t, testpg.Shared(t).Address())
+	here := openStore(t, Options{Connection: connection, Listen: p.through(t, connection)})
+	there := openStore(t, Options{Connection: connection})
+	mustApply(t, there, insertGrant("a"))
+	remembers(t, here, "a", 1)
+	p.swallow(true)
+	eventually(t, "deaf", func() bool { return !here.Status().Listening })
+	if !here.memory.has(grantKey("a")) {
+		t.Fatal("the row is not in memory, for when the database is gone")
+	}
+	mustApply(t, there, updateGrant("a", 2))
+	p.restore()
+	wantListening(t, here)
+	wantRecall(t, here, "a", 2)
+}

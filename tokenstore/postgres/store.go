@@ -1,4 +1,10 @@
 // Package postgres keeps a vault's rows in a schema of a PostgreSQL database, for any number of processes.
+//
+// The role that connects is no superuser. It makes the schema, for which it needs CREATE on the database; or the schema is there, and it needs CREATE and USAGE on that. What it
+// makes it owns, and it needs no more. All nodes connect as the same role.
+//
+// Statements are prepared. A proxy that gives every transaction another connection may not bear that: default_query_exec_mode=exec in the connection string prepares none, and
+// makes no settings of connections but their name. Otherwise each has the limits of a call, and synchronous_commit=on, unless the connection string says otherwise.
 package postgres
 
 import (
@@ -69,8 +75,9 @@ type Store struct {
 	node  int64        // tells this Store's Applies from others', see apply
 	count atomic.Int64 // of its Applies
 	slots chan int32   // numbers under which it may apply at the moment
+	queue queue
 
-	getSQL, applySQL, sweepSQL string
+	getSQL, listSQL, countSQL, dueSQL, aheadSQL, applySQL, sweepSQL string
 
 	config   *pgx.ConnConfig // of connections beside the pool's
 	password func(ctx context.Context, c *pgx.ConnConfig) error
@@ -113,7 +120,7 @@ func open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{pool: pool, name: o.Schema, schema: quote(o.Schema), wait: o.Wait, logger: o.Logger, slots: make(chan int32, pool.Config().MaxConns)}
+	s := &Store{pool: pool, name: o.Schema, schema: quote(o.Schema), wait: o.Wait, logger: o.Logger, slots: make(chan int32, maxSlots)}
 	s.config, s.password, s.maxStale, s.sockets = pool.Config().ConnConfig, o.password, o.MaxStale, sockets
 	s.ears = newSockets()
 	s.writing, s.rating = make(chan struct{}, max(1, o.MaxConns-o.MaxConns/4-1)), make(chan struct{}, max(1, o.MaxConns/4))
@@ -123,13 +130,17 @@ func open(ctx context.Context, o Options) (*Store, error) {
 	if err := s.connectListener(o); err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	for slot := range pool.Config().MaxConns {
+	for slot := range int32(maxSlots) {
 		s.slots <- slot
 	}
 	var node [8]byte
 	_, _ = rand.Read(node[:])                        // never fails
 	s.node = int64(binary.BigEndian.Uint64(node[:])) //nolint:gosec // any number will do
 	s.getSQL = "SELECT " + columns + " FROM " + s.schema + ".rows WHERE kind = $1::text AND id = $2::text"
+	s.listSQL = "SELECT " + columns + " FROM " + s.schema + ".page($1::text, $2::text[], $3::text, $4::integer) ORDER BY id"
+	s.countSQL = "SELECT " + s.schema + ".tally($1::text, $2::text[])"
+	s.dueSQL = "SELECT " + columns + " FROM " + s.schema + ".overdue($1::text, $2::bigint, $3::integer) ORDER BY due, id"
+	s.aheadSQL = "SELECT " + s.schema + ".ahead($1::bigint, $2::integer[], $3::text[], $4::text[])"
 	s.applySQL = "SELECT " + s.schema + ".apply($1::bigint, $2::integer, $3::bigint, $4::integer[], $5::text[], $6::text[], $7::bigint[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::bytea[])"
 	s.sweepSQL = "SELECT " + s.schema + ".sweep($1::text, $2::bigint, $3::integer)"
 	if err := s.prepare(ctx); err != nil {
