@@ -229,19 +229,29 @@ func TestVaultIsMovedBackAndForth(t *testing.T) {
 		}
 		var changes []tokenstore.Change
 		for name, r := range rowsOf(t, at) {
-			switch random.IntN(6) {
-			case 0:
+			switch n := random.IntN(6); {
+			case r.ID == "again":
+			case n == 0:
 				changes = append(changes, tokenstore.Change{Op: tokenstore.OpDelete, Row: r})
-			case 1:
+			case n == 1:
 				next := randomRow(random, r.Kind, r.ID)
 				next.Version = r.Version + 1
 				changes = append(changes, tokenstore.Change{Op: tokenstore.OpUpdate, Row: next})
-			case 2:
+			case n == 2:
 				_, id, _ := strings.Cut(name, "/")
 				changes = append(changes, tokenstore.Change{Op: tokenstore.OpInsert, Row: randomRow(random, r.Kind, fmt.Sprintf("%s-%d", id, round))})
 			}
 		}
 		if err := at.Apply(t.Context(), changes...); err != nil {
+			t.Fatal(err)
+		}
+		again := tokenstore.Row{Kind: tokenstore.KindGrant, ID: "again", Version: 1, Sealed: fmt.Append(nil, round)}
+		if round > 0 { // deleted, and made again: its version is the same as that of the copy
+			if err := at.Apply(t.Context(), tokenstore.Change{Op: tokenstore.OpDelete, Row: rowsOf(t, at)["grant/again"]}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := at.Apply(t.Context(), tokenstore.Change{Op: tokenstore.OpInsert, Row: again}); err != nil {
 			t.Fatal(err)
 		}
 		want := rowsOf(t, at)

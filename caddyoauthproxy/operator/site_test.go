@@ -68,7 +68,7 @@ func TestT80EveryRouteOfTheSiteRefusesWhoIsNoAdminAndEveryWriteWhatAnotherSiteMa
 			"with the token of the sign-in":  {admin, header("Content-Type", "text/plain"), header("X-CSRF-Token", csrf), header("Sec-Fetch-Site", "same-origin")},
 			"JSON, with the sign-in's token": {admin, json, header("X-CSRF-Token", csrf)},
 		} {
-			if a := w.send(r.Method, w.site.URL+sitePath(r.Path), body, edit...); a.status == 401 || a.status == 403 {
+			if a := w.send(r.Method, w.site.URL+sitePath(r.Path), body, edit...); (a.status == 401 || a.status == 403) && !strings.Contains(a.body, "through Caddy's admin endpoint alone") {
 				t.Errorf("%s %s, %s: %d %s", r.Method, r.Path, name, a.status, a.body)
 			}
 		}

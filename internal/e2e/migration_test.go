@@ -311,3 +311,27 @@ func (w *migrationWorld) freeze(state tokenstore.FreezeState, to string) {
 		w.t.Fatal(err)
 	}
 }
+
+// A stream of the configuration before would never hear that its grant was revoked where the vault is now.
+func TestStreamsEndWhenTheirVaultIsElsewhere(t *testing.T) {
+	t.Parallel()
+	w := startMigrationWorld(t)
+	done := counting(t, w.World, testenv.Stateful, 100, 1000)
+	w.move(w.database)
+	select {
+	case err := <-done:
+		t.Fatalf("the stream ended before the new configuration was loaded: %v", err)
+	default:
+	}
+	if err := w.Reload(w.database); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-done:
+		if err == nil {
+			t.Error("a call of 100 s finished")
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("the stream goes on on a vault that was moved")
+	}
+}
