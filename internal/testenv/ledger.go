@@ -51,38 +51,34 @@ func newLedger(p http.Handler, userOf UserOf, nodes func() []*World) *Ledger {
 // connection is the key of a request's connection in its context.
 type connection struct{}
 
-// opener is who has opened a connection.
+// opener is who has opened a connection; it is found out when that matters.
 type opener struct {
-	known chan struct{} // closed when the number is
-	node  int
+	mu   sync.Mutex
+	node int
 }
 
-// connContext is the server's ConnContext. It finds out who has opened a connection.
-func (l *Ledger) connContext(ctx context.Context, conn net.Conn) context.Context {
-	o := &opener{known: make(chan struct{})}
-	go func() {
-		defer close(o.known)
-		for try := range 20 { // a table that changes while it is read may lack a line
-			time.Sleep(time.Duration(try) * time.Millisecond)
-			inode := socketTo(conn.RemoteAddr().String())
-			for i, w := range l.nodes() {
-				if inode != "" && w.holdsSocket(inode) {
-					o.node = i + 1
-					return
-				}
-			}
-		}
-	}()
-	return context.WithValue(ctx, connection{}, o)
+// connContext is the server's ConnContext.
+func (l *Ledger) connContext(ctx context.Context, _ net.Conn) context.Context {
+	return context.WithValue(ctx, connection{}, new(opener))
 }
 
 // nodeOf is the number of the node that sends a request.
-func nodeOf(r *http.Request) int {
+func (l *Ledger) nodeOf(r *http.Request) int {
 	o, ok := r.Context().Value(connection{}).(*opener)
-	if !ok {
+	here, known := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if !ok || !known {
 		return 0
 	}
-	<-o.known
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for try := 0; o.node == 0 && try < 5; try++ { // a table that changes while it is read may lack a line
+		inode := socketOf(r.RemoteAddr, here.String())
+		for i, w := range l.nodes() {
+			if inode != "" && w.holdsSocket(inode) {
+				o.node = i + 1
+			}
+		}
+	}
 	return o.node
 }
 
@@ -112,7 +108,7 @@ func (l *Ledger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	token, at := form.Get("refresh_token"), -1
 	if form.Get("grant_type") == "refresh_token" {
-		at = l.present(token, nodeOf(r))
+		at = l.present(token, l.nodeOf(r))
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	answer := httptest.NewRecorder()

@@ -160,27 +160,32 @@ func spent(fields []string, which ...int) (sum time.Duration) {
 	return sum
 }
 
-// socketTo finds the socket of this machine that is connected from a loopback address. It is empty where the system does not tell, in /proc.
-func socketTo(address string) string {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil || !net.ParseIP(host).Equal(net.IPv4(127, 0, 0, 1)) {
+// socketOf finds the socket of this machine at one end of a connection between two addresses of it. It is empty where the system does not tell, in /proc.
+func socketOf(end, other string) string {
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		return ""
+	}
+	near, far := loopback(end), loopback(other)
+	for line := range strings.Lines(string(table)) {
+		if fields := strings.Fields(line); len(fields) > 9 && fields[1] == near && fields[2] == far {
+			return fields[9]
+		}
+	}
+	return ""
+}
+
+// loopback is an address of 127.0.0.1 as /proc writes it.
+func loopback(address string) string {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
 		return ""
 	}
 	number, err := strconv.Atoi(port)
 	if err != nil {
 		return ""
 	}
-	table, err := os.ReadFile("/proc/net/tcp")
-	if err != nil {
-		return ""
-	}
-	local := fmt.Sprintf("0100007F:%04X", number)
-	for line := range strings.Lines(string(table)) {
-		if fields := strings.Fields(line); len(fields) > 9 && fields[1] == local {
-			return fields[9]
-		}
-	}
-	return ""
+	return fmt.Sprintf("0100007F:%04X", number)
 }
 
 // holdsSocket says whether this Caddy has the socket.
