@@ -11,13 +11,17 @@ PROMTOOL := .bin/promtool
 # Whether there is a browser.
 CHROMIUM := { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null
 
+# Whether PostgreSQL's programs and pgbouncer are there, which are not always in the PATH.
+POSTGRES := ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || test -x "$$(pg_config --bindir 2>/dev/null)/initdb"
+PGBOUNCER := PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null
+
 # Tests start Caddy, which keeps its files where these say. Never the user's own.
 TESTHOME := $(CURDIR)/.testhome
 
 # The Node.js that is installed with the JavaScript clients of the tests, and runs them.
 JSNODE := internal/e2e/js/node_modules/.bin/node
 
-.PHONY: help run test js-deps browser-deps promtool lint build fmt clean
+.PHONY: help run cluster test js-deps browser-deps postgres-deps promtool lint build fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,7 +29,10 @@ help: ## list the targets
 run: ## start the gateway with a demo provider and a demo MCP server on localhost
 	go run ./examples/quickstart
 
-test: js-deps browser-deps promtool ## run everything: the tests, the long ones, and a build with xcaddy
+cluster: ## start three nodes on one PostgreSQL behind a balancer on localhost
+	go run ./examples/cluster
+
+test: js-deps browser-deps postgres-deps promtool ## run everything: the tests, the long ones, and a build with xcaddy
 	mkdir -p $(TESTHOME)
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -race ./...
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -race -tags=nobadger,nomysql,nopgx,slow -run '^TestSlow' -count=1 -timeout 20m ./internal/e2e ./caddyoauthproxy ./caddyoauthproxy/upstream
@@ -38,6 +45,8 @@ test: js-deps browser-deps promtool ## run everything: the tests, the long ones,
 	./bin/caddy list-modules | grep -x http.matchers.mcp
 	@if ! test -e $(JSNODE); then echo "all passed, but the JavaScript clients and the tests of the pages were SKIPPED: npm is missing"; \
 	elif ! $(CHROMIUM); then echo "all passed, but the tests of the pages were SKIPPED: Chromium is missing"; \
+	elif ! { $(POSTGRES); }; then echo "all passed, but the tests of the vault postgres and of several nodes were SKIPPED: PostgreSQL is missing"; \
+	elif ! { $(PGBOUNCER); }; then echo "all passed, but the tests of the vault postgres behind a pooler were SKIPPED: pgbouncer is missing"; \
 	else echo "nothing was skipped"; fi
 
 js-deps: ## install the JavaScript clients that the tests run
@@ -51,6 +60,16 @@ browser-deps: ## install the browser that the tests look at the pages with
 	elif command -v apt-get >/dev/null && test "$$(id -u)" = 0; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	elif test -n "$$CI"; then echo "Chromium is missing, and CI must look at the pages: install it" >&2; exit 1; \
 	else echo "Chromium is missing: the tests of the pages will be SKIPPED; install it (on Debian: apt-get install chromium) to run them"; fi
+
+# Servers of the distribution's own are neither made nor started: the tests start theirs.
+postgres-deps: ## install the database of the tests, and a pooler
+	@if { $(POSTGRES); } && { $(PGBOUNCER); }; then :; \
+	elif command -v apt-get >/dev/null && test "$$(id -u)" = 0; then \
+		mkdir -p /etc/postgresql-common/createcluster.d && echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.d/none.conf; \
+		test -e /usr/sbin/policy-rc.d || { trap 'rm /usr/sbin/policy-rc.d' EXIT; printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d; }; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql pgbouncer >/dev/null; \
+	elif test -n "$$CI"; then echo "PostgreSQL or pgbouncer is missing, and CI must test several nodes: install both" >&2; exit 1; \
+	else echo "PostgreSQL or pgbouncer is missing: tests of the vault postgres and of several nodes will be SKIPPED; install them (on Debian: apt-get install postgresql pgbouncer) to run them"; fi
 
 promtool: $(PROMTOOL) ## build promtool, which the tests show the alert rules to
 
@@ -80,4 +99,4 @@ fmt: $(GOLANGCI) ## format the code
 	$(GOLANGCI) fmt ./...
 
 clean: ## remove what was built
-	rm -rf bin .bin .testhome .quickstart internal/e2e/js/node_modules
+	rm -rf bin .bin .testhome .quickstart .cluster internal/e2e/js/node_modules

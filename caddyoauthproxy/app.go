@@ -35,7 +35,7 @@ type App struct {
 
 	// Keys that the vault is encrypted with: 32 random bytes each, base64 or hex, as placeholders
 	// (`{file./run/secrets/vault.key}` or `{env.VAULT_KEY}`). The first encrypts, all decrypt. Default: a
-	// key file beside the vault file, made at the first start.
+	// key file beside the vault file, made at the first start; required where several nodes share the vault.
 	EncryptionKeys []string `json:"encryption_keys,omitempty"`
 
 	// The providers that users log in at, by name. At least one.
@@ -174,7 +174,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	a.metrics = measured
-	if err := a.metrics.register(ctx.GetMetricsRegistry(), providerMetrics{a}); err != nil {
+	if err := a.metrics.register(ctx.GetMetricsRegistry(), providerMetrics{a}, databaseGauges{a}, databaseCounters{a}); err != nil {
 		return err
 	}
 	a.auditor = &auditor{log: a.log.Named("audit"), metrics: measured}

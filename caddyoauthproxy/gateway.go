@@ -65,7 +65,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: open vault: %w", err)
 	}
-	g = &gateway{vault: vault, store: store, contact: newContact(a.vault), gone: make(chan struct{})}
+	g = &gateway{vault: vault, store: store, contact: new(contact), gone: make(chan struct{})}
 	g.hold = newHold(func() {
 		g.grants.stop()
 		g.server.StopWatching()
@@ -82,6 +82,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		Acquire:       g.acquire,
 		Acts:          a.metrics.ofAccounts(),
 	})
+	rates, _ := store.(tokenstore.Rates) // of the store itself, as nothing around it hands them on
 	g.server, err = authserver.New(ctx, authserver.Options{
 		Issuer:    a.config.issuer,
 		Vault:     vault,
@@ -94,6 +95,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		Registration: a.config.registration,
 		Documents:    authserver.Documents{Off: a.MetadataDocuments.Off, Hosts: a.MetadataDocuments.Hosts},
 		Limits:       a.config.limits,
+		Rates:        rates,
 		Signing:      authserver.Signing{Algorithm: a.SigningAlgorithm, RotateAfter: time.Duration(a.SigningKeyRotation)},
 		NoSessions:   a.SessionTokenTTL < 0,
 		PlainPKCE:    slices.Contains(a.CodeChallengeMethods, "plain"),
@@ -269,9 +271,10 @@ func (p *proxyGateway) Authenticate(ctx context.Context, token string) (*mcpfilt
 	if grant.Proxy == "" { // a session, which is good for all of the proxy
 		scopes = p.proxy.Scopes
 	}
-	session := &mcpfilter.Session{Grant: grant, JTI: claims.JTI, Expires: time.Unix(claims.Expires, 0), Scopes: scopes}
+	here := func(at time.Time) time.Time { return time.Now().Add(at.Sub(g.vault.Now())) } // the vault's clock is not this machine's
+	session := &mcpfilter.Session{Grant: grant, JTI: claims.JTI, Expires: here(time.Unix(claims.Expires, 0)), Scopes: scopes}
 	if grant.AccountID != "" { // a client's own grant ends with its token, which a response may outlive
-		session.Ends = grant.Ends
+		session.Ends = here(grant.Ends)
 	}
 	return session, nil
 }

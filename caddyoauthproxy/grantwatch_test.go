@@ -32,6 +32,10 @@ func (s *watchedStore) Get(ctx context.Context, kind tokenstore.Kind, id string)
 	return s.Store.Get(ctx, kind, id)
 }
 
+func (s *watchedStore) Recall(ctx context.Context, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
+	return s.Get(ctx, kind, id)
+}
+
 func (s *watchedStore) Watch(kind tokenstore.Kind, changed func(id string)) func() {
 	s.changed = changed
 	return s.Store.Watch(kind, changed)
@@ -56,7 +60,7 @@ func watchWorld(t *testing.T) (*grantWatch, *tokenstore.Vault, *watchedStore) {
 	}
 	h := newHold(func() {})
 	ended := func(ctx context.Context, id string) bool {
-		g, err := v.Grant(ctx, id)
+		g, err := v.RecallGrant(ctx, id)
 		return errors.Is(err, tokenstore.ErrNotFound) || err == nil && g.State != tokenstore.StateActive
 	}
 	w := watchGrants(v, ended, func() (func(), error) {

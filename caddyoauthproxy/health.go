@@ -24,7 +24,7 @@ const (
 	askAgain = time.Second
 
 	// answerWithin bounds how long one who asks waits for the vault.
-	answerWithin = time.Second
+	answerWithin = 500 * time.Millisecond
 )
 
 // serveHealth answers the health routes, and reports whether the request was for one.
@@ -65,10 +65,15 @@ func (a *App) notReady(r *http.Request) string {
 	if err != nil {
 		return "the vault is not open"
 	}
-	if !g.contact.ask(r.Context(), g) {
-		return "the vault does not answer"
+	asking := g.contact.ask(g)
+	if s, ok := a.databaseStatus(); ok && !s.Reachable { // which is known sooner than a question is answered
+		if v, ok := a.vault.(*PostgresVault); ok && time.Since(s.Since) <= v.options.maxStale {
+			return "" // requests are answered from memory
+		}
+	} else if g.contact.answers(r.Context(), asking) {
+		return ""
 	}
-	return ""
+	return "the vault does not answer"
 }
 
 // shuttingDown reports whether the process ends, or the server stops listening, soon.
@@ -88,61 +93,36 @@ func shuttingDown(r *http.Request) bool {
 	return yes
 }
 
-// contact is when the vault has last answered.
+// contact is when the vault has last answered those who ask whether the process is ready.
 type contact struct {
-	patience time.Duration // how long after an answer the vault need not answer
-
 	mu       sync.Mutex
 	answered time.Time
 	asked    time.Time
 	asking   chan struct{} // closed once the vault has answered, or not; nil when it is not asked
 }
 
-// newContact begins with an answer, which opening the vault was.
-func newContact(v Vault) *contact {
-	c := &contact{answered: time.Now()}
-	if p, ok := v.(*PostgresVault); ok {
-		c.patience = p.options.maxStale
-	}
-	return c
-}
-
-// ask reports whether the vault answers, or did not long ago. However many ask, the vault is asked once in a while.
-func (c *contact) ask(ctx context.Context, g *gateway) bool {
+// ask asks the vault, unless it is asked already or was a moment ago: it is asked once in a while, however many want to know. The channel is closed when there is an answer; it
+// is nil when that is there.
+func (c *contact) ask(g *gateway) <-chan struct{} {
 	c.mu.Lock()
-	if c.asking == nil && time.Since(c.asked) >= askAgain {
-		leave, err := g.acquire()
-		if err != nil {
-			c.mu.Unlock()
-			return false
-		}
-		asking := make(chan struct{})
-		c.asked, c.asking = time.Now(), asking
-		go func() {
-			defer leave()
-			c.told(asking, answers(g.store))
-		}()
+	defer c.mu.Unlock()
+	if c.asking != nil || !c.asked.IsZero() && time.Since(c.asked) < askAgain {
+		return c.asking
 	}
-	asking := c.asking
-	c.mu.Unlock()
-	if asking != nil {
-		late := time.NewTimer(answerWithin)
-		defer late.Stop()
-		select {
-		case <-asking:
-		case <-late.C:
-		case <-ctx.Done():
-		}
+	leave, err := g.acquire()
+	if err != nil {
+		return nil
 	}
-	return c.good()
-}
-
-// answers reads something of the vault, which need not be there.
-func answers(s tokenstore.Store) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
-	defer cancel()
-	_, err := tokenstore.Initialized(ctx, s)
-	return err == nil
+	asking := make(chan struct{})
+	c.asked, c.asking = time.Now(), asking
+	go func() {
+		defer leave()
+		ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+		defer cancel()
+		_, err := tokenstore.Initialized(ctx, g.store) // any row would do, and none as well
+		c.told(asking, err == nil)
+	}()
+	return asking
 }
 
 // told notes whether the vault has answered.
@@ -156,9 +136,18 @@ func (c *contact) told(asking chan struct{}, answered bool) {
 	close(asking)
 }
 
-// good reports whether the last answer is new enough: since the vault was last asked, or within its patience.
-func (c *contact) good() bool {
+// answers reports whether the vault has answered since it was last asked. It waits for that, though not for long.
+func (c *contact) answers(ctx context.Context, asking <-chan struct{}) bool {
+	if asking != nil {
+		late := time.NewTimer(answerWithin)
+		defer late.Stop()
+		select {
+		case <-asking:
+		case <-late.C:
+		case <-ctx.Done():
+		}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !c.answered.Before(c.asked) || time.Since(c.answered) <= c.patience
+	return !c.asked.IsZero() && !c.answered.Before(c.asked)
 }

@@ -134,8 +134,8 @@ func (m *metrics) collectors() []prometheus.Collector {
 }
 
 // register puts them into a configuration's registry, and those that are of this configuration alone.
-func (m *metrics) register(registry prometheus.Registerer, own prometheus.Collector) error {
-	for _, c := range append(m.collectors(), own) {
+func (m *metrics) register(registry prometheus.Registerer, own ...prometheus.Collector) error {
+	for _, c := range append(m.collectors(), own...) {
 		err := registry.Register(c)
 		if there, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); err != nil && (!ok || there.ExistingCollector != c) {
 			return fmt.Errorf("metrics: %w", err)

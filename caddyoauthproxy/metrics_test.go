@@ -22,7 +22,7 @@ func rowsOf(t *testing.T, c prometheus.Collector) (rows []string) {
 	t.Helper()
 	kind := "gauge"
 	switch c.(type) {
-	case *prometheus.CounterVec:
+	case *prometheus.CounterVec, databaseCounters:
 		kind = "counter"
 	case *prometheus.HistogramVec:
 		kind = "histogram"
@@ -51,7 +51,7 @@ func TestMetricsAreTheOnesThatTheDocumentationTells(t *testing.T) {
 		t.Fatal(err)
 	}
 	doc, want := string(content), 0
-	for _, c := range append(newMetrics().collectors(), providerMetrics{}) {
+	for _, c := range append(newMetrics().collectors(), providerMetrics{}, databaseGauges{}, databaseCounters{}) {
 		for _, row := range rowsOf(t, c) {
 			want++
 			if !strings.Contains(doc, "\n"+row+"\n") {
@@ -93,6 +93,8 @@ func TestLabelValuesAreTheOnesThatTheDocumentationTells(t *testing.T) {
 		"`outcome` of an event":                 words(tokenstore.OutcomeOK, tokenstore.OutcomeRefused),
 		"`health`":                              words(tokenstore.Healths()...),
 		"`operation`":                           words(storeOperations...),
+		"`state`":                               words(connectionStates...),
+		"`from`":                                words(recallSources...),
 		"`kind` of `caddy_oauth_proxy_vault_records`":       words(countedKinds...),
 		"`kind` of `caddy_oauth_proxy_vault_deleted_total`": words(sweptKinds()...),
 	} {

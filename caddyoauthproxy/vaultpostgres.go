@@ -204,7 +204,7 @@ func (p *PostgresVault) OpenVault(ctx context.Context) (tokenstore.Store, func()
 			p.log.Error("closing vault", zap.String("database", p.storage.Database), zap.Error(err))
 		}
 	}
-	return any(value.(postgresStore).Store).(tokenstore.Store), release, nil
+	return value.(postgresStore).Store, release, nil
 }
 
 // ofStore are the options as the store takes them. It outlives the config, so nothing in them is the config's.

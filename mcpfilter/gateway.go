@@ -155,7 +155,7 @@ type Session struct {
 	// JTI is the id of the gateway token, for the audit trail.
 	JTI string
 
-	// Expires is when the gateway token ends.
+	// Expires is when the gateway token ends, by this machine's clock, as Ends is.
 	Expires time.Time
 
 	// Ends is when the grant ends in any case, and with it what was begun under it. Zero: that is not known beforehand.

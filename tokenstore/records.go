@@ -183,6 +183,9 @@ type Login struct {
 	Claimed time.Time `json:"claimed,omitzero"`
 	Answer  string    `json:"answer,omitempty"`
 
+	// Claim is a random id of who claimed it. A claim that is old and led to nothing is taken over.
+	Claim string `json:"claim,omitempty"`
+
 	// Finished is when the callback ended the login; zero while it is open.
 	Finished time.Time `json:"finished,omitzero"`
 
@@ -335,7 +338,7 @@ type Account struct {
 	TokenType    string   `json:"token_type,omitempty"`
 	Scopes       []string `json:"scopes,omitempty"`
 
-	// Obtained is when the provider issued the access token, by this machine's clock.
+	// Obtained is when the provider was asked for the access token, or gave it at a login, by the vault's clock.
 	Obtained time.Time `json:"obtained"`
 
 	// Expires is when the access token ends; zero when the provider does not say,
@@ -369,10 +372,10 @@ type Revocation struct {
 // Lease marks an account whose refresh token is being spent. It is written
 // before the provider is asked, so that a crash in between is known afterwards.
 type Lease struct {
-	// Owner is a random id of the holder.
+	// Owner is a random id of the holder. It is empty where he has given the lease up without knowing whether the refresh token is spent.
 	Owner string `json:"owner"`
 
-	// Until is when others may take the lease over.
+	// Until is when others may take the lease over. Its holder puts that off while the provider has not answered.
 	Until time.Time `json:"until"`
 
 	// Replayed says that the holder before died and its refresh token is being tried
@@ -415,8 +418,12 @@ type Registration struct {
 
 	Issuer string `json:"issuer"`
 
-	// Clients are the gateway's clients there, the newest first. Older ones are kept for the accounts that they got.
+	// Clients are the gateway's clients there, the newest first. Older ones are kept for the accounts that they got. There is none while the first is
+	// being registered.
 	Clients []RegisteredClient `json:"clients"`
+
+	// Registering is set while a process registers one more.
+	Registering Lease `json:"registering,omitzero"`
 }
 
 // RegisteredClient is the gateway as one client of an authorization server.

@@ -219,9 +219,14 @@ func (s *Server) openRequest(sealed string) (*tokenstore.AuthRequest, error) {
 	return &req, nil
 }
 
-// redirectError sends the browser back to the client with an error (RFC 6749 §4.1.2.1).
+// redirectError sends the browser back to the client with an error (RFC 6749 §4.1.2.1). While the vault does not answer the user stays here instead: the
+// same request, sent again, goes on where this one stopped.
 func (s *Server) redirectError(w http.ResponseWriter, r *http.Request, redirectURI, state string, err error) {
 	e := asError(err)
+	if unreachable(err) {
+		s.problem(w, r, err)
+		return
+	}
 	code := e.Code
 	if e.Status == http.StatusNotFound {
 		code = "invalid_request"

@@ -2,11 +2,13 @@ package authserver
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/subtle"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,7 +43,7 @@ func (s *Server) serveCallback(w http.ResponseWriter, r *http.Request) {
 	login, err := s.findLogin(r, q)
 	progressOf(r.Context()).isFor(login)
 	if err != nil {
-		if limited := s.charge(s.limits.login, r); limited != nil {
+		if limited := s.charge(s.limits.login, r); limited != nil && !VaultFault(err) {
 			err = limited
 		}
 		s.callbackProblem(w, r, err)
@@ -49,17 +51,11 @@ func (s *Server) serveCallback(w http.ResponseWriter, r *http.Request) {
 	}
 	// Two deliveries of one callback share one exchange, which outlives both connections. One callback is one state and one
 	// code: whoever knows the state alone, because it began the login, has no part in its outcome.
-	work, answer := context.WithoutCancel(r.Context()), s.vault.Hash(purposeAnswer, q.Get("code"))
-	outcome, err, _ := s.callbacks.Do(login.ID+" "+answer, func() (any, error) {
-		ctx, cancel := context.WithTimeout(work, callbackTimeout)
-		defer cancel()
-		return s.finishLogin(ctx, login.ID, answer, r.PathValue("provider"), q)
-	})
+	done, err := s.takeCallback(r.Context(), login.ID, s.vault.Hash(purposeAnswer, q.Get("code")), r.PathValue("provider"), q)
 	if err != nil {
 		s.callbackProblem(w, r, err)
 		return
 	}
-	done := outcome.(*tokenstore.Login)
 	progressOf(r.Context()).loginDone(done)
 	if done.Next != "" {
 		s.nextLeg(w, r, done)
@@ -161,20 +157,63 @@ func (s *Server) burnLogin(ctx context.Context, login *tokenstore.Login) error {
 }
 
 // finishLogin takes the login to its end, once, and returns it finished.
-func (s *Server) finishLogin(ctx context.Context, loginID, answer, callback string, q url.Values) (*tokenstore.Login, error) {
-	login, err := s.vault.Login(ctx, loginID)
-	if err != nil {
-		return nil, fmt.Errorf("login: %w", err)
+func (s *Server) finishLogin(ctx context.Context, f *flight, loginID, answer, callback string, q url.Values) (*tokenstore.Login, error) {
+	for {
+		login, provider, err := s.claimLogin(ctx, f, loginID, answer, callback)
+		if err != nil || !login.Finished.IsZero() {
+			return login, err
+		}
+		err = s.finishClaimed(ctx, f, login, provider, q)
+		if errors.Is(err, errTakenOver) {
+			continue
+		}
+		return login, err
 	}
-	if !login.Claimed.IsZero() && subtle.ConstantTimeCompare([]byte(login.Answer), []byte(answer)) != 1 {
-		return nil, refuse("invalid_request", "This sign-in is not known here, was finished before, or took too long.").because(errors.New("another code than the login was finished with"))
+}
+
+// claimLogin makes the callback this process's, before the provider's code is used, so that no other node uses it too. It returns the login claimed, or finished
+// where somebody else has brought it to its end.
+func (s *Server) claimLogin(ctx context.Context, f *flight, loginID, answer, callback string) (*tokenstore.Login, *upstream.Provider, error) {
+	claim := rand.Text()
+	for {
+		login, err := s.loginOf(ctx, f, loginID)
+		if err != nil {
+			return nil, nil, err
+		}
+		now := s.vault.Now()
+		switch {
+		case !login.Claimed.IsZero() && subtle.ConstantTimeCompare([]byte(login.Answer), []byte(answer)) != 1:
+			return nil, nil, refuse("invalid_request", "This sign-in is not known here, was finished before, or took too long.").because(errors.New("another code than the login was finished with"))
+		case !login.Finished.IsZero():
+			return login, nil, nil
+		}
+		provider, err := s.providerOf(login, callback)
+		if err != nil {
+			return nil, nil, err
+		}
+		if login.Claim == claim { // by an attempt whose answer was lost
+			return login, provider, nil
+		}
+		if !login.Claimed.IsZero() && now.Before(login.Claimed.Add(claimLapse)) {
+			if !pause(ctx, claimLook) {
+				return nil, nil, fmt.Errorf("login: claimed by another node: %w", ctx.Err())
+			}
+			continue
+		}
+		login.Claim, login.Claimed, login.Answer = claim, now, answer
+		login.DeleteAfter = s.loginTidied(login.Claimed)
+		err = f.insist(ctx, func(ctx context.Context) error { return s.vault.Commit(ctx, tokenstore.Save(login)) })
+		switch {
+		case err == nil:
+			return login, provider, nil
+		case !errors.Is(err, tokenstore.ErrConflict):
+			return nil, nil, fmt.Errorf("claim login: %w", err)
+		}
 	}
-	if !login.Finished.IsZero() {
-		return login, nil
-	}
-	if !login.Claimed.IsZero() {
-		return nil, refuse("invalid_request", "This sign-in was interrupted.").because(errors.New("claimed before"))
-	}
+}
+
+// providerOf is the provider that a login is at, as the gateway is configured now. callback is what the path of its answer says.
+func (s *Server) providerOf(login *tokenstore.Login, callback string) (*upstream.Provider, error) {
 	p := s.proxies[login.Request.Proxy]
 	var provider *upstream.Provider
 	switch {
@@ -192,48 +231,64 @@ func (s *Server) finishLogin(ctx context.Context, loginID, answer, callback stri
 	if callback != callbackOf(provider) {
 		return nil, refuse("invalid_request", "This answer came from another login service than the one that was asked.")
 	}
-	// The claim is durable before the provider's code is used, so that no other node uses it too.
-	login.Claimed, login.Answer = s.vault.Now(), answer
-	login.DeleteAfter = s.loginTidied(login.Claimed)
-	if err := s.vault.Commit(ctx, tokenstore.Save(login)); err != nil {
-		return nil, fmt.Errorf("claim login: %w", err)
+	return provider, nil
+}
+
+// finishClaimed does what is to be done with the provider's answer.
+func (s *Server) finishClaimed(ctx context.Context, f *flight, login *tokenstore.Login, provider *upstream.Provider, q url.Values) error {
+	p := s.proxies[login.Request.Proxy]
+	tokens, user, failed, err := s.redeem(ctx, f, provider, login, q)
+	if err != nil {
+		return err
 	}
-	tokens, user, failed := s.redeem(ctx, provider, login, q)
 	login.Finished = s.vault.Now()
 	login.DeleteAfter = s.loginTidied(login.Finished)
 	login.Nonce, login.Verifier = "", ""
-	if failed != nil {
+	switch {
+	case failed != nil:
 		login.Error = failed.Details["error"]
-		if err := s.vault.Commit(ctx, tokenstore.Save(login), tokenstore.RecordEvent(failed)); err != nil {
-			return nil, fmt.Errorf("finish login: %w", err)
+		err = s.settle(ctx, f, login, func(context.Context) ([]tokenstore.Write, error) {
+			return []tokenstore.Write{tokenstore.Save(login), tokenstore.RecordEvent(failed)}, nil
+		})
+		if err != nil {
+			return fmt.Errorf("finish login: %w", err)
 		}
-		return login, nil
-	}
-	if login.Request.Flow == tokenstore.FlowSignIn {
-		return login, s.storeSignIn(ctx, login, provider, tokens, user, q.Get("state"))
-	}
-	if p != nil && p.Login != nil && login.User == nil {
+		return nil
+	case login.Request.Flow == tokenstore.FlowSignIn:
+		return s.storeSignIn(ctx, f, login, provider, tokens, user, q.Get("state"))
+	case p != nil && p.Login != nil && login.User == nil:
 		s.dropTokens(ctx, provider, tokens) // they have said who the user is
-		return login, s.openNextLeg(ctx, login, p, user)
+		return s.openNextLeg(ctx, f, login, p, user)
+	default:
+		err := s.storeGrant(ctx, f, login, provider, tokens, user, q.Get("state"))
+		if errors.Is(err, errTakenOver) {
+			s.dropTokens(ctx, provider, tokens)
+		}
+		return err
 	}
-	return login, s.storeGrant(ctx, login, provider, tokens, user, q.Get("state"))
 }
 
-// redeem turns the provider's answer into tokens and a user who may come in, or into the event of a login that failed, which says with which of loginErrors.
-func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login *tokenstore.Login, q url.Values) (tokens upstream.Tokens, user tokenstore.User, failed *tokenstore.Event) {
+// redeem turns the provider's answer into tokens and a user who may come in, or into the event of a login that failed, which says with which of loginErrors. An
+// error says that the vault did not answer before the provider was asked.
+func (s *Server) redeem(ctx context.Context, f *flight, provider *upstream.Provider, login *tokenstore.Login, q url.Values) (tokens upstream.Tokens, user tokenstore.User, failed *tokenstore.Event, err error) {
 	fail := func(code string, err error) *tokenstore.Event { return s.loginFailed(ctx, login, code, err) }
 	userID := login.UserID
 	if login.User != nil {
 		userID = s.userID(*login.User)
 	}
 	if s.orderedAgainst(login, userID) {
-		return tokens, user, fail("access_denied", errLoginRevoked)
+		return tokens, user, fail("access_denied", errLoginRevoked), nil
 	}
 	p := s.proxies[login.Request.Proxy]
 	if login.Request.Flow == "" {
-		client, err := s.findClient(ctx, login.Request.ClientID, staleForToken)
-		if err != nil || !registeredRedirect(client.RedirectURIs, p, login.Request.RedirectURI) {
-			return tokens, user, fail("access_denied", errors.New("client or redirect URI no longer registered"))
+		client, err := s.clientOf(ctx, f, login)
+		switch {
+		case VaultFault(err):
+			return tokens, user, nil, fmt.Errorf("client: %w", err)
+		case err != nil:
+			return tokens, user, fail("access_denied", fmt.Errorf("client: %w", err)), nil
+		case !registeredRedirect(client.RedirectURIs, p, login.Request.RedirectURI):
+			return tokens, user, fail("access_denied", errors.New("redirect URI no longer registered")), nil
 		}
 	}
 	if q.Get("code") == "" {
@@ -241,18 +296,22 @@ func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login 
 		// says about it is its own text and goes nowhere.
 		failed := fail("access_denied", errors.New("no code from the provider"))
 		failed.Details["provider_error"] = errorCode(q.Get("error"))
-		return tokens, user, failed
+		return tokens, user, failed, nil
 	}
-	tokens, user, err := provider.Exchange(ctx, upstream.CodeResponse{
-		Code: q.Get("code"), Issuer: q.Get("iss"), Nonce: login.Nonce, Verifier: login.Verifier, RedirectURI: s.redirectURI(provider),
-		Binding: login.Binding, Scopes: scopesToAsk(&login.Request, login.Request.Flow == tokenstore.FlowSignIn || p != nil && p.Login != nil && login.User == nil),
+	identify := login.Request.Flow == tokenstore.FlowSignIn || p != nil && p.Login != nil && login.User == nil
+	err = f.insistOn(ctx, func(ctx context.Context) (err error) { // the gateway's registration at the provider may be in the vault
+		tokens, user, err = provider.Exchange(ctx, upstream.CodeResponse{
+			Code: q.Get("code"), Issuer: q.Get("iss"), Nonce: login.Nonce, Verifier: login.Verifier, RedirectURI: s.redirectURI(provider),
+			Binding: login.Binding, Scopes: scopesToAsk(&login.Request, identify),
+		})
+		return err
 	})
 	if err != nil {
 		var ue *upstream.Error
 		if errors.As(err, &ue) && (ue.Class == upstream.Unreachable || ue.Class == upstream.Throttled) {
-			return tokens, user, fail("temporarily_unavailable", err)
+			return tokens, user, fail("temporarily_unavailable", err), nil
 		}
-		return tokens, user, fail("server_error", err)
+		return tokens, user, fail("server_error", err), nil
 	}
 	known := func(failed *tokenstore.Event) *tokenstore.Event {
 		failed.UserID, failed.User = s.userID(user), user.Label()
@@ -261,10 +320,10 @@ func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login 
 	}
 	if login.Request.Flow == tokenstore.FlowSignIn {
 		if s.maySignIn(user) {
-			return tokens, user, nil
+			return tokens, user, nil, nil
 		}
 		s.forgetTokens(ctx, provider, tokens, user)
-		return tokens, user, known(fail("access_denied", errors.New("the admin list does not name the user, and users have no page of their own")))
+		return tokens, user, known(fail("access_denied", errors.New("the admin list does not name the user, and users have no page of their own"))), nil
 	}
 	drop := func(code string, err error) *tokenstore.Event {
 		s.dropTokens(ctx, provider, tokens)
@@ -273,22 +332,35 @@ func (s *Server) redeem(ctx context.Context, provider *upstream.Provider, login 
 	deciding := login.User == nil // else who may come in was decided before
 	switch {
 	case deciding && (p != nil && !p.Allow.Permits(user) || p == nil && !s.permitsSession(provider.Name(), user)):
-		return tokens, user, drop("access_denied", errors.New("the proxy's allow list does not name the user"))
+		return tokens, user, drop("access_denied", errors.New("the proxy's allow list does not name the user")), nil
 	case deciding && login.UserID != "" && login.UserID != s.userID(user):
-		return tokens, user, drop("access_denied", errors.New("the remembered consent was another user's"))
+		return tokens, user, drop("access_denied", errors.New("the remembered consent was another user's")), nil
 	case deciding && s.orderedAgainst(login, s.userID(user)):
-		return tokens, user, drop("access_denied", errLoginRevoked)
+		return tokens, user, drop("access_denied", errLoginRevoked), nil
 	}
 	if p != nil && p.MaxGrants > 0 { // strangers are not told
-		full, err := s.vault.LivingGrants(ctx, p.ID, p.MaxGrants, s.over)
+		var full bool
+		err := f.insist(ctx, func(ctx context.Context) (err error) {
+			full, err = s.vault.LivingGrants(ctx, p.ID, p.MaxGrants, s.over)
+			return err
+		})
 		if err != nil {
-			return tokens, user, drop("server_error", fmt.Errorf("count grants: %w", err))
+			return tokens, user, drop("server_error", fmt.Errorf("count grants: %w", err)), nil
 		}
 		if full {
-			return tokens, user, drop(errFull, fmt.Errorf("the proxy has its %d grants (max_grants)", p.MaxGrants))
+			return tokens, user, drop(errFull, fmt.Errorf("the proxy has its %d grants (max_grants)", p.MaxGrants)), nil
 		}
 	}
-	return tokens, user, nil
+	return tokens, user, nil, nil
+}
+
+// clientOf finds the client of a login.
+func (s *Server) clientOf(ctx context.Context, f *flight, login *tokenstore.Login) (client *tokenstore.Client, err error) {
+	err = f.insist(ctx, func(ctx context.Context) (err error) {
+		client, err = s.findClient(ctx, login.Request.ClientID, staleForToken)
+		return err
+	})
+	return client, err
 }
 
 // dropTokens ends tokens at the provider that nobody will use.
@@ -314,7 +386,7 @@ func (s *Server) userID(u tokenstore.User) string {
 }
 
 // storeGrant makes everything that a login leads to durable together with its end.
-func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, provider *upstream.Provider, t upstream.Tokens, u tokenstore.User, state string) error {
+func (s *Server) storeGrant(ctx context.Context, f *flight, login *tokenstore.Login, provider *upstream.Provider, t upstream.Tokens, u tokenstore.User, state string) error {
 	now, owner := s.vault.Now(), ""
 	ownerID := s.vault.Derive(purposeOwner, provider.ClientID(), u.Issuer, u.Subject)
 	if login.User != nil {
@@ -327,13 +399,13 @@ func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, provid
 		AccessToken: t.AccessToken, RefreshToken: t.RefreshToken, IDToken: t.IDToken, TokenType: t.TokenType,
 		Scopes: t.Scopes, Obtained: now, Expires: t.Expires,
 	}
-	var writes, consent []tokenstore.Write
+	var writes []tokenstore.Write
 	var grant *tokenstore.Grant
 	if login.Request.Flow != "" {
 		grant = s.newSessionGrant(login, u, userID, account.ID)
 		account.DeleteAfter = grant.Ends.Add(s.life.Retention)
 	} else {
-		client, err := s.findClient(ctx, login.Request.ClientID, staleForToken)
+		client, err := s.clientOf(ctx, f, login)
 		if err != nil {
 			return fmt.Errorf("client: %w", err)
 		}
@@ -341,11 +413,6 @@ func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, provid
 		grant, code = s.newGrant(login, client, u, userID, account.ID, state)
 		account.DeleteAfter = grant.DeleteAfter
 		writes = append(writes, tokenstore.Save(code))
-		if login.Remember {
-			if consent, err = s.rememberConsent(ctx, login, client.Name, userID); err != nil {
-				return err
-			}
-		}
 	}
 	login.GrantID, grant.Agreed, grant.Providers = grant.ID, login.Agreed, []string{provider.Identity(), provider.Identity()}
 	grant.Consent = login.Request.Consent
@@ -358,20 +425,18 @@ func (s *Server) storeGrant(ctx context.Context, login *tokenstore.Login, provid
 	for _, e := range s.loginFinished(ctx, login, grant) {
 		writes = append(writes, tokenstore.RecordEvent(e))
 	}
-	for range 5 {
-		err := s.vault.Commit(ctx, append(writes, consent...)...)
-		if err == nil {
-			return nil
+	err := s.settle(ctx, f, login, func(ctx context.Context) ([]tokenstore.Write, error) {
+		if !login.Remember || login.Request.Flow != "" {
+			return writes, nil
 		}
-		if !errors.Is(err, tokenstore.ErrConflict) || consent == nil {
-			return fmt.Errorf("store grant: %w", err)
-		}
-		// Another login has remembered the same consent, or somebody has forgotten it.
-		if consent, err = s.rememberConsent(ctx, login, grant.Client, userID); err != nil {
-			return err
-		}
+		// Read for each attempt: another login may have remembered the same consent, or somebody forgotten it.
+		consent, err := s.rememberConsent(ctx, login, grant.Client, userID)
+		return append(slices.Clip(writes), consent...), err
+	})
+	if err != nil {
+		return fmt.Errorf("store grant: %w", err)
 	}
-	return fmt.Errorf("store grant: %w", tokenstore.ErrConflict)
+	return nil
 }
 
 // newGrant makes a client's grant, which lives as long as its code until that is redeemed.

@@ -139,7 +139,28 @@ func newLimiters(l Limits, shared *sharedRates, limited func(limit string)) limi
 
 // charge counts an event of the request's address, or refuses it.
 func (s *Server) charge(l *limiter, r *http.Request) error {
-	return tooMany(l.charge(r.Context(), s.address(r), s.vault.Now()))
+	err := tooMany(l.charge(r.Context(), s.address(r), s.vault.Now()))
+	if due, ok := r.Context().Value(duesKey{}).(*dues); ok && err == nil {
+		*due = append(*due, l)
+	}
+	return err
+}
+
+// dues are the limits that a request was counted by. A request that comes to nothing because the vault does not answer is none: those who try again until it does
+// should not be refused for that afterwards.
+type dues []*limiter
+
+type duesKey struct{}
+
+func (s *Server) refundDues(r *http.Request) {
+	due, ok := r.Context().Value(duesKey{}).(*dues)
+	if !ok {
+		return
+	}
+	for _, l := range *due {
+		l.refund(r.Context(), s.address(r))
+	}
+	*due = nil
 }
 
 func tooMany(wait time.Duration) error {

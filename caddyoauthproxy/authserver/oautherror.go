@@ -69,21 +69,27 @@ func asError(err error) *Error {
 	case errors.Is(err, errUnreachableClient):
 		return &Error{Status: http.StatusServiceUnavailable, Code: "temporarily_unavailable", RetryAfter: failedFor, Cause: err,
 			Description: "the client's metadata document cannot be fetched or is not valid; nothing else is said about why, on purpose"}
-	case vaultFault(err):
+	case VaultFault(err):
 		return &Error{Status: http.StatusServiceUnavailable, Code: "temporarily_unavailable", Description: "the gateway cannot reach its vault at the moment; try again", Cause: err}
 	default:
 		return &Error{Status: http.StatusInternalServerError, Code: "server_error", Description: "the gateway met an unexpected fault; its log has the details", Cause: err}
 	}
 }
 
-// vaultFault reports whether an error says that the vault does not answer, or not in time: nothing that the one who asks could do about it.
-func vaultFault(err error) bool {
+// VaultFault reports whether an error says that the vault does not answer, or not in time: nothing that the one who asks could do about it.
+func VaultFault(err error) bool {
 	for _, fault := range []error{tokenstore.ErrUnavailable, tokenstore.ErrClosed, tokenstore.ErrConflict, context.DeadlineExceeded, context.Canceled} {
 		if errors.Is(err, fault) {
 			return true
 		}
 	}
 	return false
+}
+
+// unreachable reports whether an answer is 503 because the vault does not answer, and not because of a provider.
+func unreachable(err error) bool {
+	_, told := errors.AsType[*Error](err)
+	return errors.Is(err, tokenstore.ErrUnavailable) || errors.Is(err, tokenstore.ErrClosed) || !told && VaultFault(err)
 }
 
 // writeError answers a client (not a person) with an OAuth error.
@@ -117,6 +123,9 @@ func sendError(w http.ResponseWriter, r *http.Request, e *Error) {
 // logRefusal writes why a request was refused. The path is one of ours and holds no secret; the query is left out.
 func (s *Server) logRefusal(r *http.Request, e *Error, status int) {
 	progressOf(r.Context()).refused(e.Code, status)
+	if unreachable(e.Cause) {
+		s.refundDues(r)
+	}
 	level := zap.InfoLevel
 	if status >= 500 {
 		level = zap.ErrorLevel

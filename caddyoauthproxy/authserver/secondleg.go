@@ -19,18 +19,29 @@ import (
 const secondLeg = "account"
 
 // openNextLeg makes the end of the first leg and the begin of the second durable together.
-func (s *Server) openNextLeg(ctx context.Context, login *tokenstore.Login, p *Proxy, u tokenstore.User) error {
+func (s *Server) openNextLeg(ctx context.Context, f *flight, login *tokenstore.Login, p *Proxy, u tokenstore.User) error {
 	next, _ := s.newLogin(&login.Request, p.Provider, secondLeg)
 	next.User, next.Browser, next.Remember, next.UserID, next.Agreed = &u, login.Browser, login.Remember, login.UserID, login.Agreed
-	if _, err := s.beginLogin(ctx, p.Provider, next, s.loginState(&login.Request, secondLeg), false); err != nil {
+	err := f.insistOn(ctx, func(ctx context.Context) error {
+		_, err := s.beginLogin(ctx, p.Provider, next, s.loginState(&login.Request, secondLeg), false)
+		return err
+	})
+	if err != nil {
 		login.Error = "temporarily_unavailable"
-		if err := s.vault.Commit(ctx, tokenstore.Save(login), tokenstore.RecordEvent(s.loginFailed(ctx, next, login.Error, err))); err != nil {
+		failed := s.loginFailed(ctx, next, login.Error, err)
+		err := s.settle(ctx, f, login, func(context.Context) ([]tokenstore.Write, error) {
+			return []tokenstore.Write{tokenstore.Save(login), tokenstore.RecordEvent(failed)}, nil
+		})
+		if err != nil {
 			return fmt.Errorf("finish login: %w", err)
 		}
 		return nil
 	}
 	next.LoginIdentity, login.Next = login.Identity, next.ID
-	if err := s.vault.Commit(ctx, tokenstore.Save(login), tokenstore.Save(next)); err != nil {
+	err = s.settle(ctx, f, login, func(context.Context) ([]tokenstore.Write, error) {
+		return []tokenstore.Write{tokenstore.Save(login), tokenstore.Save(next)}, nil
+	})
+	if err != nil {
 		return fmt.Errorf("open second login: %w", err)
 	}
 	s.log.Info("user known, on to the account", zap.String("client_id", login.Request.ClientID), zap.String("proxy", login.Request.Proxy),

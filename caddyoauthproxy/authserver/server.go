@@ -75,7 +75,7 @@ type Server struct {
 	assertions   *recent[assertionID, assertion]
 	mux          *http.ServeMux
 	csrf         *http.CrossOriginProtection
-	callbacks    singleflight.Group
+	flights      flights
 	cuts         singleflight.Group // of everything that a user has, by their id
 	tasks        sync.WaitGroup
 	noting       sync.Map // ids of API keys whose use is being written
@@ -253,7 +253,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(tokenstore.WithAddress(r.Context(), s.clientIP(r)), requestTime)
 	defer cancel()
-	s.mux.ServeHTTP(w, r.WithContext(ctx))
+	s.mux.ServeHTTP(w, r.WithContext(context.WithValue(ctx, duesKey{}, new(dues))))
 }
 
 // requestTime bounds how long a request waits for the vault and the provider together, however slow they are. A callback's work goes on beyond it.

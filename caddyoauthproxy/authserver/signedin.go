@@ -47,7 +47,9 @@ func (s *Server) SignedIn(r *http.Request) (*SignIn, error) {
 	if len(value) != 43 || !isBase64URL(value) {
 		return nil, ErrNotSignedIn
 	}
-	record, err := s.vault.SignIn(r.Context(), s.vault.Hash(purposeSignIn, value))
+	ctx, cancel := context.WithTimeout(r.Context(), judgeTime)
+	defer cancel()
+	record, err := s.vault.SignIn(ctx, s.vault.Hash(purposeSignIn, value))
 	switch {
 	case errors.Is(err, tokenstore.ErrNotFound):
 		return nil, ErrNotSignedIn

@@ -217,7 +217,7 @@ func (s *Server) openSignIn(w http.ResponseWriter, r *http.Request, provider *up
 func (s *Server) signInValue(state string) string { return s.vault.Derive(purposeSignIn, state) }
 
 // storeSignIn makes a sign-in durable together with the end of its login.
-func (s *Server) storeSignIn(ctx context.Context, login *tokenstore.Login, provider *upstream.Provider, t upstream.Tokens, u tokenstore.User, state string) error {
+func (s *Server) storeSignIn(ctx context.Context, f *flight, login *tokenstore.Login, provider *upstream.Provider, t upstream.Tokens, u tokenstore.User, state string) error {
 	now := s.vault.Now()
 	signIn := &tokenstore.SignIn{
 		Meta:   tokenstore.Meta{ID: s.vault.Hash(purposeSignIn, s.signInValue(state)), DeleteAfter: now.Add(s.life.SignIn + tidyAfter)},
@@ -225,7 +225,10 @@ func (s *Server) storeSignIn(ctx context.Context, login *tokenstore.Login, provi
 	}
 	who := userActor(signIn.UserID, u.Label())
 	event := s.signInEvent(tokenstore.WithActor(ctx, who), tokenstore.EventSignInFinished, signIn)
-	if err := s.vault.Commit(ctx, tokenstore.Save(signIn), tokenstore.Save(login), tokenstore.RecordEvent(event)); err != nil {
+	err := s.settle(ctx, f, login, func(context.Context) ([]tokenstore.Write, error) {
+		return []tokenstore.Write{tokenstore.Save(signIn), tokenstore.Save(login), tokenstore.RecordEvent(event)}, nil
+	})
+	if err != nil {
 		return fmt.Errorf("store sign-in: %w", err)
 	}
 	s.forgetTokens(ctx, provider, t, u)

@@ -172,17 +172,38 @@ func (s *Server) tryCode(ctx context.Context, client *tokenstore.Client, pinned 
 	account.DeleteAfter = grant.Ends.Add(s.life.Retention)
 	refresh := s.startFamily(grant, now)
 	err = s.vault.Commit(ctx, tokenstore.Save(code), tokenstore.Save(grant), tokenstore.Save(account), tokenstore.RecordEvent(s.issued(ctx, grant, grantCode)))
+	if errors.Is(err, tokenstore.ErrUnavailable) && s.codeWasRedeemed(ctx, code, grant) {
+		err = nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("redeem code: %w", err)
 	}
 	s.tellIssued(ctx, grantCode, grant, s.tokenEnd(grant))
-	if err := s.limitGrants(ctx, grant); err != nil { // the code is used up: the client gets its tokens all the same
-		s.log.Error("older grants could not be ended", grantFields(grant, zap.Error(err))...)
-	}
+	s.background(ctx, func(ctx context.Context) { // the code is used up: the client gets its tokens all the same, and at once
+		if err := s.limitGrants(ctx, grant); err != nil {
+			s.log.Error("older grants could not be ended", grantFields(grant, zap.Error(err))...)
+		}
+	})
 	if !slices.Contains(client.GrantTypes, grantRefresh) {
 		refresh = ""
 	}
 	return s.answer(grant, grant.Scopes, refresh)
+}
+
+// codeWasRedeemed finds out whether a redemption was made that the vault lost sight of. It waits for the vault for a while: the code would be used up, and its
+// client would have nothing.
+func (s *Server) codeWasRedeemed(ctx context.Context, code *tokenstore.Code, redeemed *tokenstore.Grant) bool {
+	ctx, cancel := context.WithTimeout(ctx, judgeTime)
+	defer cancel()
+	for {
+		stored, err := s.vault.Grant(ctx, code.GrantID)
+		switch {
+		case err == nil:
+			return stored.Family.JTI == redeemed.Family.JTI
+		case !errors.Is(err, tokenstore.ErrUnavailable) || !pause(ctx, insistFirst):
+			return false
+		}
+	}
 }
 
 // limitGrants ends the user's oldest grants of the same client and redirect URI where there are too many: each login makes one, and

@@ -43,6 +43,8 @@ type world struct {
 	server   *authserver.Server
 	options  authserver.Options
 	serving  atomic.Pointer[authserver.Server]
+	route    func() *authserver.Server // who answers the next request; the one that serves when nil
+	front    http.HandlerFunc          // stands in front of all of them, if set
 	provider *fakeProvider
 	config   upstream.Config // of the gateway's provider
 	offset   atomic.Int64
@@ -166,7 +168,17 @@ func newAuditedWorld(t testing.TB, audit tokenstore.AuditOptions, options ...opt
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { w.serving.Load().ServeHTTP(rw, r) }))
+	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if w.front != nil {
+			w.front(rw, r)
+			return
+		}
+		if w.route != nil {
+			w.route().ServeHTTP(rw, r)
+			return
+		}
+		w.serving.Load().ServeHTTP(rw, r)
+	}))
 	t.Cleanup(srv.Close)
 	w.url = srv.URL
 	issuer, _ := url.Parse(srv.URL)
@@ -213,6 +225,7 @@ func (w *world) node() *authserver.Server {
 		if err := s.Close(ctx); err != nil {
 			w.t.Error(err)
 		}
+		s.StopWatching()
 	})
 	return s
 }

@@ -266,6 +266,11 @@ func (v *visit) serve(methods map[string]pageRoute) {
 			return
 		}
 	}
+	if !slices.Contains(thorough, route.path) {
+		ctx, cancel := context.WithTimeout(v.r.Context(), requestTime)
+		defer cancel()
+		v.r = v.r.WithContext(ctx)
+	}
 	if err := route.handle(v); err != nil {
 		v.fail(err)
 	}

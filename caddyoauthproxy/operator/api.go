@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -122,6 +123,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, methods map[strin
 		s.refuse(w, r, err)
 		return
 	}
+	if !slices.Contains(thorough, to.path) {
+		ctx, cancel := context.WithTimeout(r.Context(), requestTime)
+		defer cancel()
+		r = r.WithContext(ctx)
+	}
 	answer, err := to.handle(w, r)
 	switch {
 	case err != nil:
@@ -130,6 +136,12 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, methods map[strin
 		writeJSON(w, http.StatusOK, answer)
 	}
 }
+
+// requestTime bounds how long a request waits for a vault that is slow.
+const requestTime = 30 * time.Second
+
+// thorough are the routes and pages that go through as much of the vault as there is, for as long as somebody waits for them.
+var thorough = []string{"/audit/export", "/audit/verify", "/revocations", "/admin/audit/verify", "/admin/revoke"}
 
 // checkRequest refuses what the route does not know: a filter that is misspelt, or given twice, must not list, let alone end, everything.
 func checkRequest(r *http.Request, known []string) error {
@@ -249,7 +261,7 @@ func (s *Server) explain(r *http.Request, err error) *authserver.Error {
 	case errors.Is(err, tokenstore.ErrReadOnly):
 		e = &authserver.Error{Status: http.StatusServiceUnavailable, Code: "temporarily_unavailable", Description: "nothing was changed: " + err.Error() +
 			"; try again when that is done, or end it with caddy oauth-proxy migrate --abort"}
-	case errors.Is(err, tokenstore.ErrUnavailable), errors.Is(err, tokenstore.ErrClosed), errors.Is(err, tokenstore.ErrConflict), errors.Is(err, context.DeadlineExceeded):
+	case authserver.VaultFault(err):
 		e = &authserver.Error{Status: http.StatusServiceUnavailable, Code: "temporarily_unavailable", Description: "the gateway cannot reach its vault at the moment; try again"}
 	default:
 		e = &authserver.Error{Status: http.StatusInternalServerError, Code: "server_error", Description: "the gateway met an unexpected fault; its log has the details"}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/console"
-	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
 // Pages for people who are signed in. A form only asks for a page that asks again; what that one posts is done, and the browser is sent on, so that
@@ -48,6 +47,9 @@ func (s *Server) page(pattern string, h func(http.ResponseWriter, *http.Request,
 		header.Set("Referrer-Policy", "no-referrer")
 		header.Set("X-Content-Type-Options", "nosniff")
 		header.Set("X-Frame-Options", "DENY")
+		ctx, cancel := context.WithTimeout(r.Context(), requestTime)
+		defer cancel()
+		r = r.WithContext(ctx)
 		signIn, err := s.signedIn(r)
 		switch {
 		case errors.Is(err, authserver.ErrNotSignedIn) && (r.Method == http.MethodGet || r.Method == http.MethodHead):
@@ -92,9 +94,11 @@ func (s *Server) pageProblem(w http.ResponseWriter, r *http.Request, signIn *aut
 	case known:
 		status = cmp.Or(e.Status, http.StatusBadRequest)
 		p.Title, p.Text, p.Code, p.Advice = "This cannot be done", e.Description, e.Code, ""
-	case errors.Is(err, tokenstore.ErrUnavailable), errors.Is(err, tokenstore.ErrClosed), errors.Is(err, tokenstore.ErrConflict), errors.Is(err, context.DeadlineExceeded):
+	case authserver.VaultFault(err):
 		status = http.StatusServiceUnavailable
 		p.Text, p.Code = "It cannot reach its vault at the moment.", "temporarily_unavailable"
+	}
+	if status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "2")
 	}
 	if status == http.StatusNotFound {

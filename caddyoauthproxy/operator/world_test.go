@@ -49,11 +49,18 @@ const hostile = "=cmd|' /C calc'!A0 <script>{env.SECRET}\r\n{\"level\":\"x\"}\x1
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	store, err := bbolt.Open(filepath.Join(t.TempDir(), "vault.db"), time.Second)
+	return newWorldOn(t, func(s tokenstore.Store) tokenstore.Store { return s })
+}
+
+// newWorldOn is a world whose store is behind another one.
+func newWorldOn(t *testing.T, behind func(tokenstore.Store) tokenstore.Store) *world {
+	t.Helper()
+	file, err := bbolt.Open(filepath.Join(t.TempDir(), "vault.db"), time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = store.Close() })
+	t.Cleanup(func() { _ = file.Close() })
+	store := behind(file)
 	w := &world{t: t}
 	if w.vault, err = tokenstore.Open(t.Context(), store, tokenstore.Options{Keys: []tokenstore.RootKey{tokenstore.NewRootKey()}}); err != nil {
 		t.Fatal(err)

@@ -1,7 +1,9 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -37,7 +39,7 @@ type AccountsOptions struct {
 
 	// RefreshBefore is how long before its end a token is refreshed in the background, while it is
 	// still handed out. Never more than half of a token's life, so that tokens which live for seconds are not
-	// refreshed with every call; and up to a fifth less, by account, so that they are not refreshed all at once. Default: DefaultRefreshBefore.
+	// refreshed with every call; and up to a fifth less, by account and node, so that they are not refreshed all at once. Default: DefaultRefreshBefore.
 	RefreshBefore time.Duration
 
 	// Acts are told of what happens to accounts.
@@ -49,14 +51,16 @@ type AccountsOptions struct {
 	// Acquire, where given, is called before each refresh and keeps the vault open until release is
 	// called. Refreshes outlive the requests that began them.
 	Acquire func() (release func(), err error)
+
+	lease time.Duration // of tests; default: leaseTime
 }
 
 // Accounts hands out the access tokens of accounts and keeps them fresh. It is safe for
 // concurrent use, also of several Accounts, in this process and in others, on one vault:
 // a refresh token is spent under a lease that is written to the vault first.
 //
-// Leases are judged by the clock of each process. Clocks that disagree by more than ten seconds
-// can have two processes spend one refresh token.
+// Leases are judged by the vault's clock, whatever those of the processes say. A process that dies, or is stopped for longer than a lease, between the
+// provider's answer and its saving takes the new tokens with it: another then tries the old refresh token a last time.
 type Accounts struct {
 	vault     *tokenstore.Vault
 	providers map[string]*Provider
@@ -64,6 +68,10 @@ type Accounts struct {
 	log       *zap.Logger
 	acquire   func() (release func(), err error)
 	acts      Acts
+	lease     time.Duration
+	turn      string // of this node, among those that see an account become due
+	waiters   waiters
+	unwatch   func()
 
 	// ctx is that of all flights; it ends with Close's deadline.
 	ctx     context.Context
@@ -82,7 +90,7 @@ type Accounts struct {
 	inconclusive map[string]string
 }
 
-// NewAccounts makes an Accounts. It uses no network.
+// NewAccounts makes an Accounts, which watches the vault's accounts until it is closed. It uses no network.
 func NewAccounts(o AccountsOptions) *Accounts {
 	a := &Accounts{
 		vault:     o.Vault,
@@ -92,6 +100,8 @@ func NewAccounts(o AccountsOptions) *Accounts {
 		log:       o.Logger,
 		acquire:   o.Acquire,
 		acts:      o.Acts,
+		lease:     cmp.Or(o.lease, leaseTime),
+		turn:      rand.Text(),
 		closing:   make(chan struct{}),
 		flights:   make(map[string]*flight),
 		unsaved:   make(map[string]*tokenstore.Account),
@@ -113,6 +123,7 @@ func NewAccounts(o AccountsOptions) *Accounts {
 	for _, p := range o.Providers {
 		p.clients.keepIn(o.Vault)
 	}
+	a.unwatch = o.Vault.WatchAccounts(a.waiters.wake)
 	return a
 }
 
@@ -123,7 +134,7 @@ func (a *Accounts) Token(ctx context.Context, accountID string) (string, error) 
 	if f := a.joinNeeded(accountID); f != nil {
 		return a.waitForOthers(ctx, f)
 	}
-	acc, kept, err := a.account(ctx, accountID)
+	acc, kept, err := a.recall(ctx, accountID)
 	if err != nil {
 		return "", err
 	}
@@ -131,15 +142,32 @@ func (a *Accounts) Token(ctx context.Context, accountID string) (string, error) 
 	switch {
 	case over(acc):
 		return "", needsReauth(acc)
-	case valid(acc, now) && (kept || !a.due(acc, now) || a.pause(acc, now) > 0):
+	case valid(acc, now) && (kept || !a.due(acc, now) || a.leased(acc, now) || a.pause(acc, now) > 0):
 		return acc.AccessToken, nil
 	case valid(acc, now):
 		a.begin(ctx, acc, "")
 		return acc.AccessToken, nil
 	case kept:
 		return "", unavailable(time.Second, errNotSaved)
-	default:
+	default: // the flight looks at the account first, and has nothing to do where another node has renewed the token
 		return a.need(ctx, acc)
+	}
+}
+
+// recall returns the account as this process remembers it, which is for handing out a token that is good and for nothing else: what would have the user log
+// in again is read anew.
+func (a *Accounts) recall(ctx context.Context, id string) (acc *tokenstore.Account, kept bool, err error) {
+	if acc, kept = a.unsavedAccount(id); kept {
+		return acc, true, nil
+	}
+	acc, err = a.vault.RecallAccount(ctx, id)
+	switch {
+	case err == nil && !over(acc) && !acc.Unstored && !a.withholds(acc):
+		return acc, false, nil
+	case err == nil, errors.Is(err, tokenstore.ErrNotFound), errors.Is(err, tokenstore.ErrTampered):
+		return a.account(ctx, id)
+	default:
+		return nil, false, a.vaultError(id, err)
 	}
 }
 
@@ -193,6 +221,7 @@ func (a *Accounts) Close(ctx context.Context) error {
 	}
 	a.cancel()
 	<-done // what is still to be written has settleTime
+	a.unwatch()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if n := len(a.unsaved); n > 0 {
@@ -247,10 +276,7 @@ func (a *Accounts) Ends(acc *tokenstore.Account) time.Time {
 
 // account returns the account as it is, and whether it is one that is kept in memory because it could not be saved.
 func (a *Accounts) account(ctx context.Context, id string) (acc *tokenstore.Account, kept bool, err error) {
-	a.mu.Lock()
-	acc, kept = a.unsaved[id]
-	a.mu.Unlock()
-	if kept {
+	if acc, kept = a.unsavedAccount(id); kept {
 		return acc, true, nil
 	}
 	acc, err = a.load(ctx, id)
@@ -258,6 +284,13 @@ func (a *Accounts) account(ctx context.Context, id string) (acc *tokenstore.Acco
 		return nil, false, a.vaultError(id, err)
 	}
 	return acc, false, nil
+}
+
+func (a *Accounts) unsavedAccount(id string) (*tokenstore.Account, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	acc, kept := a.unsaved[id]
+	return acc, kept
 }
 
 // vaultError says in this package's words why an account cannot be read or written.
@@ -279,14 +312,14 @@ func (a *Accounts) due(acc *tokenstore.Account, now time.Time) bool {
 		return false
 	}
 	before := min(a.before, acc.Expires.Sub(acc.Obtained)/2)
-	return !now.Before(acc.Expires.Add(-before + spread(acc, before/5)))
+	return !now.Before(acc.Expires.Add(-before + spread(acc.ID, before*19/100) + spread(a.turn+acc.ID, before/100)))
 }
 
-// spread is by how much an account's refresh is put off, up to most: accounts that were filled together need not be refreshed together. It is always
-// the same for one token, so that all processes agree.
-func spread(acc *tokenstore.Account, most time.Duration) time.Duration {
+// spread is by how much a refresh is put off, up to most. Accounts that were filled together need not be refreshed together. And of the nodes that see an
+// account become due, each has its turn at another moment, so that one has refreshed it before the next thinks of it.
+func spread(key string, most time.Duration) time.Duration {
 	h := fnv.New32a()
-	_, _ = h.Write([]byte(acc.ID)) // never fails
+	_, _ = h.Write([]byte(key)) // never fails
 	return time.Duration(float64(most) * float64(h.Sum32()) / (1 << 32))
 }
 

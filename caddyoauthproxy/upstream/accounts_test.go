@@ -154,6 +154,22 @@ func TestT32TokenOfUnknownEndIsUsedUntilTheUpstreamRefusesIt(t *testing.T) {
 	}
 }
 
+// A token's life begins at the provider, at some moment since it was asked. Whoever was slow to read the answer must not send it when it has ended there.
+func TestTokenLivesFromWhenItWasAskedFor(t *testing.T) {
+	t.Parallel()
+	w := realWorld(t)
+	w.idp.lives = 60
+	w.idp.change = func(map[string]any) { w.clock.turn(20 * time.Second) } // before it is read
+	w.add("a", 2*time.Hour, time.Hour)
+	asked := w.clock.now()
+	if got := w.token("a"); got != "at.a.1" {
+		t.Fatalf("got %s", got)
+	}
+	if ends := w.stored("a").Expires; ends.Before(asked.Add(59*time.Second)) || ends.After(asked.Add(61*time.Second)) {
+		t.Errorf("a token that lives for a minute ends %s after it was asked for", ends.Sub(asked))
+	}
+}
+
 func TestExpiredTokenWithoutRefreshTokenNeedsALogin(t *testing.T) {
 	t.Parallel()
 	w := realWorld(t)
@@ -337,26 +353,30 @@ func TestGoneOrRevokedAccountNeedsALogin(t *testing.T) {
 	}
 }
 
-// A vault that cannot be read is an outage of ours, never the user's fault.
+// A vault that cannot be written is an outage of ours, never the user's fault: who needs a refresh waits for it for as long as for a provider.
 func TestVaultOutageIsNoReasonToLogInAgain(t *testing.T) {
 	t.Parallel()
-	w := realWorld(t)
-	w.add("a", 2*time.Hour, time.Hour)
-	w.add("b", 58*time.Minute, time.Hour)
-	w.store.failWrites(tokenstore.ErrUnavailable)
-	if _, err := w.accounts.Token(t.Context(), "a"); !isUnavailable(err) {
-		t.Errorf("got %v", err)
-	}
-	if got := w.token("b"); got != "at.b.0" {
-		t.Errorf("got %s", got)
-	}
-	if w.idp.tokenPosts() != 0 {
-		t.Error("a refresh token was spent without a lease")
-	}
-	w.store.failWrites(nil)
-	if got := w.token("a"); got != "at.a.1" {
-		t.Errorf("got %s", got)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		w := bubbleWorld(t)
+		w.add("a", 2*time.Hour, time.Hour)
+		w.add("b", 58*time.Minute, time.Hour)
+		w.store.failWrites(tokenstore.ErrUnavailable)
+		began := time.Now()
+		if _, err := w.accounts.Token(t.Context(), "a"); !isUnavailable(err) || time.Since(began) > waitTime {
+			t.Errorf("got %v after %v", err, time.Since(began))
+		}
+		if got := w.token("b"); got != "at.b.0" {
+			t.Errorf("got %s", got)
+		}
+		if w.idp.tokenPosts() != 0 {
+			t.Error("a refresh token was spent without a lease")
+		}
+		time.Sleep(time.Second)
+		w.store.failWrites(nil)
+		if got := w.token("a"); got != "at.a.1" {
+			t.Errorf("got %s", got)
+		}
+	})
 }
 
 // Accounts keep the vault open while they need it, and refuse when it is closing.

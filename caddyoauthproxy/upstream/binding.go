@@ -132,7 +132,7 @@ func (p *Provider) forLogin(ctx context.Context, b tokenstore.Binding) (*metadat
 func (p *Provider) askWhetherKnown(ctx context.Context, m *metadata, c oauthClient) (answer, err error) {
 	a, err := p.postForm(ctx, m, c, m.TokenEndpoint, url.Values{
 		"grant_type": {"authorization_code"}, "code": {"examination-" + oauth2.GenerateVerifier()}, "redirect_uri": {p.config.RedirectURI}, "code_verifier": {oauth2.GenerateVerifier()},
-	})
+	}, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -40,7 +40,7 @@ func TestR01LeaseOfADeadProcessIsTakenOver(t *testing.T) {
 				t.Fatalf("got %v after %d requests", err, w.idp.tokenPosts())
 			}
 		}
-		if d := time.Since(begin); d < 44*time.Second || d > 46*time.Second {
+		if d := time.Since(begin); d < leaseTime || d > leaseTime+time.Second {
 			t.Errorf("taken over after %v", d)
 		}
 		if acc := w.stored("a"); acc.State != tokenstore.StateActive || acc.Lease != (tokenstore.Lease{}) || w.idp.tokenPosts() != 1 {
@@ -54,7 +54,7 @@ func TestR01ValidTokenIsUsedWhileADeadProcessHoldsTheLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := bubbleWorld(t)
 		w.add("a", 58*time.Minute, time.Hour, crashed(w, false))
-		for range 46 {
+		for range int(leaseTime/time.Second) + 1 {
 			if got := w.token("a"); got != "at.a.0" {
 				t.Fatalf("got %s", got)
 			}
@@ -148,7 +148,7 @@ func TestR02UnansweredRefreshIsNotRepeatedBlindly(t *testing.T) {
 			if _, err := w.accounts.Token(t.Context(), "a"); !isUnavailable(err) {
 				t.Fatalf("%s: got %v", name, err)
 			}
-			time.Sleep(15 * time.Second) // its request ran into the timeout
+			time.Sleep(11 * time.Second) // its request ran into the timeout
 			w.idp.set(func(p *fakeProvider) { p.answer = nil })
 			for range 9 {
 				if _, err := w.accounts.Token(t.Context(), "a"); !isUnavailable(err) {
@@ -199,7 +199,7 @@ func TestR02CutRefreshIsTriedOnceMoreByOneOfAllNodes(t *testing.T) {
 						time.Sleep(time.Duration(i) * 100 * time.Millisecond)
 						begin := time.Now()
 						got, err := nodes[i%len(nodes)].Token(t.Context(), "a")
-						if grace > 0 && got != "at.a.2" || grace == 0 && !errors.Is(err, ErrNeedsReauth) || time.Since(begin) > cutLeaseTime+lastPoll {
+						if grace > 0 && got != "at.a.2" || grace == 0 && !errors.Is(err, ErrNeedsReauth) || time.Since(begin) > cutLeaseTime+slowLook {
 							t.Errorf("got %s, %v after %v", got, err, time.Since(begin))
 						}
 					})
@@ -245,7 +245,7 @@ func TestR02CrashAfterACutLeavesTheLastTryToAnotherNode(t *testing.T) {
 	})
 }
 
-// What the vault was not told nobody else can know: the lease lasts as long as it says there.
+// What the vault was not told, because its process died, nobody else can know: the lease lasts as long as it says there.
 func TestR02CutThatCannotBeWrittenKeepsTheWholeLease(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -264,14 +264,15 @@ func TestR02CutThatCannotBeWrittenKeepsTheWholeLease(t *testing.T) {
 		if _, err := w.accounts.Token(t.Context(), "a"); !isUnavailable(err) || time.Since(begin) > waitTime {
 			t.Fatalf("got %v after %v", err, time.Since(begin))
 		}
+		dead, cancel := context.WithCancel(t.Context())
+		cancel()
+		_ = w.accounts.Close(dead)
 		w.store.failWrites(nil)
 		w.accounts = w.node()
-		for ; time.Since(begin) < leaseTime-time.Second; time.Sleep(time.Second) {
-			if _, err := w.accounts.Token(t.Context(), "a"); err == nil && time.Since(begin) < leaseTime {
-				t.Fatalf("got a token after %v", time.Since(begin))
-			}
+		_, err := w.accounts.Token(t.Context(), "a")
+		if d := time.Since(begin); err != nil || d < leaseTime || d > leaseTime+time.Second {
+			t.Fatalf("got %v after %v", err, d)
 		}
-		time.Sleep(time.Second)
 		if got := w.token("a"); got != "at.a.2" || w.idp.tokenPosts() != 2 {
 			t.Errorf("got %s after %d requests", got, w.idp.tokenPosts())
 		}

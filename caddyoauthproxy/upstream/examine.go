@@ -136,7 +136,7 @@ func (p *Provider) examineMetadata(m *metadata) []Finding {
 func (p *Provider) examineClient(ctx context.Context, m *metadata, c oauthClient, redirectURI string) []Finding {
 	a, err := p.postForm(ctx, m, c, m.TokenEndpoint, url.Values{
 		"grant_type": {"authorization_code"}, "code": {"examination-" + oauth2.GenerateVerifier()}, "redirect_uri": {redirectURI}, "code_verifier": {oauth2.GenerateVerifier()},
-	})
+	}, nil)
 	if err != nil {
 		return []Finding{{Problem, "token endpoint: " + err.Error(), adviceFor(err)}}
 	}

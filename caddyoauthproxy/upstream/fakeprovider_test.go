@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -308,6 +309,8 @@ var errRefused = errors.New("connection refused")
 type inMemory struct {
 	handler http.Handler
 
+	dialling func() // what happens while a connection comes about
+
 	mu      sync.Mutex
 	refuse  bool
 	dialled int
@@ -330,11 +333,31 @@ func (m *inMemory) RoundTrip(r *http.Request) (*http.Response, error) {
 	m.dialled++
 	refuse := m.refuse
 	m.mu.Unlock()
+	if m.dialling != nil {
+		dialled := make(chan struct{})
+		go func() {
+			defer close(dialled)
+			m.dialling()
+		}()
+		select {
+		case <-dialled:
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
+	}
 	if refuse {
 		return nil, errRefused
 	}
 	if trace := httptrace.ContextClientTrace(r.Context()); trace != nil && trace.GotConn != nil {
 		trace.GotConn(httptrace.GotConnInfo{})
+	}
+	r = r.Clone(r.Context())
+	if r.Body != nil { // it is written before anybody reads it
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return nil, err
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
 	}
 	w := httptest.NewRecorder()
 	done := make(chan struct{})

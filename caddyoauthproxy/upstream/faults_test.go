@@ -717,7 +717,7 @@ func TestVaultFaultInTheLastTryCostsNoLogin(t *testing.T) {
 					if err == nil {
 						break
 					}
-					if !isUnavailable(err) || time.Since(begin) > 2*leaseTime {
+					if !isUnavailable(err) || time.Since(begin) > 2*lostTime {
 						t.Fatalf("after %v: %v", time.Since(begin), err)
 					}
 				}

@@ -46,6 +46,10 @@ func (p *Provider) doHead(ctx context.Context, req *http.Request) (*answer, erro
 }
 
 func (p *Provider) doUpTo(ctx context.Context, req *http.Request, limit int) (*answer, error) {
+	f := fenceOf(req)
+	if err := f.begin(); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
 	var connected atomic.Bool
@@ -54,8 +58,13 @@ func (p *Provider) doUpTo(ctx context.Context, req *http.Request, limit int) (*a
 	}))
 	req.Header.Set("User-Agent", outbound.UserAgent)
 	resp, err := p.client.Do(req)
+	if err != nil && !f.wasSent() {
+		if err := f.begin(); err != nil {
+			return nil, err
+		}
+	}
 	if err != nil {
-		sent := connected.Load()
+		sent := connected.Load() && f.wasSent()
 		return nil, &Error{Class: Unreachable, Unknown: sent, Cut: sent && isCut(ctx, err), Unsent: !sent, Err: withoutURL(err)}
 	}
 	defer resp.Body.Close()

@@ -76,7 +76,7 @@ func (p *Provider) requestAlone(ctx context.Context, what string, form url.Value
 		m, c, err := p.bound(ctx, tokenstore.Binding{})
 		var t Tokens
 		if err == nil {
-			t, err = p.requestToken(ctx, m, c, maps.Clone(form))
+			t, err = p.requestToken(ctx, m, c, maps.Clone(form), nil)
 		}
 		if err == nil {
 			return t, nil

@@ -950,6 +950,47 @@ func TestNodesThatRegisterTogetherEndWithOneClient(t *testing.T) {
 	if slices.Sort(ids); len(slices.Compact(ids)) != 1 || ids[0] != last.Binding.ClientID {
 		t.Errorf("clients %v, then %s", ids, last.Binding.ClientID)
 	}
+	if n := len(s.registered); n != 1 {
+		t.Errorf("registered %d times", n)
+	}
+}
+
+// A node that dies while it registers the gateway keeps the others from it for a while, and not for ever.
+func TestRegistrationOfADeadNodeIsMadeByAnother(t *testing.T) {
+	t.Parallel()
+	s := newFakeServer(t)
+	clock := new(clock)
+	v := openVault(t, newMemStore(), clock.now)
+	p := s.provider(t, v)
+	m, err := p.metadata.get(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := &tokenstore.Registration{Meta: tokenstore.Meta{ID: p.clients.id(v, m)}, Issuer: m.Issuer,
+		Registering: tokenstore.Lease{Owner: "dead", Until: clock.now().Add(p.timeout + registerMore)}}
+	if err := v.Commit(t.Context(), tokenstore.Save(dead)); err != nil {
+		t.Fatal(err)
+	}
+	soon, cancel := context.WithTimeout(t.Context(), 3*registerPoll)
+	defer cancel()
+	if _, err := p.Begin(soon, authRequest()); err == nil || len(s.registered) != 0 {
+		t.Errorf("registered %d times, %v", len(s.registered), err)
+	}
+	clock.turn(p.timeout + registerMore)
+	if begun, _ := begin(t, p); begun.Binding.ClientID != "client-1" || len(s.registered) != 1 {
+		t.Errorf("client %s, registered %d times", begun.Binding.ClientID, len(s.registered))
+	}
+	// One that fails leaves the next its turn at once.
+	failing := newFakeServer(t)
+	failing.set(func() {
+		failing.documents["/.well-known/oauth-authorization-server"] = failing.metadata(map[string]any{"registration_endpoint": failing.base + "/nowhere"})
+	})
+	for range 2 {
+		began := time.Now()
+		if _, err := failing.provider(t, v).Begin(t.Context(), authRequest()); err == nil || time.Since(began) > 10*registerPoll {
+			t.Errorf("got %v after %v", err, time.Since(began))
+		}
+	}
 }
 
 func TestRegistrationsAreSealedAndTheirErrorsHoldNoSecret(t *testing.T) {

@@ -298,7 +298,7 @@ func (p *Provider) Exchange(ctx context.Context, r CodeResponse) (Tokens, tokens
 		"code":          {r.Code},
 		"redirect_uri":  {r.RedirectURI},
 		"code_verifier": {r.Verifier},
-	})
+	}, nil)
 	if err != nil {
 		return Tokens{}, tokenstore.User{}, p.fail("token endpoint", err)
 	}

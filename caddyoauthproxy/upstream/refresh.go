@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"time"
 
@@ -12,59 +11,86 @@ import (
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
-const (
-	// leaseTime is how long a process may take to spend a refresh token and to save what it got.
-	leaseTime = 45 * time.Second
+// notYetError says that the account is to be looked at again: when it has changed, or after a while. err is what to answer where there is no time for that.
+type notYetError struct {
+	after time.Duration
+	err   error
+}
 
-	// cutLeaseTime is what is left of the lease when the connection was cut: the answer is lost for certain, and
-	// providers forgive a refresh token that comes again for as little as ten seconds.
-	cutLeaseTime = 2 * time.Second
-
-	// saveTime is the part of the lease that is kept for saving.
-	saveTime = 10 * time.Second
-
-	// firstPoll and lastPoll space the looks at an account whose lease another process holds.
-	firstPoll = 50 * time.Millisecond
-	lastPoll  = 500 * time.Millisecond
-)
-
-// errTakenOver says that another process took the account's lease while the provider was asked.
-var errTakenOver = errors.New("lease was taken over")
+func (l *notYetError) Error() string { return l.err.Error() }
+func (l *notYetError) Unwrap() error { return l.err }
 
 // refresh sees to it that the account has a token that is neither due nor the rejected one. What it returns
-// besides is renewed but not saved.
+// besides is not saved yet.
 //
 // The order of writes makes a crash safe: lease in the vault, then the provider, then the tokens in the
 // vault and the lease given up. A lease that ran out says that the refresh token may be spent. It is then tried
 // once more: providers with a grace for lost answers accept it, others refuse it, and the user logs in again.
 // Where the connection was cut, that try is made here, because the user's next request may come after the grace.
+//
+// While the vault is away nothing is decided, and nothing sent: the refresh waits for it, as it waits for another process that holds the lease.
 func (a *Accounts) refresh(ctx context.Context, id, rejected string) (string, *outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, waitTime)
 	defer cancel()
-	for poll := firstPoll; ; poll = min(2*poll, lastPoll) {
-		acc, err := a.load(ctx, id)
-		if err != nil {
-			return "", nil, a.vaultError(id, err)
-		}
-		now := a.vault.Now()
-		if token, done, err := a.settled(ctx, acc, rejected, now); done {
-			return token, nil, err
-		}
-		if acc.State == tokenstore.StateRefreshing && now.Before(acc.Lease.Until) {
-			if !sleep(ctx, poll) {
-				return "", nil, unavailable(acc.Lease.Until.Sub(now), errors.New("another process is refreshing the token"))
-			}
-			continue
-		}
-		again := acc.State == tokenstore.StateRefreshing
-		token, left, err := a.renew(ctx, acc, rejected)
-		switch {
-		case errors.Is(err, tokenstore.ErrConflict), errors.Is(err, errTakenOver): // somebody else was faster: look again
-		case !again && wasCut(err) && sleep(ctx, cutLeaseTime):
-		default:
+	changed, stop := a.waiters.await(id)
+	defer stop()
+	for c := newClaim(); ; {
+		token, left, err := a.look(ctx, id, rejected, c)
+		if left != nil {
 			return token, left, err
 		}
+		again, ok := errors.AsType[*notYetError](err)
+		switch {
+		case err == nil:
+			return token, a.abandoned(id, c), nil
+		case !ok:
+			return "", a.abandoned(id, c), err
+		case wait(ctx, changed, again.after):
+		default:
+			return "", a.abandoned(id, c), again.err
+		}
 	}
+}
+
+// wait waits for a change, but not longer than that, and reports whether ctx let it.
+func wait(ctx context.Context, changed <-chan struct{}, atMost time.Duration) bool {
+	t := time.NewTimer(atMost)
+	defer t.Stop()
+	select {
+	case <-changed:
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
+}
+
+// look is one look at the account, and does what is to be done then. Its errors are those of Token and *notYetError.
+func (a *Accounts) look(ctx context.Context, id, rejected string, c *claim) (string, *outcome, error) {
+	acc, err := a.load(ctx, id)
+	if err != nil {
+		return "", nil, a.waitForVault(id, err)
+	}
+	if c.made(acc) {
+		return a.renew(ctx, acc, rejected, c)
+	}
+	now := a.vault.Now()
+	if token, done, err := a.settled(ctx, acc, rejected, now); done {
+		return token, nil, err
+	}
+	if a.leased(acc, now) {
+		left := max(a.leaseEnd(acc).Sub(now), 0)
+		return "", nil, &notYetError{min(left, slowLook), unavailable(left, errors.New("another process is refreshing the token"))}
+	}
+	return a.renew(ctx, acc, rejected, c)
+}
+
+// waitForVault says in this package's words why the vault could not be asked, and where waiting helps, that.
+func (a *Accounts) waitForVault(id string, err error) error {
+	away := errors.Is(err, tokenstore.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded)
+	if err = a.vaultError(id, err); away {
+		return &notYetError{slowLook / 4, err}
+	}
+	return err
 }
 
 func wasCut(err error) bool {
@@ -75,11 +101,10 @@ func wasCut(err error) bool {
 // settled reports whether the account as it is needs or allows no refresh, and what to answer then.
 func (a *Accounts) settled(ctx context.Context, acc *tokenstore.Account, rejected string, now time.Time) (string, bool, error) {
 	usable := valid(acc, now) && acc.AccessToken != rejected
-	leased := acc.State == tokenstore.StateRefreshing && now.Before(acc.Lease.Until)
 	switch {
 	case over(acc):
 		return "", true, needsReauth(acc)
-	case usable && (rejected != "" || leased || !a.due(acc, now)):
+	case usable && (rejected != "" || a.leased(acc, now) || !a.due(acc, now)):
 		return acc.AccessToken, true, nil
 	case !a.refreshable(acc) && rejected != "":
 		return "", true, &ReauthError{Reason: reasonNoRefresh}
@@ -99,30 +124,53 @@ func (a *Accounts) settled(ctx context.Context, acc *tokenstore.Account, rejecte
 }
 
 // renew takes the account's lease, spends its refresh token and saves the outcome.
-func (a *Accounts) renew(ctx context.Context, acc *tokenstore.Account, rejected string) (string, *outcome, error) {
+func (a *Accounts) renew(ctx context.Context, acc *tokenstore.Account, rejected string, c *claim) (string, *outcome, error) {
 	p, g := a.provider(acc), a.gate(acc)
 	if p == nil {
 		return "", nil, unavailable(pauseLimit, notConfigured(acc.Provider))
 	}
-	if acc.State == tokenstore.StateRefreshing && acc.Lease.Replayed && !a.remembers(acc.ID, acc.Lease.Owner) {
+	if !c.unknown && acc.State == tokenstore.StateRefreshing && acc.Lease.Replayed && !a.remembers(acc.ID, acc.Lease.Owner) {
 		return "", nil, a.giveUp(ctx, acc, "refresh lost: the answer to a refresh never arrived, twice")
 	}
 	if err := g.enter(ctx, a.vault.Now); err != nil {
 		return "", nil, err
 	}
-	lease := max(leaseTime, p.timeout+saveTime+5*time.Second)
-	if err := a.claim(acc, rejected, lease); err != nil {
+	if err := a.claim(ctx, acc, rejected, c); err != nil {
 		g.giveBack()
-		return "", nil, err
+		if errors.Is(err, tokenstore.ErrConflict) || errors.Is(err, errSlow) { // somebody else was faster: look again
+			return "", nil, &notYetError{0, unavailable(time.Second, err)}
+		}
+		return "", nil, a.waitForVault(acc.ID, err)
 	}
-	asked, cancel := context.WithTimeout(tracing.Within(a.ctx, ctx), lease-saveTime)
+	last := acc.Lease.Replayed
+	token, left, err := a.ask(ctx, p, g, acc)
+	if errors.Is(err, errLeaseOver) { // it is like one that may not have been written
+		c.unknown, c.version = true, acc.Version
+		return "", nil, &notYetError{0, unavailable(time.Second, err)}
+	}
+	*c = *newClaim() // that one is settled
+	switch {
+	case left != nil:
+	case errors.Is(err, errTakenOver):
+		err = &notYetError{0, unavailable(time.Second, err)}
+	case !last && wasCut(err) && sleep(ctx, cutLeaseTime):
+		err = &notYetError{0, err}
+	}
+	return token, left, err
+}
+
+// ask asks the provider, under a lease that is renewed meanwhile, and saves what came of it. It returns errLeaseOver when nothing was sent.
+func (a *Accounts) ask(ctx context.Context, p *Provider, g *gate, acc *tokenstore.Account) (string, *outcome, error) {
+	asked, cancel := context.WithTimeout(tracing.Within(a.ctx, ctx), max(askTime, p.timeout+askMore))
 	defer cancel()
 	asked, span := tracing.Start(asked, "oauth_proxy refresh")
 	defer span.End()
 	span.Set("provider", acc.Provider)
 	span.Set("account", acc.ID)
-	began := time.Now()
-	t, err := p.Refresh(asked, Tokens{RefreshToken: acc.RefreshToken, Scopes: acc.Scopes, Binding: acc.Binding})
+	began, since := time.Now(), a.vault.Now()
+	h := a.hold(acc, cancel)
+	t, err := p.refresh(asked, Tokens{RefreshToken: acc.RefreshToken, Scopes: acc.Scopes, Binding: acc.Binding}, h.fence)
+	acc = h.end()
 	var failure *Error
 	errors.As(err, &failure)
 	if failure != nil && failure.Local {
@@ -136,32 +184,15 @@ func (a *Accounts) renew(ctx context.Context, acc *tokenstore.Account, rejected 
 		a.acts.Refreshed(acc.Provider, failure.Class, time.Since(began))
 		span.Fail(string(failure.Class))
 	}
-	if err != nil {
-		return "", nil, a.refused(acc, failure)
+	switch {
+	case err == nil:
+		return a.renewed(acc, t, since)
+	case errors.Is(err, errLeaseOver):
+		return "", nil, err
+	default:
+		left, err := a.refused(acc, failure)
+		return "", left, err
 	}
-	return a.renewed(acc, t)
-}
-
-// claim writes the lease. It returns ErrConflict when somebody else changed the account.
-func (a *Accounts) claim(acc *tokenstore.Account, rejected string, lease time.Duration) error {
-	ctx, cancel := context.WithTimeout(a.ctx, settleTime)
-	defer cancel()
-	now := a.vault.Now()
-	open := acc.State == tokenstore.StateRefreshing
-	if open {
-		a.log.Warn("a refresh was never finished: trying its refresh token a last time", accountFields(acc)...)
-	}
-	acc.State = tokenstore.StateRefreshing
-	acc.Lease = tokenstore.Lease{Owner: rand.Text(), Until: now.Add(lease), Replayed: open}
-	if rejected != "" {
-		acc.Forced = now
-	}
-	err := a.commit(ctx, acc)
-	if err != nil && !errors.Is(err, tokenstore.ErrConflict) {
-		a.remember(acc.ID, acc.Lease.Owner) // it may be written all the same, and nothing is sent under it
-		return a.vaultError(acc.ID, err)
-	}
-	return err
 }
 
 // remember notes a lease that did not end its account, though the vault may say nothing of that. Otherwise a vault that
@@ -179,16 +210,16 @@ func (a *Accounts) remembers(id, owner string) bool {
 	return ok && lease == owner
 }
 
-// renewed is what happens after the provider gave new tokens.
-func (a *Accounts) renewed(acc *tokenstore.Account, t Tokens) (string, *outcome, error) {
+// renewed is what happens after the provider gave new tokens. Their life counts from when it was asked: it has begun at some moment since, and the
+// answer may have taken long, or this process been stopped meanwhile.
+func (a *Accounts) renewed(acc *tokenstore.Account, t Tokens, asked time.Time) (string, *outcome, error) {
 	a.succeeded(acc.ID)
-	now := a.vault.Now()
-	o := &outcome{id: acc.ID, owner: acc.Lease.Owner, renewed: &t, obtained: now, event: a.event(tokenstore.EventUpstreamRefreshed, acc), write: func(acc *tokenstore.Account) {
+	o := &outcome{id: acc.ID, owner: acc.Lease.Owner, renewed: &t, obtained: asked, event: a.event(tokenstore.EventUpstreamRefreshed, acc), write: func(acc *tokenstore.Account) {
 		acc.State, acc.Lease, acc.Reason = tokenstore.StateActive, tokenstore.Lease{}, ""
-		acc.AccessToken, acc.TokenType, acc.Obtained = t.AccessToken, t.TokenType, now
+		acc.AccessToken, acc.TokenType, acc.Obtained = t.AccessToken, t.TokenType, asked
 		acc.Expires = time.Time{}
 		if t.Lifetime > 0 {
-			acc.Expires = now.Add(t.Lifetime)
+			acc.Expires = asked.Add(t.Lifetime)
 		}
 		if t.RefreshToken != "" { // RFC 6749 §6: absent means the old one stays good
 			acc.RefreshToken = t.RefreshToken
@@ -217,11 +248,11 @@ func (a *Accounts) renewed(acc *tokenstore.Account, t Tokens) (string, *outcome,
 	return t.AccessToken, o, nil
 }
 
-// refused is what happens after the provider gave no tokens.
-func (a *Accounts) refused(acc *tokenstore.Account, e *Error) error {
+// refused is what happens after the provider gave no tokens. What it returns besides could not be saved.
+func (a *Accounts) refused(acc *tokenstore.Account, e *Error) (*outcome, error) {
 	now := a.vault.Now()
 	fields := append(accountFields(acc), zap.String("class", string(e.Class)), zap.String("code", e.Code), zap.Int("status", e.Status), zap.Error(e))
-	o := &outcome{id: acc.ID, owner: acc.Lease.Owner}
+	o := &outcome{id: acc.ID, owner: acc.Lease.Owner, write: a.release}
 	atLeast := e.RetryAfter
 	reason := "the provider refused the refresh token"
 	switch {
@@ -230,52 +261,47 @@ func (a *Accounts) refused(acc *tokenstore.Account, e *Error) error {
 			reason = "refresh lost: the answer to a refresh never arrived, and the provider refuses its refresh token since"
 		}
 		o.write = func(acc *tokenstore.Account) { end(acc, tokenstore.StateNeedsReauth, reason) }
+		o.saved = func() { a.acts.Broke(acc.Provider) }
 		o.event = a.event(tokenstore.EventUpstreamRefused, acc).Refused(reason)
 		o.event.Details = map[string]string{"class": string(e.Class), "error": e.Code}
 	case e.Unknown:
-		// The refresh token may be spent, so the lease stays: who finds it run out knows that he makes the last try.
-		// If this was the last try, it was not answered, and the next is one again. That one has no haste: what a
-		// provider that cuts twice forgives is not worth asking it often.
-		until := acc.Lease.Until
-		if e.Cut && !acc.Lease.Replayed {
-			until = now.Add(cutLeaseTime)
+		// The refresh token may be spent, so the lease is given up without an end: who finds it run out knows that he makes the last try.
+		// If this was the last try, it was not answered, and the next is one again.
+		left := a.lease
+		switch {
+		case acc.Lease.Replayed:
+			left = lostTime
+		case e.Cut:
+			left = cutLeaseTime
 		}
-		atLeast = max(atLeast, until.Sub(now))
-		o.write = func(acc *tokenstore.Account) { acc.Lease.Until, acc.Lease.Replayed = until, false }
+		atLeast = max(atLeast, left)
+		o.write = func(acc *tokenstore.Account) { acc.Lease = tokenstore.Lease{Until: now.Add(left)} }
 		a.log.Warn("refresh was not answered", fields...)
-	case acc.Lease.Replayed:
-		// Not the answer that the last try is for: the next is one again.
-		o.write = func(acc *tokenstore.Account) { acc.Lease.Until, acc.Lease.Replayed = now, false }
-		a.log.Warn("refresh failed", fields...)
 	case e.Class == Misconfigured:
-		o.write = release
 		a.log.Error("provider refuses the gateway: check client id, client secret and scopes", fields...)
 	default:
-		o.write = release
 		a.log.Warn("refresh failed", fields...)
 	}
-	// Without this write the lease runs out by itself.
 	err := a.save(acc, o)
-	if err != nil && !errors.Is(err, errTakenOver) && !errors.Is(err, ErrNeedsReauth) {
-		a.log.Error("outcome of a refresh cannot be saved", append(accountFields(acc), zap.Error(err))...)
-		if e.Class != Rejected {
-			a.remember(acc.ID, o.owner)
-		}
+	switch {
+	case errors.Is(err, errTakenOver), errors.Is(err, ErrNeedsReauth):
+		return nil, err // what is stored counts
+	case err == nil:
+		o = nil
+	default:
+		a.log.Error("outcome of a refresh cannot be saved: saving is tried again", append(accountFields(acc), zap.Error(err))...)
 	}
-	if e.Class == Rejected {
+	switch {
+	case e.Class == Rejected && err != nil: // whether the lease was still ours when the provider said so is not known
+		return o, unavailable(time.Second, err)
+	case e.Class == Rejected:
 		a.succeeded(acc.ID)
-		if err == nil {
-			a.acts.Broke(acc.Provider)
-		}
-		return &ReauthError{Reason: reason, Err: e}
+		return nil, &ReauthError{Reason: reason, Err: e}
+	case err != nil:
+		a.remember(acc.ID, acc.Lease.Owner)
 	}
 	a.failed(acc.ID, now, atLeast)
-	return unavailable(a.pause(acc, now), e)
-}
-
-// release gives the lease back, and leaves the account as it was.
-func release(acc *tokenstore.Account) {
-	acc.State, acc.Lease = tokenstore.StateActive, tokenstore.Lease{}
+	return o, unavailable(a.pause(acc, now), e)
 }
 
 // giveUp marks an account for which there is nothing left to try.
@@ -291,25 +317,43 @@ func (a *Accounts) giveUp(ctx context.Context, acc *tokenstore.Account, reason s
 			break
 		}
 		if !errors.Is(err, tokenstore.ErrConflict) {
-			return a.vaultError(acc.ID, err)
+			return a.waitForVault(acc.ID, err)
 		}
 		stored, err := a.vault.Account(ctx, acc.ID)
 		if err != nil {
-			return a.vaultError(acc.ID, err)
+			return a.waitForVault(acc.ID, err)
 		}
 		if stored.Version != acc.Version {
-			return unavailable(time.Second, tokenstore.ErrConflict) // changed meanwhile: the next call sees how
+			return &notYetError{0, unavailable(time.Second, tokenstore.ErrConflict)} // changed meanwhile: the next look sees how
 		}
 	}
 	a.acts.Broke(acc.Provider)
 	return needsReauth(acc)
 }
 
-// discard revokes tokens that came for an account which had ended meanwhile.
+// discard revokes tokens that came for an account which had ended meanwhile. Where that was revoked, whoever did so knows nothing of them: they are put in
+// place of those that they came for, so that RetryRevocations goes on where the provider does not answer.
 func (a *Accounts) discard(acc *tokenstore.Account, t Tokens) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), settleTime)
 	defer cancel()
-	if err := a.revokeTokens(ctx, acc, t); err != nil {
+	err := tokenstore.ErrConflict
+	for errors.Is(err, tokenstore.ErrConflict) {
+		var ended *tokenstore.Account
+		if ended, err = a.load(ctx, acc.ID); err != nil || ended.State != tokenstore.StateRevoked || ended.Unstored {
+			err = a.revokeTokens(ctx, acc, t)
+			break
+		}
+		now := a.vault.Now()
+		r := tokenstore.Revocation{AccessToken: t.AccessToken, RefreshToken: t.RefreshToken, Begun: now, Next: now.Add(revokeFirst), Attempts: 1}
+		if r.RefreshToken == "" && ended.Revocation != nil {
+			r.RefreshToken = ended.Revocation.RefreshToken
+		}
+		ended.Revocation = &r
+		if err = a.commit(ctx, ended); err == nil {
+			err = a.tellProvider(ctx, ended)
+		}
+	}
+	if err != nil {
 		a.log.Warn("tokens of an ended account cannot be revoked", append(accountFields(acc), zap.Error(err))...)
 	}
 }

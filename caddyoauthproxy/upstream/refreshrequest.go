@@ -21,8 +21,13 @@ const patience = 3 * time.Second
 // came about, or the provider said so with 429 or 503 and a short Retry-After. Any other is made once, because
 // the refresh token may be spent by then; the error says so (Error.Unknown).
 func (p *Provider) Refresh(ctx context.Context, held Tokens) (Tokens, error) {
+	return p.refresh(ctx, held, nil)
+}
+
+// refresh is Refresh behind a fence.
+func (p *Provider) refresh(ctx context.Context, held Tokens, f *fence) (Tokens, error) {
 	for attempt := 0; ; attempt++ {
-		t, err := p.refreshOnce(ctx, held)
+		t, err := p.refreshOnce(ctx, held, f)
 		if err == nil {
 			return t, nil
 		}
@@ -33,7 +38,7 @@ func (p *Provider) Refresh(ctx context.Context, held Tokens) (Tokens, error) {
 	}
 }
 
-func (p *Provider) refreshOnce(ctx context.Context, held Tokens) (Tokens, error) {
+func (p *Provider) refreshOnce(ctx context.Context, held Tokens, f *fence) (Tokens, error) {
 	m, c, err := p.bound(ctx, held.Binding)
 	if err != nil {
 		e := in("not sent", err)
@@ -44,7 +49,7 @@ func (p *Provider) refreshOnce(ctx context.Context, held Tokens) (Tokens, error)
 	if len(held.Scopes) > 0 {
 		form.Set("scope", p.joinScopes(p.refreshScopes(held.Scopes)))
 	}
-	return p.requestToken(ctx, m, c, form)
+	return p.requestToken(ctx, m, c, form, f)
 }
 
 // refreshScopes are those that a refresh asks for: what was granted, and no more (RFC 6749 §6). A provider may leave out
@@ -72,7 +77,7 @@ func isMicrosofts(issuer string) bool {
 func retryIn(err error, attempt int) (time.Duration, bool) {
 	var e *Error
 	switch {
-	case !errors.As(err, &e) || e.Unknown:
+	case !errors.As(err, &e) || e.Unknown || errors.Is(err, errLeaseOver):
 		return 0, false
 	case e.Status == http.StatusTooManyRequests || e.Status == http.StatusServiceUnavailable:
 		return e.RetryAfter, e.RetryAfter > 0 && e.RetryAfter <= patience

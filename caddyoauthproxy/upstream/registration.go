@@ -105,18 +105,21 @@ func (r *registrations) get(ctx context.Context, m *metadata, id string) (oauthC
 	case !errors.Is(err, tokenstore.ErrNotFound):
 		return oauthClient{}, &Error{Class: Unreachable, Local: true, Err: fmt.Errorf("registration: %w", err)}
 	case id == "":
-		return r.register(ctx, m, nil)
+		return r.register(ctx, m, nil, "")
 	default:
 		return oauthClient{}, errForgotten()
 	}
 	for _, c := range record.Clients {
-		expired := !c.Expires.IsZero() && !r.provider.now().Before(c.Expires)
+		expired := !c.Expires.IsZero() && !vault.Now().Before(c.Expires)
 		switch {
 		case id == "" && expired:
-			return r.register(ctx, m, record)
+			return r.register(ctx, m, record, "")
 		case id == "" || id == c.ID && !expired:
 			return oauthClient{id: c.ID, secret: c.Secret, method: c.AuthMethod, registered: true}, nil
 		}
+	}
+	if id == "" { // somebody began to register, and did not end it
+		return r.register(ctx, m, record, "")
 	}
 	return oauthClient{}, errForgotten()
 }
@@ -161,55 +164,6 @@ func (r *registrations) id(v *tokenstore.Vault, m *metadata) string {
 	return v.Derive(purposeRegistration, strings.TrimSuffix(m.Issuer, "/"), r.provider.config.RedirectURI)
 }
 
-// replace registers anew, unless another process has done so.
-func (r *registrations) replace(ctx context.Context, m *metadata, forgotten string) (oauthClient, error) {
-	vault, err := r.store()
-	if err != nil {
-		return oauthClient{}, err
-	}
-	record, err := vault.Registration(ctx, r.id(vault, m))
-	if err != nil || record.Clients[0].ID != forgotten {
-		return r.get(ctx, m, "")
-	}
-	return r.register(ctx, m, record)
-}
-
-// register registers the gateway (RFC 7591), and puts the new client in front of those in record. When another process was faster, its client is
-// used.
-func (r *registrations) register(ctx context.Context, m *metadata, record *tokenstore.Registration) (oauthClient, error) {
-	vault, err := r.store()
-	if err != nil {
-		return oauthClient{}, err
-	}
-	c, err := r.provider.registerAt(ctx, m)
-	if err != nil {
-		return oauthClient{}, in("registration", err)
-	}
-	if record == nil {
-		record = &tokenstore.Registration{Meta: tokenstore.Meta{ID: r.id(vault, m)}, Issuer: m.Issuer}
-	}
-	record.Clients = slices.Insert(record.Clients, 0, c)
-	for len(record.Clients) > maxClients { // those that are refused first, then the oldest
-		i := slices.IndexFunc(record.Clients, func(c tokenstore.RegisteredClient) bool { return !c.Refused.IsZero() })
-		if i < 0 {
-			i = len(record.Clients) - 1
-		}
-		record.Clients = slices.Delete(record.Clients, i, i+1)
-	}
-	if end := r.provider.now().Add(unusedFor); record.DeleteAfter.Before(end) {
-		record.DeleteAfter = end
-	}
-	err = vault.Commit(ctx, tokenstore.Save(record))
-	switch {
-	case errors.Is(err, tokenstore.ErrConflict):
-		return r.get(ctx, m, "")
-	case err != nil:
-		return oauthClient{}, &Error{Class: Unreachable, Local: true, Err: fmt.Errorf("registration: %w", err)}
-	}
-	r.prove(c.ID, false)
-	return oauthClient{id: c.ID, secret: c.Secret, method: c.AuthMethod, registered: true}, nil
-}
-
 // judged notes what the answer to a token request says of the client, and turns a refusal of the client that lasts into one of the tokens: only a
 // new login helps then. A single refusal may be a slip of the server's.
 func (r *registrations) judged(ctx context.Context, m *metadata, c oauthClient, answer error) error {
@@ -230,7 +184,7 @@ func (r *registrations) judged(ctx context.Context, m *metadata, c oauthClient, 
 		if i < 0 {
 			return answer
 		}
-		since, now := &record.Clients[i].Refused, r.provider.now()
+		since, now := &record.Clients[i].Refused, vault.Now()
 		switch {
 		case known:
 			lasts := record.DeleteAfter.After(now.Add(usedFor / 2))

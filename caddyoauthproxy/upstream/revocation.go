@@ -17,6 +17,9 @@ const (
 	revokeFirst = time.Minute
 	revokeLast  = 6 * time.Hour
 
+	// revokeEnd is how long before the next attempt one gives up, so that no two are under way.
+	revokeEnd = 5 * time.Second
+
 	// revokeFor is how long a provider is asked. By then whoever revoked should look there.
 	revokeFor = 72 * time.Hour
 
@@ -143,11 +146,13 @@ func (a *Accounts) retryRevocation(ctx context.Context, acc *tokenstore.Account)
 	return true, nil
 }
 
-// tellProvider ends the tokens at the provider, and forgets them when that is done.
+// tellProvider ends the tokens at the provider, and forgets them when that is done. It is over before the next attempt, on whichever node that is made.
 func (a *Accounts) tellProvider(ctx context.Context, acc *tokenstore.Account) error {
 	if acc.Revocation == nil {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, acc.Revocation.Next.Sub(a.vault.Now())-revokeEnd)
+	defer cancel()
 	t := Tokens{AccessToken: acc.Revocation.AccessToken, RefreshToken: acc.Revocation.RefreshToken, Binding: acc.Binding}
 	err := a.endThere(ctx, acc, t)
 	if errors.Is(err, errAccessTokenGone) {
@@ -176,7 +181,8 @@ func (a *Accounts) saveRevocation(ctx context.Context, acc *tokenstore.Account, 
 // renewToRevoke spends the refresh token of an ended account for an access token to revoke, and writes down what came: the refresh token is
 // spent. Nothing comes when it has ended, too.
 func (a *Accounts) renewToRevoke(ctx context.Context, acc *tokenstore.Account, t Tokens) (Tokens, error) {
-	renewed, err := a.provider(acc).Refresh(ctx, t)
+	f := &fence{now: a.vault.Now, until: acc.Revocation.Next.Add(-revokeEnd)} // of then on it is the next attempt's
+	renewed, err := a.provider(acc).refresh(ctx, t, f)
 	var e *Error
 	if errors.As(err, &e) && e.Class == Rejected {
 		return Tokens{}, nil

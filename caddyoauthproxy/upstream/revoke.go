@@ -43,7 +43,7 @@ func (p *Provider) Revoke(ctx context.Context, t Tokens) error {
 }
 
 func (p *Provider) revokeToken(ctx context.Context, m *metadata, c oauthClient, kind, token string) error {
-	a, err := p.postForm(ctx, m, c, m.RevocationEndpoint, url.Values{"token": {token}, "token_type_hint": {kind}})
+	a, err := p.postForm(ctx, m, c, m.RevocationEndpoint, url.Values{"token": {token}, "token_type_hint": {kind}}, nil)
 	if err != nil {
 		return err
 	}

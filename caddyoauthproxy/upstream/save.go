@@ -12,12 +12,12 @@ import (
 )
 
 const (
-	// settleTime bounds one attempt to save, also after Close's deadline.
+	// settleTime bounds one attempt to write, also after Close's deadline.
 	settleTime = 5 * time.Second
 
 	// firstRetry and lastRetry space the attempts to save.
 	firstRetry = 100 * time.Millisecond
-	lastRetry  = 5 * time.Second
+	lastRetry  = time.Second
 )
 
 // outcome is what a refresh brought, to be written to the account while the lease is the owner's.
@@ -29,7 +29,10 @@ type outcome struct {
 	// event is recorded with it; nil where it is none for the audit trail.
 	event *tokenstore.Event
 
-	// renewed are the new tokens, nil where there are none, and obtained is when they came.
+	// saved, where set, is called when it is.
+	saved func()
+
+	// renewed are the new tokens, nil where there are none, and obtained is when they were asked for.
 	renewed  *Tokens
 	obtained time.Time
 }
@@ -52,6 +55,9 @@ func (a *Accounts) save(acc *tokenstore.Account, o *outcome) error {
 			return err
 		}
 		err = a.commit(ctx, acc, append(broken, with...)...)
+		if err == nil && o.saved != nil {
+			o.saved()
+		}
 		if !errors.Is(err, tokenstore.ErrConflict) {
 			return err
 		}
@@ -62,22 +68,10 @@ func (a *Accounts) save(acc *tokenstore.Account, o *outcome) error {
 		if err != nil {
 			return err
 		}
-		if err := o.mayGoTo(stored); err != nil {
+		if err := mayWrite(stored, o.owner); err != nil {
 			return err
 		}
 		acc = stored
-	}
-}
-
-// mayGoTo says why the outcome must not be written to the account as it is stored now, nil when it may.
-func (o *outcome) mayGoTo(stored *tokenstore.Account) error {
-	switch {
-	case over(stored):
-		return needsReauth(stored)
-	case stored.State != tokenstore.StateRefreshing || stored.Lease.Owner != o.owner:
-		return errTakenOver
-	default:
-		return nil
 	}
 }
 
@@ -91,11 +85,15 @@ func (a *Accounts) keep(acc *tokenstore.Account, o *outcome) {
 	a.unsaved[o.id] = &renewed
 }
 
-// saveLater tries to save what is kept, until it is saved or nobody wants it any more, or Close gives up.
+// saveLater tries to save an outcome, until it is saved or nobody wants it any more, or Close gives up. A vault that comes back gets it at once: others may
+// take the lease over soon.
 func (a *Accounts) saveLater(o *outcome) {
 	closing := a.closing
+	changed, stop := a.waiters.await(o.id)
+	defer stop()
 	for delay := firstRetry; ; delay = min(2*delay, lastRetry) {
 		select {
+		case <-changed:
 		case <-time.After(delay):
 		case <-closing: // no time to lose
 			closing, delay = nil, firstRetry
@@ -117,29 +115,32 @@ func (a *Accounts) trySave(o *outcome) bool {
 	switch {
 	case err != nil:
 		err = a.vaultError(o.id, err)
-	case acc.AccessToken == o.renewed.AccessToken:
+	case o.renewed != nil && acc.AccessToken == o.renewed.AccessToken:
 		// An attempt that seemed to fail had been made.
-	case acc.Unstored && acc.State == tokenstore.StateActive && acc.Obtained.Equal(o.obtained):
+	case o.renewed != nil && acc.Unstored && acc.State == tokenstore.StateActive && acc.Obtained.Equal(o.obtained):
 		// So it had here, where the vault has no tokens to tell by.
 		o.write(acc)
 		held.put(acc.ID, takeTokens(acc))
 	default:
-		if err = o.mayGoTo(acc); err == nil {
+		if err = mayWrite(acc, o.owner); err == nil {
 			err = a.save(acc, o)
 		}
 	}
+	lost := errors.Is(err, errTakenOver) || errors.Is(err, ErrNeedsReauth)
 	switch {
+	case err != nil && !lost:
+		return false
+	case o.renewed == nil:
+		return true
 	case err == nil:
 		a.log.Info("renewed token is saved now", zap.String("account", o.id))
 	case errors.Is(err, errTakenOver):
 		a.log.Warn("renewed token dropped: another process took over", accountFields(acc)...)
-	case errors.Is(err, ErrNeedsReauth):
+	default:
 		a.log.Warn("renewed token dropped: the account has ended", zap.String("account", o.id))
 		if acc != nil {
 			a.discard(acc, *o.renewed)
 		}
-	default:
-		return false
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -149,7 +149,7 @@ func TestR21LateSaveDoesNotOverwriteNewerTokens(t *testing.T) {
 	if got := w.token("a"); got != "at.a.1" {
 		t.Fatalf("got %s", got)
 	}
-	_, left, err := w.accounts.renewed(late, Tokens{AccessToken: "stale", RefreshToken: "stale"})
+	_, left, err := w.accounts.renewed(late, Tokens{AccessToken: "stale", RefreshToken: "stale"}, w.clock.now())
 	if !errors.Is(err, errTakenOver) || left != nil {
 		t.Errorf("got %v", err)
 	}

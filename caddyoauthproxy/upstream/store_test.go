@@ -16,8 +16,9 @@ import (
 
 // memStore is a Store in memory whose writes can be made to fail.
 type memStore struct {
-	mu   sync.Mutex
-	rows map[string]tokenstore.Row
+	mu       sync.Mutex
+	rows     map[string]tokenstore.Row
+	watchers map[*watcher]struct{}
 
 	// onApply, where set, is called before every Apply, which waits for it alone.
 	onApply func(changes []tokenstore.Change)
@@ -29,7 +30,9 @@ type memStore struct {
 	failAfter func(changes []tokenstore.Change) error
 }
 
-func newMemStore() *memStore { return &memStore{rows: map[string]tokenstore.Row{}} }
+func newMemStore() *memStore {
+	return &memStore{rows: map[string]tokenstore.Row{}, watchers: map[*watcher]struct{}{}}
+}
 
 func rowKey(kind tokenstore.Kind, id string) string { return string(kind) + "/" + id }
 
@@ -81,6 +84,13 @@ func (s *memStore) Apply(ctx context.Context, changes ...tokenstore.Change) erro
 		}
 		s.rows[key] = c.Row
 	}
+	for w := range s.watchers {
+		for _, c := range changes {
+			if c.Row.Kind == w.kind {
+				w.queue <- c.Row.ID
+			}
+		}
+	}
 	if s.failAfter != nil {
 		return s.failAfter(changes)
 	}
@@ -108,8 +118,32 @@ func (s *memStore) Due(context.Context, tokenstore.Kind, time.Time, int) ([]toke
 	return nil, nil
 }
 
-// Watch tells nothing: accounts are watched by nobody.
-func (s *memStore) Watch(tokenstore.Kind, func(string)) (stop func()) { return func() {} }
+// watcher is told of changes one after the other, by a goroutine of its own.
+type watcher struct {
+	kind  tokenstore.Kind
+	queue chan string
+}
+
+func (s *memStore) Watch(kind tokenstore.Kind, changed func(string)) (stop func()) {
+	w := &watcher{kind: kind, queue: make(chan string, 1<<14)}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for id := range w.queue {
+			changed(id)
+		}
+	}()
+	s.mu.Lock()
+	s.watchers[w] = struct{}{}
+	s.mu.Unlock()
+	return sync.OnceFunc(func() {
+		s.mu.Lock()
+		delete(s.watchers, w)
+		close(w.queue)
+		s.mu.Unlock()
+		<-done
+	})
+}
 
 func (s *memStore) Recall(ctx context.Context, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
 	return s.Get(ctx, kind, id)
@@ -188,6 +222,12 @@ func (c *clock) now() time.Time {
 	return time.Now().Add(c.offset)
 }
 
+func (c *clock) ahead() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.offset
+}
+
 func (c *clock) turn(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -196,12 +236,12 @@ func (c *clock) turn(d time.Duration) {
 
 func openVault(t *testing.T, store tokenstore.Store, now func() time.Time) *tokenstore.Vault {
 	t.Helper()
-	return openRecordedVault(t, store, now, nil)
+	return openRecordedVault(t, store, tokenstore.NewRootKey(), now, nil)
 }
 
-func openRecordedVault(t *testing.T, store tokenstore.Store, now func() time.Time, recorded func(*tokenstore.Event)) *tokenstore.Vault {
+func openRecordedVault(t *testing.T, store tokenstore.Store, key tokenstore.RootKey, now func() time.Time, recorded func(*tokenstore.Event)) *tokenstore.Vault {
 	t.Helper()
-	v, err := tokenstore.Open(t.Context(), store, tokenstore.Options{Keys: []tokenstore.RootKey{tokenstore.NewRootKey()}, Now: now, Recorded: recorded})
+	v, err := tokenstore.Open(t.Context(), store, tokenstore.Options{Keys: []tokenstore.RootKey{key}, Now: now, Recorded: recorded})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,8 +22,8 @@ const maxTokens = 64 << 10
 // maxLifetime is the longest life of an access token that is believed; what claims more counts as not said.
 const maxLifetime = 10 * 365 * 24 * time.Hour
 
-// requestToken makes one request to the token endpoint (RFC 6749 §3.2), never a second one.
-func (p *Provider) requestToken(ctx context.Context, m *metadata, c oauthClient, form url.Values) (Tokens, error) {
+// requestToken makes one request to the token endpoint (RFC 6749 §3.2), never a second one, and only as long as the fence lets it.
+func (p *Provider) requestToken(ctx context.Context, m *metadata, c oauthClient, form url.Values, f *fence) (Tokens, error) {
 	for name, value := range p.config.TokenParams {
 		if !form.Has(name) {
 			form.Set(name, value)
@@ -32,7 +32,7 @@ func (p *Provider) requestToken(ctx context.Context, m *metadata, c oauthClient,
 	if m.resource != "" && !form.Has("resource") {
 		form.Set("resource", m.resource)
 	}
-	a, err := p.postForm(ctx, m, c, m.TokenEndpoint, form)
+	a, err := p.postForm(ctx, m, c, m.TokenEndpoint, form, f)
 	if err != nil {
 		p.answered(err)
 		return Tokens{}, err
@@ -47,7 +47,7 @@ func (p *Provider) requestToken(ctx context.Context, m *metadata, c oauthClient,
 }
 
 // postForm posts a form with the gateway's authentication as a client. form is changed.
-func (p *Provider) postForm(ctx context.Context, m *metadata, c oauthClient, endpoint string, form url.Values) (*answer, error) {
+func (p *Provider) postForm(ctx context.Context, m *metadata, c oauthClient, endpoint string, form url.Values, f *fence) (*answer, error) {
 	method := cmp.Or(c.method, p.clientAuth(m))
 	if method != AuthBasic {
 		form.Set("client_id", c.id)
@@ -72,6 +72,7 @@ func (p *Provider) postForm(ctx context.Context, m *metadata, c oauthClient, end
 	if method == AuthBasic { // RFC 6749 §2.3.1: both parts form-encoded first
 		req.SetBasicAuth(url.QueryEscape(c.id), url.QueryEscape(c.secret))
 	}
+	f.guard(req)
 	return p.do(ctx, req)
 }
 

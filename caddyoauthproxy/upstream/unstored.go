@@ -13,6 +13,11 @@ import (
 // Where the operator does not want tokens to be stored, they live in the memory of this process alone. The account itself is in the vault as any
 // other, with its states and leases, but without tokens: whoever finds it so, after a restart or in another process, has the user log in again.
 
+// OneProcess reports whether the tokens of the provider's users are in the memory of the process that got them, so that no other can serve these users: one that
+// shares the vault finds an account without tokens, and ends it as if that process were gone. Such a provider must not be configured with a vault that several
+// nodes share.
+func (p *Provider) OneProcess() bool { return p.config.Unstored }
+
 // maxHeld bounds how many accounts' tokens are in memory; beyond it those are forgotten that were not used for longest.
 const maxHeld = 100_000
 
@@ -79,11 +84,17 @@ func (m *memory) remove(id string) {
 
 // Withhold takes the tokens out of a new account that is about to be stored, where they are to be in memory alone.
 func (a *Accounts) Withhold(acc *tokenstore.Account) {
-	if p := a.providers[acc.Provider]; p == nil || !p.config.Unstored {
+	if !a.withholds(acc) {
 		return
 	}
 	acc.Unstored = true
 	held.put(acc.ID, takeTokens(acc))
+}
+
+// withholds reports whether the tokens of the account's provider are to be in memory alone.
+func (a *Accounts) withholds(acc *tokenstore.Account) bool {
+	p := a.providers[acc.Provider]
+	return p != nil && p.config.Unstored
 }
 
 // takeTokens takes the tokens out of an account, or out of its revocation: an ended account has no others.
@@ -118,7 +129,7 @@ func (a *Accounts) load(ctx context.Context, id string) (*tokenstore.Account, er
 	if err != nil || over(acc) {
 		return acc, err
 	}
-	if p := a.providers[acc.Provider]; !acc.Unstored && p != nil && p.config.Unstored {
+	if !acc.Unstored && a.withholds(acc) {
 		a.withdraw(ctx, acc)
 	} else if acc.Unstored {
 		acc.AccessToken, acc.RefreshToken, acc.IDToken = t.AccessToken, t.RefreshToken, t.IDToken

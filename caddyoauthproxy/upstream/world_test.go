@@ -21,6 +21,7 @@ type world struct {
 	transport *inMemory // nil when the provider is on a real port
 	store     *memStore
 	clock     *clock
+	key       tokenstore.RootKey
 	vault     *tokenstore.Vault
 	provider  *Provider
 	accounts  *Accounts
@@ -44,12 +45,12 @@ func bubbleWorld(t *testing.T) *world {
 
 func newWorld(t *testing.T, idp *fakeProvider, transport *inMemory) *world {
 	t.Helper()
-	w := &world{t: t, idp: idp, transport: transport, store: newMemStore(), clock: new(clock)}
+	w := &world{t: t, idp: idp, transport: transport, store: newMemStore(), clock: new(clock), key: tokenstore.NewRootKey()}
 	var client *http.Client
 	if transport != nil {
 		client = &http.Client{Transport: transport}
 	}
-	w.vault = openRecordedVault(t, w.store, w.clock.now, w.events.add)
+	w.vault = openRecordedVault(t, w.store, w.key, w.clock.now, w.events.add)
 	w.provider = idp.providerOver(t, client)
 	w.accounts = w.node()
 	return w

@@ -40,7 +40,9 @@ func TestSlowClusterLosesNoUserAndNoRequest(t *testing.T) {
 		name := fmt.Sprintf("user%03d", i)
 		all = append(all, provider.User{Name: name, Password: "password of " + name, FullName: name})
 	}
-	s.c = testenv.StartCluster(t, testenv.ClusterOptions{Options: testenv.Options{TokenLife: 5 * time.Second, Users: all}})
+	s.c = testenv.StartCluster(t, testenv.ClusterOptions{
+		Options: testenv.Options{TokenLife: 5 * time.Second, Users: all}, MCP: doorkeeper, ShutdownDelay: "3s", LogLevel: "WARN",
+	})
 	s.vault = s.c.Vault(t)
 	begun := time.Now()
 	inhabitants := s.logIn(all)

@@ -17,6 +17,22 @@ import (
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/testenv"
 )
 
+// doorkeeper is an MCP server that answers every call with whose token has arrived, where the provider holds it valid at that moment, and 401 otherwise.
+func doorkeeper(userOf testenv.UserOf) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		user, live := userOf(r.Context(), token)
+		if !live || scheme != "Bearer" {
+			w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"jsonrpc":"2.0","id":1,"result":{"resultType":"complete","content":[{"type":"text","text":"You are `+user+`."}]}}`)
+	})
+}
+
 // inhabitant is a user with a chatbot that never rests.
 type inhabitant struct {
 	s            *soak
@@ -63,14 +79,14 @@ func (i *inhabitant) logIn() {
 
 // live calls and refreshes until the end.
 func (i *inhabitant) live(ctx context.Context) {
-	rest(ctx, time.Duration(rand.Int64N(int64(2*time.Second))))
+	rest(ctx, time.Duration(rand.Int64N(int64(3*time.Second))))
 	for n := rand.IntN(10); ctx.Err() == nil && !i.gone; n++ {
 		if n%10 == 0 {
 			i.refresh(ctx)
 		} else {
 			i.call(ctx)
 		}
-		rest(ctx, time.Second+time.Duration(rand.Int64N(int64(2*time.Second))))
+		rest(ctx, 1500*time.Millisecond+time.Duration(rand.Int64N(int64(3*time.Second))))
 	}
 }
 
@@ -91,7 +107,7 @@ func (i *inhabitant) call(ctx context.Context) {
 		req.Header.Set(name, value)
 	}
 	r := i.send(ctx, "call", req)
-	if r.status == http.StatusOK && !strings.Contains(r.text, "You are "+i.user.Name) {
+	if r.status == http.StatusOK && !strings.Contains(r.text, "You are "+i.user.Name+".") {
 		i.s.t.Errorf("somebody else's answer: %s", r)
 	}
 	if r.status == http.StatusUnauthorized {

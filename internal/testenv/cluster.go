@@ -26,17 +26,24 @@ type ClusterOptions struct {
 	// Vault is added to the vault.
 	Vault string
 
-	// Limits are the rate limits. Default: none that a test would meet.
+	// Limits are the rate limits. Default: NoLimits.
 	Limits string
+
+	// ShutdownDelay is how long a node that is told to end announces it. Default: 1s.
+	ShutdownDelay string
 
 	// LogLevel is that of the nodes. Default: INFO.
 	LogLevel string
+
+	// MCP, when set, makes another MCP server than the demo one.
+	MCP func(userOf UserOf) http.Handler
 
 	// Database, when set, is the server to keep the vault in. Default: one of the cluster's own.
 	Database *testpg.Server
 }
 
-const noLimits = `
+// NoLimits are rate limits that no test meets.
+const NoLimits = `
 		rate_limit register  100000 1s
 		rate_limit authorize 100000 1s
 		rate_limit login     100000 1s
@@ -81,7 +88,11 @@ func StartCluster(t testing.TB, o ClusterOptions) *Cluster {
 	port := FreePort(t)
 	c.URL = fmt.Sprintf("http://localhost:%d", port)
 	c.startProvider()
-	mcp := httptest.NewServer(mcpserver.New(mcpserver.Options{UserOf: c.Provider.UserOf, OnRequest: c.MCP.record}))
+	server := mcpserver.New(mcpserver.Options{UserOf: c.Provider.UserOf, OnRequest: c.MCP.record})
+	if o.MCP != nil {
+		server = o.MCP(c.Provider.UserOf)
+	}
+	mcp := httptest.NewServer(server)
 	t.Cleanup(mcp.Close)
 
 	for range o.Nodes {
@@ -138,7 +149,7 @@ func (c *Cluster) nodeCaddyfile(w *World) string {
 	admin localhost:%d
 	http_port %d
 	auto_https off
-	shutdown_delay 1s
+	shutdown_delay %s
 	grace_period 10s
 	log {
 		level %s
@@ -180,7 +191,7 @@ func (c *Cluster) nodeCaddyfile(w *World) string {
 		respond "not part of the gateway" 404
 	}
 }
-`, w.admin, w.port, cmp.Or(o.LogLevel, "INFO"), o.Servers, w.URL, o.Vault, c.keyFile(), cmp.Or(o.Limits, noLimits), w.ProviderURL, ClientID, w.URL, o.Proxy, o.Global,
+`, w.admin, w.port, cmp.Or(o.ShutdownDelay, "1s"), cmp.Or(o.LogLevel, "INFO"), o.Servers, w.URL, o.Vault, c.keyFile(), cmp.Or(o.Limits, NoLimits), w.ProviderURL, ClientID, w.URL, o.Proxy, o.Global,
 		w.site, o.Site, w.MCPURL)
 }
 
@@ -203,11 +214,14 @@ func (c *Cluster) balancerCaddyfile(w *World) string {
 		health_uri      /oauth/ready
 		health_interval 250ms
 		health_timeout  1s
+		health_headers {
+			Host localhost
+		}
 		fail_duration   1s
-		header_down     %s {rp.hostport}
+		header_down     %s {http.reverse_proxy.upstream.hostport}
 	}
 	handle_errors {
-		header %s {rp.hostport}
+		header %s {http.reverse_proxy.upstream.hostport}
 		respond "{err.status_code} {err.message}" {err.status_code}
 	}
 }

@@ -2,7 +2,6 @@ package testenv
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"slices"
 	"testing"
@@ -39,7 +38,7 @@ func (c *Cluster) Vault(t testing.TB) *tokenstore.Vault {
 	if err != nil {
 		t.Fatal(err)
 	}
-	vault, err := tokenstore.Open(ctx, any(store).(tokenstore.Store), tokenstore.Options{Keys: []tokenstore.RootKey{key}})
+	vault, err := tokenstore.Open(ctx, store, tokenstore.Options{Keys: []tokenstore.RootKey{key}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,46 +84,24 @@ func (c *Cluster) Listeners(t testing.TB) (pids []int) {
 // Query asks the database, as its superuser, for one value.
 func (c *Cluster) Query(t testing.TB, value any, sql string, args ...any) {
 	t.Helper()
-	if err := c.TryQuery(t, value, sql, args...); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// TryQuery is Query of a database that may not be there.
-func (c *Cluster) TryQuery(t testing.TB, value any, sql string, args ...any) error {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	conn, err := pgx.Connect(ctx, c.Database.Admin(t, ""))
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close(ctx) }()
-	if err := conn.QueryRow(ctx, sql, args...).Scan(value); err != nil {
-		return fmt.Errorf("%s: %w", sql, err)
-	}
-	return nil
-}
-
-// Exec runs a statement in the database, as its superuser.
-func (c *Cluster) Exec(t testing.TB, sql string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	conn, err := pgx.Connect(ctx, c.Database.Admin(t, ""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close(ctx) }()
-	if _, err := conn.Exec(ctx, sql); err != nil {
+	conn := c.Connect(t)
+	defer func() { _ = conn.Close(context.Background()) }()
+	if err := conn.QueryRow(context.Background(), sql, args...).Scan(value); err != nil {
 		t.Fatalf("%s: %v", sql, err)
 	}
 }
 
-// DatabaseCPU is how much time of processors PostgreSQL's processes have used, those that have ended with them.
-func (c *Cluster) DatabaseCPU(t testing.TB) time.Duration {
+// Connect connects to the database as its superuser.
+func (c *Cluster) Connect(t testing.TB) *pgx.Conn {
 	t.Helper()
-	var backend int
-	c.Query(t, &backend, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
-	return family(parent(backend))
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, c.Database.Admin(t, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn
 }
+
+// DatabaseCPU is how much time of processors PostgreSQL's processes have used, those that have ended with them. One of them serves the connection.
+func DatabaseCPU(conn *pgx.Conn) time.Duration { return family(parent(int(conn.PgConn().PID()))) }

@@ -36,7 +36,7 @@ type Ledger struct {
 // Presentation is one refresh token presented once.
 type Presentation struct {
 	User string // whose login it belongs to
-	Node int    // the number of the node that presented it, 0 for one that cannot be told
+	Node int    // the number of the node that presented it; 0 for one that cannot be told, as it has ended since
 
 	// Received is when the request had been read, Answered when the provider had done its part and the answer was about to be sent.
 	Received, Answered time.Time
@@ -51,31 +51,38 @@ func newLedger(p http.Handler, userOf UserOf, nodes func() []*World) *Ledger {
 // connection is the key of a request's connection in its context.
 type connection struct{}
 
-// opener is who has opened a connection; it is found out once.
+// opener is who has opened a connection.
 type opener struct {
-	once sync.Once
-	node int
+	known chan struct{} // closed when the number is
+	node  int
 }
 
-// connContext is the server's ConnContext.
-func (l *Ledger) connContext(ctx context.Context, _ net.Conn) context.Context {
-	return context.WithValue(ctx, connection{}, new(opener))
+// connContext is the server's ConnContext. It finds out who has opened a connection.
+func (l *Ledger) connContext(ctx context.Context, conn net.Conn) context.Context {
+	o := &opener{known: make(chan struct{})}
+	go func() {
+		defer close(o.known)
+		for try := range 20 { // a table that changes while it is read may lack a line
+			time.Sleep(time.Duration(try) * time.Millisecond)
+			inode := socketTo(conn.RemoteAddr().String())
+			for i, w := range l.nodes() {
+				if inode != "" && w.holdsSocket(inode) {
+					o.node = i + 1
+					return
+				}
+			}
+		}
+	}()
+	return context.WithValue(ctx, connection{}, o)
 }
 
 // nodeOf is the number of the node that sends a request.
-func (l *Ledger) nodeOf(r *http.Request) int {
+func nodeOf(r *http.Request) int {
 	o, ok := r.Context().Value(connection{}).(*opener)
 	if !ok {
 		return 0
 	}
-	o.once.Do(func() {
-		inode := socketTo(r.RemoteAddr)
-		for i, w := range l.nodes() {
-			if inode != "" && w.holdsSocket(inode) {
-				o.node = i + 1
-			}
-		}
-	})
+	<-o.known
 	return o.node
 }
 
@@ -105,7 +112,7 @@ func (l *Ledger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	token, at := form.Get("refresh_token"), -1
 	if form.Get("grant_type") == "refresh_token" {
-		at = l.present(token, l.nodeOf(r))
+		at = l.present(token, nodeOf(r))
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	answer := httptest.NewRecorder()

@@ -27,6 +27,7 @@ import (
 	_ "github.com/caddy-oauth-proxy/caddy-oauth-proxy" // and has the plugin
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/demo/mcpserver"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/demo/provider"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/testpg"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
@@ -72,6 +73,9 @@ type Options struct {
 	// HTTPS gives the site a certificate, which the clients of the tests trust.
 	HTTPS bool
 
+	// Postgres, when set, is the server that a database is made in for the vault. Default: a file.
+	Postgres *testpg.Server
+
 	// Users can log in at the demo provider. Default: Alice and Bob.
 	Users []provider.User
 
@@ -102,6 +106,9 @@ type World struct {
 
 	// site is where this Caddy itself listens, if not at the URL.
 	site string
+
+	// database is the connection string of the vault's, where it is in one.
+	database string
 
 	// ProviderURL and MCPURL are where the provider and the MCP server listen.
 	ProviderURL, MCPURL string
@@ -143,6 +150,9 @@ func Start(t testing.TB, o Options) *World {
 		w.options.Site += w.writeCertificate()
 	}
 
+	if o.Postgres != nil {
+		w.keepInPostgres()
+	}
 	start := o.Provider
 	if start == nil {
 		start = (*World).startProvider
@@ -214,7 +224,7 @@ func (w *World) CaddyfileWith(global string) string {
 	}
 	oauth_proxy {
 		issuer %s
-		vault bbolt %s
+		%s
 		rate_limit register  1000 1s
 		rate_limit authorize 1000 1s
 		rate_limit login     1000 1s
@@ -242,7 +252,7 @@ func (w *World) CaddyfileWith(global string) string {
 		respond "not part of the gateway" 404
 	}
 }
-`, w.admin, scheme, w.port, w.options.Servers, w.URL, w.VaultPath(), w.ProviderURL, ClientID, w.URL, w.options.Proxy, global, w.URL, w.options.Site, w.MCPURL)
+`, w.admin, scheme, w.port, w.options.Servers, w.URL, w.vaultLines(), w.ProviderURL, ClientID, w.URL, w.options.Proxy, global, w.URL, w.options.Site, w.MCPURL)
 }
 
 // VaultPath is the vault's file.

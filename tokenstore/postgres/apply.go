@@ -3,12 +3,11 @@ package postgres
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
@@ -28,12 +27,17 @@ type batch struct {
 	states, refs   []string
 	due, deletions []*int64
 	seals          [][]byte
+	size           int // bytes, about
 }
 
-// Apply implements tokenstore.Store. It is one call of the function apply. When the connection is lost during that, nobody knows whether the changes were made; so the call is
-// repeated under the same number, and the database says whether they had been.
+// Apply implements tokenstore.Store. It is one call of the function apply, or one of several that share a transaction, and so a sync of the server's disk. When the connection
+// is lost meanwhile, nobody knows whether the changes were made; so the call is repeated under the same number, and the database says whether they had been.
 func (s *Store) Apply(ctx context.Context, changes ...tokenstore.Change) error {
-	if err := s.usable(ctx); err != nil {
+	if err := s.begin(); err != nil {
+		return err
+	}
+	defer s.running.Done()
+	if err := context.Cause(ctx); err != nil {
 		return err
 	}
 	if err := tokenstore.CheckChanges(changes); err != nil {
@@ -42,33 +46,48 @@ func (s *Store) Apply(ctx context.Context, changes ...tokenstore.Change) error {
 	if len(changes) == 0 {
 		return nil
 	}
-	b := newBatch(changes)
-	slot, err := s.slot(ctx)
-	if err != nil {
+	if err := s.enter(); err != nil {
 		return err
 	}
-	defer func() { s.slots <- slot }()
-	sequence := s.count.Add(1)
-	defer func() {
-		for _, c := range changes {
-			s.forget(c.Row)
+	defer s.leave()
+	ctx, cancel := context.WithTimeoutCause(ctx, s.wait, fmt.Errorf("%w: the changes could not be made within %s", tokenstore.ErrUnavailable, s.wait))
+	defer cancel()
+	p := &pending{batch: newBatch(changes), ctx: ctx, done: make(chan struct{})}
+	select {
+	case p.slot = <-s.slots:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	p.sequence = s.count.Add(1)
+	s.send(p)
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+	}
+	select {
+	case <-p.done:
+		if err := p.result(); !errors.Is(err, tokenstore.ErrReadOnly) {
+			return err
 		}
-	}()
-	outcome, err := do(ctx, s, func(ctx context.Context, c *pgxpool.Conn) (outcome int, err error) {
-		err = c.QueryRow(ctx, s.applySQL, s.node, slot, sequence, b.ops, b.kinds, b.ids, b.versions, b.states, b.refs, b.due, b.deletions, b.seals).Scan(&outcome)
-		return outcome, err
-	})
-	switch {
-	case err != nil:
-		return err
-	case outcome == outcomeMade:
-		return nil
-	case outcome == outcomeFrozen:
 		return s.refuse(ctx)
-	case outcome == outcomeOver:
+	default:
+		return context.Cause(ctx)
+	}
+}
+
+// result is how an Apply ended.
+func (p *pending) result() error {
+	switch {
+	case p.err != nil:
+		return p.err
+	case p.outcome == outcomeMade:
+		return nil
+	case p.outcome == outcomeFrozen:
+		return tokenstore.ErrReadOnly
+	case p.outcome == outcomeOver:
 		return fmt.Errorf("%w: the changes were given up", tokenstore.ErrUnavailable)
 	default:
-		return fmt.Errorf("%s %s: %w", b.kinds[outcome-1], b.ids[outcome-1], tokenstore.ErrConflict)
+		return fmt.Errorf("%s %s: %w", p.kinds[p.outcome-1], p.ids[p.outcome-1], tokenstore.ErrConflict)
 	}
 }
 
@@ -90,20 +109,9 @@ func newBatch(changes []tokenstore.Change) *batch {
 		b.states, b.refs = append(b.states, row.State), append(b.refs, strings.Join(row.Refs, " "))
 		b.due, b.deletions = append(b.due, millis(row.Due)), append(b.deletions, millis(row.DeleteAfter))
 		b.seals = append(b.seals, append([]byte{}, row.Sealed...))
+		b.size += len(row.Sealed) + len(b.refs[len(b.refs)-1])
 	}
 	return b
-}
-
-// slot waits for a number under which this node applies nothing at the moment.
-func (s *Store) slot(ctx context.Context) (int32, error) {
-	bounded, cancel := context.WithTimeoutCause(ctx, s.wait, fmt.Errorf("%w: %d Applies are waiting for the database", tokenstore.ErrUnavailable, cap(s.slots)))
-	defer cancel()
-	select {
-	case slot := <-s.slots:
-		return slot, nil
-	case <-bounded.Done():
-		return 0, context.Cause(bounded)
-	}
 }
 
 // millis is a time of the database.

@@ -37,9 +37,6 @@ const (
 	codeIdle               = "57P05"
 )
 
-// errSilent ends an attempt to which the database has not answered.
-var errSilent = errors.New("the database does not answer")
-
 // refusal is an error that waiting does not help against, in words for the operator.
 type refusal struct{ error }
 
@@ -72,6 +69,9 @@ func unreachable(err error) bool {
 		return strings.HasPrefix(c, "08") && c != codeProtocolViolation
 	}
 }
+
+// telling reports whether an error is what the server said, or is about it, and not only that nothing was heard.
+func telling(err error) bool { return code(err) != "" || errors.Is(err, errReadOnlyServer) }
 
 // collided reports whether others were in the way, and all was undone.
 func collided(err error) bool {

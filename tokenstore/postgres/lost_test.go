@@ -47,7 +47,7 @@ func remove(id string) tokenstore.Change {
 // was made, once, and what returned ErrConflict was not.
 func TestLostConnectionsLeaveNoApplyUnknown(t *testing.T) {
 	t.Parallel()
-	for name, lose := range map[string]func(t *testing.T, connection string) (through string){
+	for name, lose := range map[string]func(t *testing.T, connection string) (through string, begin func()){
 		"ended by the server": terminate,
 		"cut on their way":    cut,
 	} {
@@ -55,7 +55,7 @@ func TestLostConnectionsLeaveNoApplyUnknown(t *testing.T) {
 			t.Parallel()
 			direct := testpg.Database(t)
 			s := open(t, postgres.Options{Connection: direct})
-			through := lose(t, direct)
+			through, begin := lose(t, direct)
 			l := &load{outcomes: make(map[string]error), taken: make(map[string]int), unknown: make(map[string]bool)}
 			for i := range counters {
 				if err := s.Apply(t.Context(), insert(fmt.Sprint("counter-", i), "")); err != nil {
@@ -63,6 +63,7 @@ func TestLostConnectionsLeaveNoApplyUnknown(t *testing.T) {
 				}
 			}
 			nodes := []*postgres.Store{open(t, postgres.Options{Connection: through, MaxConns: 4}), open(t, postgres.Options{Connection: through, MaxConns: 4})}
+			begin()
 			l.began = time.Now()
 			var group sync.WaitGroup
 			for node, n := range nodes {
@@ -176,7 +177,7 @@ func (l *load) check(t *testing.T, s *postgres.Store) {
 }
 
 // terminate has the server end connections at random moments.
-func terminate(t *testing.T, connection string) string {
+func terminate(t *testing.T, connection string) (string, func()) {
 	c, err := pgx.Connect(t.Context(), testpg.Shared(t).Admin(t, connection))
 	if err != nil {
 		t.Fatal(err)
@@ -188,17 +189,18 @@ func terminate(t *testing.T, connection string) string {
 		ended.Wait()
 		_ = c.Close(context.Background())
 	})
-	ended.Go(func() {
-		for ctx.Err() == nil {
-			_, _ = c.Exec(context.Background(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1")
-			time.Sleep(rand.N(100 * time.Millisecond))
-		}
-	})
-	return connection
+	return connection, func() {
+		ended.Go(func() {
+			for ctx.Err() == nil {
+				_, _ = c.Exec(context.Background(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1")
+				time.Sleep(rand.N(100 * time.Millisecond))
+			}
+		})
+	}
 }
 
 // cut puts a proxy before the server that ends each connection after some bytes, in either direction.
-func cut(t *testing.T, connection string) string {
+func cut(t *testing.T, connection string) (string, func()) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -227,5 +229,5 @@ func cut(t *testing.T, connection string) string {
 		}
 	})
 	t.Cleanup(func() { _ = l.Close() })
-	return strings.Replace(connection, upstream, l.Addr().String(), 1)
+	return strings.Replace(connection, upstream, l.Addr().String(), 1), func() {}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
@@ -30,6 +31,8 @@ func checkSchema(name string) error {
 		return fmt.Errorf("schema %q: its name must have 1 to 63 bytes", name)
 	case !utf8.ValidString(name) || strings.ContainsRune(name, 0):
 		return fmt.Errorf("schema %q: its name must be text", name)
+	case strings.Contains(name, "$$"): // which ends the text of a function
+		return fmt.Errorf("schema %q: its name must not contain $$", name)
 	case strings.HasPrefix(name, "pg_") || name == "information_schema":
 		return fmt.Errorf("schema %q is PostgreSQL's own; name another", name)
 	}
@@ -53,7 +56,7 @@ func (s *Store) migration(version int) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return strings.NewReplacer("@schema@", s.schema, "@channel@", literal(s.name), "@lock@", strconv.FormatInt(lockKey(s.name, "freeze"), 10)).Replace(string(text)), nil
+	return strings.NewReplacer("@schema@", s.schema, "@name@", literal(s.schema), "@channel@", literal(s.name), "@lock@", strconv.FormatInt(lockKey(s.name, "freeze"), 10)).Replace(string(text)), nil
 }
 
 // latest is the version of the schema that this release writes.
@@ -65,27 +68,27 @@ func latest() int {
 // literal makes a text of SQL.
 func literal(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
 
+// migrationTime bounds how long a node waits for the schema, of which another may be making the next version.
+const migrationTime = 10 * time.Minute
+
 // migrate makes the schema, or brings it up to date. Nodes that start together do it one after the other, and all but the first find it done.
 func (s *Store) migrate(ctx context.Context) error {
-	_, err := do(ctx, s, func(ctx context.Context, c *pgxpool.Conn) (struct{}, error) {
-		version, err := s.version(ctx, c.Conn())
-		if err != nil || version == latest() {
-			return struct{}{}, err
-		}
-		tx, err := c.Begin(ctx)
-		if err != nil {
-			return struct{}{}, err
-		}
-		defer func() { _ = tx.Rollback(ctx) }() // of what was committed, which does nothing, or failed
-		if err := s.migrateIn(ctx, tx); err != nil {
-			return struct{}{}, err
-		}
-		return struct{}{}, tx.Commit(ctx)
-	})
-	return err
+	version, err := do(ctx, s, func(ctx context.Context, c *pgxpool.Conn) (int, error) { return s.version(ctx, c.Conn()) })
+	if err != nil || version == latest() {
+		return err
+	}
+	bounded, cancel := context.WithTimeout(ctx, migrationTime)
+	defer cancel()
+	return translate(ctx, pgx.BeginFunc(bounded, s.pool, func(tx pgx.Tx) error { return s.migrateIn(bounded, tx) }))
 }
 
 func (s *Store) migrateIn(ctx context.Context, tx pgx.Tx) error {
+	// The limits of connections are for calls.
+	for _, limit := range []string{"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"} {
+		if _, err := tx.Exec(ctx, "SET LOCAL "+limit+" = 0"); err != nil {
+			return err
+		}
+	}
 	if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1::bigint)", lockKey(s.name, "migrate")); err != nil {
 		return err
 	}

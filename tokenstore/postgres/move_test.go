@@ -94,8 +94,8 @@ func moveAndKill(t *testing.T, from, to string, after time.Duration) (step strin
 	return step
 }
 
-// fill puts rows of all kinds into a store, some of them updated.
-func fill(t *testing.T, s tokenstore.Store, perKind int) {
+// fillStore puts rows of all kinds into a store, some of them updated.
+func fillStore(t *testing.T, s tokenstore.Store, perKind int) {
 	t.Helper()
 	random := rand.New(rand.NewPCG(5, 6))
 	for _, kind := range tokenstore.Kinds() {
@@ -151,7 +151,7 @@ func TestVaultGoesToPostgreSQLAndBackHoweverItIsKilled(t *testing.T) {
 	t.Parallel()
 	file, database := filepath.Join(t.TempDir(), "vault.db"), testpg.Database(t)
 	s := place(t, file)
-	fill(t, s, 250)
+	fillStore(t, s, 250)
 	closed(t, s)
 	for round, way := range [][2]string{{file, database}, {database, file}, {file, database}} {
 		from, to := way[0], way[1]

@@ -23,12 +23,14 @@ const (
 var errReadOnlyServer = errors.New("transaction_read_only is on")
 
 // newPool reads the connection string. It connects to nothing.
-func newPool(o Options) (*pgxpool.Pool, error) {
+func newPool(o Options, dial pgconn.DialFunc) (*pgxpool.Pool, error) {
 	c, err := poolConfig(o, o.Connection)
 	if err != nil {
 		return nil, err
 	}
-	c.MaxConns = int32(min(o.MaxConns, math.MaxInt32)) //nolint:gosec // bounded
+	c.ConnConfig.DialFunc = dial
+	c.ConnConfig.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {} // that a proxy sends here by mistake, and pgx would keep
+	c.MaxConns = int32(min(o.MaxConns, math.MaxInt32))                          //nolint:gosec // bounded
 	c.MaxConnLifetime, c.MaxConnLifetimeJitter, c.MaxConnIdleTime = connLifetime, connLifetime/10, connIdle
 	c.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false } // what was lost shows soon enough, see do
 	c.BeforeConnect = o.password

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,7 +22,11 @@ const (
 
 // Get implements tokenstore.Store.
 func (s *Store) Get(ctx context.Context, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
-	return do(ctx, s, func(ctx context.Context, c *pgxpool.Conn) (row tokenstore.Row, err error) {
+	return s.get(ctx, manner{}, kind, id)
+}
+
+func (s *Store) get(ctx context.Context, m manner, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
+	return ask(ctx, s, m, func(ctx context.Context, c *pgxpool.Conn) (row tokenstore.Row, err error) {
 		missing := fmt.Errorf("%s %w", kind, tokenstore.ErrNotFound)
 		if !key(string(kind)) || !key(id) {
 			return row, missing
@@ -40,31 +45,40 @@ func (s *Store) Get(ctx context.Context, kind tokenstore.Kind, id string) (token
 
 // List implements tokenstore.Store.
 func (s *Store) List(ctx context.Context, kind tokenstore.Kind, q tokenstore.Query) ([]tokenstore.Row, error) {
-	sql, args, none := s.listSQL(kind, q)
 	return do(ctx, s, func(ctx context.Context, c *pgxpool.Conn) ([]tokenstore.Row, error) {
-		if none {
+		if !selectable(kind, q.Refs) {
 			return nil, nil
 		}
-		return collect(ctx, c, kind, sql, planned(c, args)...)
+		return collect(ctx, c, kind, s.listSQL, string(kind), distinct(q.Refs), after(q.After), pageSize(q.Limit))
 	})
 }
 
 // Count implements tokenstore.Store.
 func (s *Store) Count(ctx context.Context, kind tokenstore.Kind, refs ...string) (int, error) {
-	sql, args, none := s.countSQL(kind, refs)
 	return do(ctx, s, func(ctx context.Context, c *pgxpool.Conn) (n int, err error) {
-		if !none {
-			err = c.QueryRow(ctx, sql, planned(c, args)...).Scan(&n)
+		if selectable(kind, refs) {
+			err = c.QueryRow(ctx, s.countSQL, string(kind), distinct(refs)).Scan(&n)
 		}
 		return n, err
 	})
 }
 
+// distinct are references without repetition, and an array even when there are none.
+func distinct(refs []string) []string {
+	refs = append([]string{}, refs...)
+	slices.Sort(refs)
+	return slices.Compact(refs)
+}
+
+// selectable reports whether rows can carry the references at all.
+func selectable(kind tokenstore.Kind, refs []string) bool {
+	return key(string(kind)) && !slices.ContainsFunc(refs, func(ref string) bool { return !key(ref) })
+}
+
 // Due implements tokenstore.Store.
 func (s *Store) Due(ctx context.Context, kind tokenstore.Kind, before time.Time, limit int) ([]tokenstore.Row, error) {
 	return do(ctx, s, func(ctx context.Context, c *pgxpool.Conn) ([]tokenstore.Row, error) {
-		return collect(ctx, c, kind, "SELECT "+columns+" FROM "+s.schema+".rows WHERE kind = $1::text AND due < $2::bigint ORDER BY due, id LIMIT $3::integer",
-			string(kind), before.UnixMilli(), pageSize(limit))
+		return collect(ctx, c, kind, s.dueSQL, string(kind), before.UnixMilli(), pageSize(limit))
 	})
 }
 

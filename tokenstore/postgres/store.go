@@ -1,19 +1,28 @@
 // Package postgres keeps a vault's rows in a schema of a PostgreSQL database, for any number of processes.
+//
+// The role that connects is no superuser. It makes the schema, for which it needs CREATE on the database; or the schema is there, and it needs CREATE and USAGE on that. What it
+// makes it owns, and it needs no more. All nodes connect as the same role.
+//
+// Statements are prepared. A proxy that gives every transaction another connection may not bear that: default_query_exec_mode=exec in the connection string prepares none, and
+// makes no settings of connections but their name. Otherwise each has the limits of a call, and synchronous_commit=on, unless the connection string says otherwise.
 package postgres
 
 import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/internal/watch"
 )
 
 // Defaults of Options.
@@ -66,12 +75,31 @@ type Store struct {
 	node  int64        // tells this Store's Applies from others', see apply
 	count atomic.Int64 // of its Applies
 	slots chan int32   // numbers under which it may apply at the moment
+	queue queue
 
-	getSQL, applySQL, sweepSQL string
+	getSQL, listSQL, countSQL, dueSQL, aheadSQL, applySQL, sweepSQL string
 
-	mutex   sync.Mutex     // of closing
-	closing bool           // Close was called
-	running sync.WaitGroup // calls, see do
+	config   *pgx.ConnConfig // of connections beside the pool's
+	password func(ctx context.Context, c *pgx.ConnConfig) error
+	maxStale time.Duration
+	calls    atomic.Int64  // that run or wait
+	repeats  atomic.Uint64 // calls that were made again, see do
+	writing  chan struct{} // has a place for each connection that may write at a time, and rating for each that may count events
+	rating   chan struct{}
+	memory   *memory
+	clock    *clock
+	outage   *outage
+	sockets  *sockets // of calls, and ears of what listens
+	ears     *sockets
+	watchers *watch.Watchers
+	listener *listener
+
+	mutex      sync.Mutex     // of closing
+	closed     atomic.Bool    // Close was called
+	over       chan struct{}  // closed with it
+	running    sync.WaitGroup // calls, see do
+	background sync.WaitGroup
+	end        context.CancelFunc // of the background
 }
 
 // Open connects to the database, and makes the schema or brings it up to date.
@@ -88,23 +116,39 @@ func open(ctx context.Context, o Options) (*Store, error) {
 	if err := checkSchema(o.Schema); err != nil {
 		return nil, err
 	}
-	pool, err := newPool(o)
+	sockets := newSockets()
+	pool, err := newPool(o, sockets.dial)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{pool: pool, name: o.Schema, schema: quote(o.Schema), wait: o.Wait, logger: o.Logger, slots: make(chan int32, pool.Config().MaxConns)}
-	for slot := range pool.Config().MaxConns {
+	s := &Store{pool: pool, name: o.Schema, schema: quote(o.Schema), wait: o.Wait, logger: o.Logger, slots: make(chan int32, maxSlots)}
+	s.config, s.password, s.maxStale, s.sockets = pool.Config().ConnConfig, o.password, o.MaxStale, sockets
+	s.ears = newSockets()
+	s.writing, s.rating = make(chan struct{}, max(1, o.MaxConns-o.MaxConns/4-1)), make(chan struct{}, max(1, o.MaxConns/4))
+	s.over = make(chan struct{})
+	s.memory, s.clock, s.watchers = newMemory(), newClock(), watch.New(s.over)
+	s.outage = newOutage(s.wait, s.clock.now, s.logger, s.reach, s.cut)
+	if err := s.connectListener(o); err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	for slot := range int32(maxSlots) {
 		s.slots <- slot
 	}
 	var node [8]byte
 	_, _ = rand.Read(node[:])                        // never fails
 	s.node = int64(binary.BigEndian.Uint64(node[:])) //nolint:gosec // any number will do
 	s.getSQL = "SELECT " + columns + " FROM " + s.schema + ".rows WHERE kind = $1::text AND id = $2::text"
+	s.listSQL = "SELECT " + columns + " FROM " + s.schema + ".page($1::text, $2::text[], $3::text, $4::integer) ORDER BY id"
+	s.countSQL = "SELECT " + s.schema + ".tally($1::text, $2::text[])"
+	s.dueSQL = "SELECT " + columns + " FROM " + s.schema + ".overdue($1::text, $2::bigint, $3::integer) ORDER BY due, id"
+	s.aheadSQL = "SELECT " + s.schema + ".ahead($1::bigint, $2::integer[], $3::text[], $4::text[])"
 	s.applySQL = "SELECT " + s.schema + ".apply($1::bigint, $2::integer, $3::bigint, $4::integer[], $5::text[], $6::text[], $7::bigint[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::bytea[])"
 	s.sweepSQL = "SELECT " + s.schema + ".sweep($1::text, $2::bigint, $3::integer)"
 	if err := s.prepare(ctx); err != nil {
-		pool.Close()
-		return nil, err
+		return nil, errors.Join(err, s.Close())
+	}
+	if err := s.listen(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("the connection that listens: %w", explain(err)), s.Close())
 	}
 	return s, nil
 }
@@ -143,14 +187,28 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Close implements tokenstore.Store.
+// Close implements tokenstore.Store. Calls end within the time that they wait; connections to a database that does not answer are closed without its knowing.
 func (s *Store) Close() error {
 	s.mutex.Lock()
-	s.closing = true
+	first := !s.closed.Swap(true)
 	s.mutex.Unlock()
-	s.running.Wait()
-	s.pool.Close()
+	if first {
+		close(s.over)
+	}
+	s.finish()
+	if !s.watchers.End(time.After(maxClose)) {
+		return fmt.Errorf("%w: somebody who watches the vault does not return for %s; its connections are closed", tokenstore.ErrUnavailable, maxClose)
+	}
 	return nil
+}
+
+// maxClose bounds how long Close waits for watchers.
+const maxClose = 10 * time.Second
+
+// cut ends all connections of calls, when the database is gone: what waits for an answer on one of them would wait in vain.
+func (s *Store) cut() {
+	s.sockets.cut()
+	s.pool.Reset()
 }
 
 // Interface guard

@@ -17,11 +17,12 @@ func (s *Store) Sweep(ctx context.Context, kind tokenstore.Kind, before time.Tim
 	total := 0
 	for total < limit {
 		most := min(sweepBatch, limit-total)
-		gone, err := do(ctx, s, func(ctx context.Context, c *pgxpool.Conn) (ids *[]string, err error) {
+		gone, err := ask(ctx, s, manner{lane: s.writing}, func(ctx context.Context, c *pgxpool.Conn) (ids *[]string, err error) {
 			err = c.QueryRow(ctx, s.sweepSQL, string(kind), before.UnixMilli(), most).Scan(&ids)
 			return ids, err
 		})
 		if err != nil {
+			s.forgetKind(kind) // some may be gone all the same
 			return total, err
 		}
 		if gone == nil {

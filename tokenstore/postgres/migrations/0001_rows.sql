@@ -51,13 +51,38 @@ BEGIN
 	END IF;
 END $$;
 
+-- unlist deletes the references of a row but those that it keeps. One by one: so each is found by the whole key, whatever the planner thinks of the table.
+CREATE FUNCTION @schema@.unlist(of_kind text, of_id text, was text[], kept text[]) RETURNS void LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
+#variable_conflict use_column
+DECLARE
+	r text;
+BEGIN
+	FOREACH r IN ARRAY was LOOP
+		CONTINUE WHEN r = ANY (kept);
+		DELETE FROM @schema@.refs WHERE kind = of_kind AND ref = r AND id = of_id;
+	END LOOP;
+END $$;
+
+-- ahead locks all that the applies of a group will, in the order in which all do. They are calls of the same transaction.
+CREATE FUNCTION @schema@.ahead(by_node bigint, slots integer[], kinds text[], ids text[]) RETURNS void LANGUAGE plpgsql SET lock_timeout = '4s' SET enable_seqscan = off SET jit = off AS $$
+#variable_conflict use_column
+BEGIN
+	FOR i IN 1..cardinality(slots) LOOP
+		PERFORM 1 FROM @schema@.applies WHERE node = by_node AND slot = slots[i] FOR UPDATE;
+	END LOOP;
+	PERFORM pg_advisory_xact_lock_shared(@lock@);
+	FOR i IN 1..cardinality(ids) LOOP
+		PERFORM 1 FROM @schema@.rows WHERE kind = kinds[i] AND id = ids[i] FOR UPDATE;
+	END LOOP;
+END $$;
+
 -- apply makes all changes or none. They come in the order of kind and id, in which all lock rows. It returns 0 when they were made; the number of the first
 -- change that lost its compare-and-swap; -1 for a call that was given up, and the node has made another one since with its number; -2 when the vault is frozen.
 -- Called again with a sequence that has come before it changes nothing, and returns what it returned then.
 CREATE FUNCTION @schema@.apply(
 	by_node bigint, by_slot integer, by_sequence bigint,
 	ops integer[], kinds text[], ids text[], versions bigint[], states text[], all_refs text[], dues bigint[], deletions bigint[], seals bytea[]
-) RETURNS integer LANGUAGE plpgsql SET lock_timeout = '4s' SET enable_seqscan = off AS $$
+) RETURNS integer LANGUAGE plpgsql SET lock_timeout = '4s' SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
 	n        integer := cardinality(ids);
@@ -119,7 +144,7 @@ BEGIN
 				FOR j IN 1..i - 1 LOOP
 					CONTINUE WHEN ops[j] <> 1;
 					DELETE FROM @schema@.rows WHERE kind = kinds[j] AND id = ids[j];
-					DELETE FROM @schema@.refs WHERE kind = kinds[j] AND id = ids[j] AND ref = ANY (string_to_array(all_refs[j], ' '));
+					PERFORM @schema@.unlist(kinds[j], ids[j], string_to_array(all_refs[j], ' '), '{}');
 				END LOOP;
 				result := i;
 				EXIT judging;
@@ -139,22 +164,21 @@ BEGIN
 				DELETE FROM @schema@.rows WHERE kind = kinds[i] AND id = ids[i];
 			END IF;
 			CONTINUE WHEN was = new_refs;
-			DELETE FROM @schema@.refs WHERE kind = kinds[i] AND id = ids[i] AND ref = ANY (was) AND ref <> ALL (new_refs);
+			PERFORM @schema@.unlist(kinds[i], ids[i], was, new_refs);
 			INSERT INTO @schema@.refs (kind, ref, id) SELECT kinds[i], r, ids[i] FROM unnest(new_refs) AS u (r) WHERE r <> ALL (was);
 		END LOOP;
 		PERFORM @schema@.told(kinds, ids);
 		RETURN 0;
 	END judging;
 
-	-- Nothing was changed, so nothing is lost with this but the answer to a question that is asked again.
-	PERFORM set_config('synchronous_commit', 'off', true);
 	UPDATE @schema@.applies SET outcome = result WHERE node = by_node AND slot = by_slot;
 	RETURN result;
 END $$;
 
 -- sweep deletes at most so many rows of a kind whose time has come, the oldest first, and returns their ids. It waits for nobody: rows that somebody changes at the
 -- moment are left for the next time. It returns null when the vault is frozen.
-CREATE FUNCTION @schema@.sweep(of_kind text, before bigint, most integer) RETURNS text[] LANGUAGE plpgsql SET lock_timeout = '4s' SET enable_seqscan = off AS $$
+CREATE FUNCTION @schema@.sweep(of_kind text, before bigint, most integer) RETURNS text[] LANGUAGE plpgsql
+	SET lock_timeout = '4s' SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
 	gone text[];
@@ -165,18 +189,84 @@ BEGIN
 	IF FOUND THEN
 		RETURN NULL;
 	END IF;
-	WITH old AS (
-		SELECT id FROM @schema@.rows WHERE kind = of_kind AND delete_after < before ORDER BY delete_after, id LIMIT most FOR UPDATE SKIP LOCKED
-	), deleted AS (
-		DELETE FROM @schema@.rows USING old WHERE kind = of_kind AND rows.id = old.id RETURNING rows.id, array_to_string(rows.refs, ' ') AS refs
-	)
-	SELECT array_agg(id), array_agg(refs) INTO gone, was FROM deleted;
+	SELECT array_agg(old.id), array_agg(old.refs) INTO gone, was FROM (
+		SELECT id, array_to_string(refs, ' ') AS refs FROM @schema@.rows WHERE kind = of_kind AND delete_after < before ORDER BY delete_after, id LIMIT most FOR UPDATE SKIP LOCKED
+	) AS old;
 	IF gone IS NULL THEN
 		RETURN '{}';
 	END IF;
-	-- A statement of its own, since the one above does not see references that were written after it began.
-	DELETE FROM @schema@.refs USING (SELECT i, r FROM unnest(gone, was) AS g (i, rs), unnest(string_to_array(rs, ' ')) AS u (r)) AS d
-		WHERE kind = of_kind AND ref = d.r AND refs.id = d.i;
+	FOR i IN 1..cardinality(gone) LOOP
+		DELETE FROM @schema@.rows WHERE kind = of_kind AND id = gone[i];
+		PERFORM @schema@.unlist(of_kind, gone[i], string_to_array(was[i], ' '), '{}');
+	END LOOP;
 	PERFORM @schema@.told(array_fill(of_kind, ARRAY[cardinality(gone)]), gone);
 	RETURN gone;
+END $$;
+
+-- The functions below walk indexes in their order, and are not left to what the planner believes of tables that were never analyzed. Of several lists of references,
+-- when one is short its rows are looked up in the others; otherwise all are merged. They are stable: a call sees one moment.
+
+-- carrying makes a query of the ids of rows that carry all references ($2), or all rows when there are none, and come after an id ($3).
+CREATE FUNCTION @schema@.carrying(of_kind text, of_refs text[]) RETURNS text LANGUAGE plpgsql STABLE
+	SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $$
+#variable_conflict use_column
+DECLARE
+	few   constant integer := 1000;
+	fewest integer := few + 1;
+	first integer := 1;
+	n     integer;
+	lists constant text := @name@ || '.refs';
+	joins text := 'FROM ' || lists || ' AS r';
+	conditions text;
+BEGIN
+	IF cardinality(of_refs) = 0 THEN
+		RETURN 'FROM ' || @name@ || '.rows AS r WHERE r.kind = $1 AND r.id > $3';
+	END IF;
+	FOR i IN 1..cardinality(of_refs) LOOP
+		EXIT WHEN cardinality(of_refs) = 1;
+		SELECT count(*) INTO n FROM (SELECT 1 FROM @schema@.refs WHERE kind = of_kind AND ref = of_refs[i] LIMIT fewest) AS found;
+		IF n < fewest THEN
+			fewest := n;
+			first := i;
+		END IF;
+	END LOOP;
+	conditions := format(' WHERE r.kind = $1 AND r.ref = $2[%s] AND r.id > $3', first);
+	FOR i IN 1..cardinality(of_refs) LOOP
+		CONTINUE WHEN i = first;
+		IF fewest <= few THEN
+			conditions := conditions || format(' AND EXISTS (SELECT 1 FROM %s AS o WHERE o.kind = $1 AND o.ref = $2[%s] AND o.id = r.id OFFSET 0)', lists, i);
+		ELSE
+			joins := joins || format(' JOIN %2$s AS r%1$s ON r%1$s.kind = $1 AND r%1$s.ref = $2[%1$s] AND r%1$s.id > $3 AND r%1$s.id = r.id', i, lists);
+		END IF;
+	END LOOP;
+	RETURN joins || conditions;
+END $$;
+
+-- page returns at most so many rows that carry all references and come after an id.
+CREATE FUNCTION @schema@.page(of_kind text, of_refs text[], after text, most integer) RETURNS SETOF @schema@.rows LANGUAGE plpgsql STABLE
+	SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET enable_nestloop = off SET enable_hashjoin = off SET jit = off AS $$
+#variable_conflict use_column
+DECLARE
+	ids text[];
+BEGIN
+	EXECUTE 'SELECT array_agg(id) FROM (SELECT r.id ' || @schema@.carrying(of_kind, of_refs) || ' ORDER BY r.id LIMIT $4) AS page' INTO ids USING of_kind, of_refs, after, most;
+	RETURN QUERY SELECT found.* FROM unnest(ids) AS u (i), LATERAL (SELECT * FROM @schema@.rows WHERE kind = of_kind AND id = u.i OFFSET 0) AS found;
+END $$;
+
+-- tally counts the rows that carry all references.
+CREATE FUNCTION @schema@.tally(of_kind text, of_refs text[]) RETURNS bigint LANGUAGE plpgsql STABLE
+	SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET enable_nestloop = off SET enable_hashjoin = off SET jit = off AS $$
+DECLARE
+	n bigint;
+BEGIN
+	EXECUTE 'SELECT count(*) ' || @schema@.carrying(of_kind, of_refs) INTO n USING of_kind, of_refs, '';
+	RETURN n;
+END $$;
+
+-- overdue returns at most so many rows that are due before a time, the oldest first.
+CREATE FUNCTION @schema@.overdue(of_kind text, before bigint, most integer) RETURNS SETOF @schema@.rows LANGUAGE plpgsql STABLE
+	SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $$
+#variable_conflict use_column
+BEGIN
+	RETURN QUERY SELECT * FROM @schema@.rows WHERE kind = of_kind AND due < before ORDER BY due, id LIMIT most;
 END $$;
