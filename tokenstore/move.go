@@ -78,13 +78,13 @@ func (v *Vault) Identity() string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// Leased reports whether the row is of an account that somebody refreshes now.
+// Leased reports whether the row is of an account that somebody refreshes now. A lease that was given up is nobody's.
 func (v *Vault) Leased(row Row) bool {
 	acc := new(Account)
 	if row.Kind != KindAccount || row.State != string(StateRefreshing) || v.unsealRecord(acc.layout(), row, acc) != nil {
 		return false
 	}
-	return v.now().Before(acc.Lease.Until)
+	return acc.Lease.Owner != "" && v.now().Before(acc.Lease.Until)
 }
 
 // Check returns why there can be no move, without beginning it, or what is to come: whether the target holds an older copy of the vault, or a part of it.
