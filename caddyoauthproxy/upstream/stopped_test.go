@@ -47,10 +47,13 @@ func openNode(ctx context.Context, connection string, key tokenstore.RootKey, wr
 
 // stopSelf stops this process as SIGSTOP does, until somebody has it go on.
 func stopSelf() {
+	last := time.Now()
 	if err := syscall.Kill(os.Getpid(), syscall.SIGSTOP); err != nil {
 		panic(err)
 	}
-	time.Sleep(50 * time.Millisecond) // threads go on for a moment
+	for ; time.Since(last) < nodeLease/2; time.Sleep(time.Millisecond) { // threads go on for a moment, and time does not while they are stopped
+		last = time.Now()
+	}
 }
 
 // stoppingStore stops the process after it has taken a lease.
