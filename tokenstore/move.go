@@ -41,6 +41,8 @@ type Move struct {
 	// Progress, when set, is told how far the move is.
 	Progress func(MoveProgress)
 
+	frozen Freeze // the state of the source in which it was copied at last, and compared
+
 	drain, settle, poll time.Duration // those above, where tests have no other
 }
 
@@ -124,16 +126,24 @@ func (m *Move) checkTarget(ctx context.Context) (f Freeze, whole bool, err error
 	case f.Frozen():
 		return f, false, noMove("%s: %s", m.Target, f)
 	}
+	empty, err := m.targetEmpty(ctx)
+	if err != nil || empty {
+		return f, false, err
+	}
+	return f, true, m.checkWhole(ctx)
+}
+
+func (m *Move) targetEmpty(ctx context.Context) (bool, error) {
 	for _, kind := range Kinds() {
 		rows, err := m.To.List(ctx, kind, Query{Limit: 1})
 		if err != nil {
-			return f, false, fmt.Errorf("%s: %w", m.Target, err)
+			return false, fmt.Errorf("%s: %w", m.Target, err)
 		}
 		if len(rows) > 0 {
-			return f, true, m.checkWhole(ctx)
+			return false, nil
 		}
 	}
-	return f, false, nil
+	return true, nil
 }
 
 // checkWhole returns why a target with a vault that may be served is not the end of this move.
@@ -159,7 +169,10 @@ func (m *Move) Run(ctx context.Context) ([]MovedKind, error) {
 	if err != nil {
 		return nil, err
 	}
-	if source, err := m.From.Frozen(ctx); whole || err == nil && source.State == FreezeEnding {
+	switch source, err := m.From.Frozen(ctx); {
+	case err == nil && source.State == FreezeEnding && !whole && !filling.Frozen():
+		return nil, noMove("%s: %s, and that is empty now; only if nobody has used the vault there, have this one served again with caddy oauth-proxy migrate --thaw", m.Source, source)
+	case whole || err == nil && source.State == FreezeEnding:
 		return nil, m.finish(ctx)
 	}
 	if err := m.begin(ctx, filling); err != nil {
@@ -177,10 +190,21 @@ func (m *Move) begin(ctx context.Context, was Freeze) error {
 	if was.State == FreezeFilling {
 		return nil
 	}
-	if err := m.To.Freeze(ctx, was, m.state(FreezeFilling)); err != nil {
+	filling := m.state(FreezeFilling)
+	if err := m.To.Freeze(ctx, was, filling); err != nil {
 		return fmt.Errorf("%s: %w", m.Target, err)
 	}
-	return nil
+	if was.Frozen() {
+		return nil
+	}
+	empty, err := m.targetEmpty(ctx) // still: nobody writes to it from now on
+	if err != nil || empty {
+		return err
+	}
+	if err := m.To.Freeze(ctx, filling, was); err != nil {
+		return fmt.Errorf("%s: %w", m.Target, err)
+	}
+	return noMove("%s is in use since just now; empty it, or name another", m.Target)
 }
 
 func (m *Move) state(s FreezeState) Freeze {
@@ -213,6 +237,7 @@ func (m *Move) freeze(ctx context.Context) error {
 	}
 	switch f.State {
 	case FreezeMoving:
+		m.frozen = f
 		return nil
 	case FreezeDraining:
 	default:
@@ -225,7 +250,8 @@ func (m *Move) freeze(ctx context.Context) error {
 	if err := m.awaitRefreshes(ctx); err != nil {
 		return err
 	}
-	if err := m.From.Freeze(ctx, f, m.state(FreezeMoving)); err != nil {
+	m.frozen = m.state(FreezeMoving)
+	if err := m.From.Freeze(ctx, f, m.frozen); err != nil {
 		return fmt.Errorf("%s: %w", m.Source, err)
 	}
 	return nil
@@ -319,8 +345,8 @@ func (m *Move) finish(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 	defer cancel()
 	f, err := m.From.Frozen(ctx)
-	if err == nil && f.State != FreezeEnding {
-		if f.State != FreezeMoving || f.To != m.Target {
+	if err == nil && (f.State != FreezeEnding || f.To != m.Target) {
+		if f.State != FreezeMoving || f.Text() != m.frozen.Text() { // which may be the freeze of a move that was begun after this one was ended
 			return noMove("%s was written again meanwhile: somebody ended the migration", m.Source)
 		}
 		ending := m.state(FreezeEnding)
