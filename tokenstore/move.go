@@ -247,14 +247,26 @@ func (m *Move) freeze(ctx context.Context) error {
 		}
 		f = draining
 	}
-	if err := m.awaitRefreshes(ctx); err != nil {
-		return err
+	for {
+		if err := m.awaitRefreshes(ctx); err != nil {
+			return err
+		}
+		m.frozen = m.state(FreezeMoving)
+		if err := m.From.Freeze(ctx, f, m.frozen); err != nil {
+			return fmt.Errorf("%s: %w", m.Source, err)
+		}
+		open, err := m.refreshing(ctx)
+		if err != nil {
+			return err
+		}
+		if late, err := m.leased(ctx, open); err != nil || late == 0 {
+			return err
+		}
+		f = m.state(FreezeDraining) // once more: somebody took over a refresh whose lease had run out, after it was looked at
+		if err := m.From.Freeze(ctx, m.frozen, f); err != nil {
+			return fmt.Errorf("%s: %w", m.Source, err)
+		}
 	}
-	m.frozen = m.state(FreezeMoving)
-	if err := m.From.Freeze(ctx, f, m.frozen); err != nil {
-		return fmt.Errorf("%s: %w", m.Source, err)
-	}
-	return nil
 }
 
 // awaitRefreshes waits until nobody refreshes an account. No refresh begins meanwhile.
@@ -265,17 +277,9 @@ func (m *Move) awaitRefreshes(ctx context.Context) error {
 	}
 	began := time.Now()
 	for {
-		leased := 0
-		for id := range open {
-			row, err := m.From.Get(ctx, KindAccount, id)
-			switch {
-			case errors.Is(err, ErrNotFound) || err == nil && row.State != string(StateRefreshing):
-				delete(open, id)
-			case err != nil:
-				return fmt.Errorf("%s: %w", m.Source, err)
-			case m.Leased == nil || m.Leased(row):
-				leased++
-			}
+		leased, err := m.leased(ctx, open)
+		if err != nil {
+			return err
 		}
 		m.tell(MoveDraining, KindAccount, leased, len(open))
 		waited := time.Since(began)
@@ -289,6 +293,22 @@ func (m *Move) awaitRefreshes(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// leased counts the accounts that somebody refreshes now, and takes those out of open that are not stored as refreshing any more.
+func (m *Move) leased(ctx context.Context, open map[string]bool) (n int, err error) {
+	for id := range open {
+		row, err := m.From.Get(ctx, KindAccount, id)
+		switch {
+		case errors.Is(err, ErrNotFound) || err == nil && row.State != string(StateRefreshing):
+			delete(open, id)
+		case err != nil:
+			return n, fmt.Errorf("%s: %w", m.Source, err)
+		case m.Leased == nil || m.Leased(row):
+			n++
+		}
+	}
+	return n, nil
 }
 
 func orDefault(d, standard time.Duration) time.Duration {
