@@ -41,6 +41,7 @@ type Move struct {
 	// Progress, when set, is told how far the move is.
 	Progress func(MoveProgress)
 
+	tried  Freeze // the last state that the source was to come into
 	frozen Freeze // the state of the source in which it was copied at last, and compared
 
 	drain, settle, poll time.Duration // those above, where tests have no other
@@ -242,8 +243,8 @@ func (m *Move) freeze(ctx context.Context) error {
 	case FreezeDraining:
 	default:
 		draining := m.state(FreezeDraining)
-		if err := m.From.Freeze(ctx, f, draining); err != nil {
-			return fmt.Errorf("%s: %w", m.Source, err)
+		if err := m.freezeSource(ctx, f, draining); err != nil {
+			return err
 		}
 		f = draining
 	}
@@ -252,8 +253,8 @@ func (m *Move) freeze(ctx context.Context) error {
 			return err
 		}
 		m.frozen = m.state(FreezeMoving)
-		if err := m.From.Freeze(ctx, f, m.frozen); err != nil {
-			return fmt.Errorf("%s: %w", m.Source, err)
+		if err := m.freezeSource(ctx, f, m.frozen); err != nil {
+			return err
 		}
 		open, err := m.refreshing(ctx)
 		if err != nil {
@@ -263,10 +264,18 @@ func (m *Move) freeze(ctx context.Context) error {
 			return err
 		}
 		f = m.state(FreezeDraining) // once more: somebody took over a refresh whose lease had run out, after it was looked at
-		if err := m.From.Freeze(ctx, m.frozen, f); err != nil {
-			return fmt.Errorf("%s: %w", m.Source, err)
+		if err := m.freezeSource(ctx, m.frozen, f); err != nil {
+			return err
 		}
 	}
+}
+
+func (m *Move) freezeSource(ctx context.Context, was, now Freeze) error {
+	m.tried = now
+	if err := m.From.Freeze(ctx, was, now); err != nil {
+		return fmt.Errorf("%s: %w", m.Source, err)
+	}
+	return nil
 }
 
 // awaitRefreshes waits until nobody refreshes an account. No refresh begins meanwhile.
@@ -333,64 +342,6 @@ func (m *Move) refreshing(ctx context.Context) (map[string]bool, error) {
 			found[row.ID] = true
 		}
 	}
-}
-
-// undo has the source served as before, after an error.
-func (m *Move) undo(ctx context.Context, failed error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
-	defer cancel()
-	if err := m.Thaw(ctx); err != nil {
-		return fmt.Errorf("%w; and the source remains read-only: %w", failed, err)
-	}
-	return failed
-}
-
-// Thaw has the source written again, unless the move came to its end.
-func (m *Move) Thaw(ctx context.Context) error {
-	f, err := m.From.Frozen(ctx)
-	if err != nil {
-		return fmt.Errorf("%s: %w", m.Source, err)
-	}
-	if f.State != FreezeDraining && f.State != FreezeMoving {
-		return nil
-	}
-	if err := m.From.Freeze(ctx, f, Freeze{}); err != nil {
-		return fmt.Errorf("%s: %w", m.Source, err)
-	}
-	return nil
-}
-
-// finish has the target served, and then the source no more. From here on nothing is undone: the target may be in use. Run again, it goes on.
-func (m *Move) finish(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
-	defer cancel()
-	f, err := m.From.Frozen(ctx)
-	if err == nil && (f.State != FreezeEnding || f.To != m.Target) {
-		if f.State != FreezeMoving || f.Text() != m.frozen.Text() { // which may be the freeze of a move that was begun after this one was ended
-			return noMove("%s was written again meanwhile: somebody ended the migration", m.Source)
-		}
-		ending := m.state(FreezeEnding)
-		err = m.From.Freeze(ctx, f, ending)
-		f = ending
-	}
-	if err != nil {
-		return m.unfinished(m.Source, err)
-	}
-	target, err := m.To.Frozen(ctx)
-	if err == nil && target.State == FreezeFilling {
-		err = m.To.Freeze(ctx, target, Freeze{})
-	}
-	if err != nil {
-		return m.unfinished(m.Target, err)
-	}
-	if err := m.From.Freeze(ctx, f, m.state(FreezeMoved)); err != nil {
-		return m.unfinished(m.Source, err)
-	}
-	return nil
-}
-
-func (*Move) unfinished(where string, err error) error {
-	return fmt.Errorf("everything was copied, and is the same; the source remains read-only until the move is run again: %s: %w", where, err)
 }
 
 func (m *Move) tell(step MoveStep, kind Kind, done, total int) {
