@@ -130,7 +130,7 @@ func (l *listener) session(ctx context.Context) error {
 		if err := l.ask(ctx, conn, asked); err != nil {
 			return err
 		}
-		if hears {
+		if hears = hears || l.listens && l.heard; hears { // which may have come late
 			l.asked.Store(&asked)
 			if !l.hearing.Load() {
 				l.memory.forgetAll()
