@@ -41,6 +41,9 @@ type Move struct {
 	// Progress, when set, is told how far the move is.
 	Progress func(MoveProgress)
 
+	tried  Freeze // the last state that the source was to come into
+	frozen Freeze // the state of the source in which it was copied at last, and compared
+
 	drain, settle, poll time.Duration // those above, where tests have no other
 }
 
@@ -124,16 +127,24 @@ func (m *Move) checkTarget(ctx context.Context) (f Freeze, whole bool, err error
 	case f.Frozen():
 		return f, false, noMove("%s: %s", m.Target, f)
 	}
+	empty, err := m.targetEmpty(ctx)
+	if err != nil || empty {
+		return f, false, err
+	}
+	return f, true, m.checkWhole(ctx)
+}
+
+func (m *Move) targetEmpty(ctx context.Context) (bool, error) {
 	for _, kind := range Kinds() {
 		rows, err := m.To.List(ctx, kind, Query{Limit: 1})
 		if err != nil {
-			return f, false, fmt.Errorf("%s: %w", m.Target, err)
+			return false, fmt.Errorf("%s: %w", m.Target, err)
 		}
 		if len(rows) > 0 {
-			return f, true, m.checkWhole(ctx)
+			return false, nil
 		}
 	}
-	return f, false, nil
+	return true, nil
 }
 
 // checkWhole returns why a target with a vault that may be served is not the end of this move.
@@ -159,7 +170,10 @@ func (m *Move) Run(ctx context.Context) ([]MovedKind, error) {
 	if err != nil {
 		return nil, err
 	}
-	if source, err := m.From.Frozen(ctx); whole || err == nil && source.State == FreezeEnding {
+	switch source, err := m.From.Frozen(ctx); {
+	case err == nil && source.State == FreezeEnding && !whole && !filling.Frozen():
+		return nil, noMove("%s: %s, and that is empty now; only if nobody has used the vault there, have this one served again with caddy oauth-proxy migrate --thaw", m.Source, source)
+	case whole || err == nil && source.State == FreezeEnding:
 		return nil, m.finish(ctx)
 	}
 	if err := m.begin(ctx, filling); err != nil {
@@ -177,10 +191,21 @@ func (m *Move) begin(ctx context.Context, was Freeze) error {
 	if was.State == FreezeFilling {
 		return nil
 	}
-	if err := m.To.Freeze(ctx, was, m.state(FreezeFilling)); err != nil {
+	filling := m.state(FreezeFilling)
+	if err := m.To.Freeze(ctx, was, filling); err != nil {
 		return fmt.Errorf("%s: %w", m.Target, err)
 	}
-	return nil
+	if was.Frozen() {
+		return nil
+	}
+	empty, err := m.targetEmpty(ctx) // still: nobody writes to it from now on
+	if err != nil || empty {
+		return err
+	}
+	if err := m.To.Freeze(ctx, filling, was); err != nil {
+		return fmt.Errorf("%s: %w", m.Target, err)
+	}
+	return noMove("%s is in use since just now; empty it, or name another", m.Target)
 }
 
 func (m *Move) state(s FreezeState) Freeze {
@@ -213,19 +238,41 @@ func (m *Move) freeze(ctx context.Context) error {
 	}
 	switch f.State {
 	case FreezeMoving:
+		m.frozen = f
 		return nil
 	case FreezeDraining:
 	default:
 		draining := m.state(FreezeDraining)
-		if err := m.From.Freeze(ctx, f, draining); err != nil {
-			return fmt.Errorf("%s: %w", m.Source, err)
+		if err := m.freezeSource(ctx, f, draining); err != nil {
+			return err
 		}
 		f = draining
 	}
-	if err := m.awaitRefreshes(ctx); err != nil {
-		return err
+	for {
+		if err := m.awaitRefreshes(ctx); err != nil {
+			return err
+		}
+		m.frozen = m.state(FreezeMoving)
+		if err := m.freezeSource(ctx, f, m.frozen); err != nil {
+			return err
+		}
+		open, err := m.refreshing(ctx)
+		if err != nil {
+			return err
+		}
+		if late, err := m.leased(ctx, open); err != nil || late == 0 {
+			return err
+		}
+		f = m.state(FreezeDraining) // once more: somebody took over a refresh whose lease had run out, after it was looked at
+		if err := m.freezeSource(ctx, m.frozen, f); err != nil {
+			return err
+		}
 	}
-	if err := m.From.Freeze(ctx, f, m.state(FreezeMoving)); err != nil {
+}
+
+func (m *Move) freezeSource(ctx context.Context, was, now Freeze) error {
+	m.tried = now
+	if err := m.From.Freeze(ctx, was, now); err != nil {
 		return fmt.Errorf("%s: %w", m.Source, err)
 	}
 	return nil
@@ -239,17 +286,9 @@ func (m *Move) awaitRefreshes(ctx context.Context) error {
 	}
 	began := time.Now()
 	for {
-		leased := 0
-		for id := range open {
-			row, err := m.From.Get(ctx, KindAccount, id)
-			switch {
-			case errors.Is(err, ErrNotFound) || err == nil && row.State != string(StateRefreshing):
-				delete(open, id)
-			case err != nil:
-				return fmt.Errorf("%s: %w", m.Source, err)
-			case m.Leased == nil || m.Leased(row):
-				leased++
-			}
+		leased, err := m.leased(ctx, open)
+		if err != nil {
+			return err
 		}
 		m.tell(MoveDraining, KindAccount, leased, len(open))
 		waited := time.Since(began)
@@ -263,6 +302,22 @@ func (m *Move) awaitRefreshes(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// leased counts the accounts that somebody refreshes now, and takes those out of open that are not stored as refreshing any more.
+func (m *Move) leased(ctx context.Context, open map[string]bool) (n int, err error) {
+	for id := range open {
+		row, err := m.From.Get(ctx, KindAccount, id)
+		switch {
+		case errors.Is(err, ErrNotFound) || err == nil && row.State != string(StateRefreshing):
+			delete(open, id)
+		case err != nil:
+			return n, fmt.Errorf("%s: %w", m.Source, err)
+		case m.Leased == nil || m.Leased(row):
+			n++
+		}
+	}
+	return n, nil
 }
 
 func orDefault(d, standard time.Duration) time.Duration {
@@ -287,64 +342,6 @@ func (m *Move) refreshing(ctx context.Context) (map[string]bool, error) {
 			found[row.ID] = true
 		}
 	}
-}
-
-// undo has the source served as before, after an error.
-func (m *Move) undo(ctx context.Context, failed error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
-	defer cancel()
-	if err := m.Thaw(ctx); err != nil {
-		return fmt.Errorf("%w; and the source remains read-only: %w", failed, err)
-	}
-	return failed
-}
-
-// Thaw has the source written again, unless the move came to its end.
-func (m *Move) Thaw(ctx context.Context) error {
-	f, err := m.From.Frozen(ctx)
-	if err != nil {
-		return fmt.Errorf("%s: %w", m.Source, err)
-	}
-	if f.State != FreezeDraining && f.State != FreezeMoving {
-		return nil
-	}
-	if err := m.From.Freeze(ctx, f, Freeze{}); err != nil {
-		return fmt.Errorf("%s: %w", m.Source, err)
-	}
-	return nil
-}
-
-// finish has the target served, and then the source no more. From here on nothing is undone: the target may be in use. Run again, it goes on.
-func (m *Move) finish(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
-	defer cancel()
-	f, err := m.From.Frozen(ctx)
-	if err == nil && f.State != FreezeEnding {
-		if f.State != FreezeMoving || f.To != m.Target {
-			return noMove("%s was written again meanwhile: somebody ended the migration", m.Source)
-		}
-		ending := m.state(FreezeEnding)
-		err = m.From.Freeze(ctx, f, ending)
-		f = ending
-	}
-	if err != nil {
-		return m.unfinished(m.Source, err)
-	}
-	target, err := m.To.Frozen(ctx)
-	if err == nil && target.State == FreezeFilling {
-		err = m.To.Freeze(ctx, target, Freeze{})
-	}
-	if err != nil {
-		return m.unfinished(m.Target, err)
-	}
-	if err := m.From.Freeze(ctx, f, m.state(FreezeMoved)); err != nil {
-		return m.unfinished(m.Source, err)
-	}
-	return nil
-}
-
-func (*Move) unfinished(where string, err error) error {
-	return fmt.Errorf("everything was copied, and is the same; the source remains read-only until the move is run again: %s: %w", where, err)
 }
 
 func (m *Move) tell(step MoveStep, kind Kind, done, total int) {

@@ -15,6 +15,7 @@ import (
 // Codes of PostgreSQL's errors, its appendix A.
 const (
 	codeProtocolViolation  = "08P01"
+	codePlanChanged        = "0A000" // or something else that is not supported
 	codeReadOnly           = "25006"
 	codeNoStatement        = "26000"
 	codeNotAuthorized      = "28000"
@@ -73,10 +74,14 @@ func unreachable(err error) bool {
 // telling reports whether an error is what the server said, or is about it, and not only that nothing was heard.
 func telling(err error) bool { return code(err) != "" || errors.Is(err, errReadOnlyServer) }
 
-// collided reports whether others were in the way, and all was undone.
+// collided reports whether others were in the way, and all was undone; or a statement must be prepared anew, which happens when it is tried again.
 func collided(err error) bool {
-	c := code(err)
-	return c == codeNotSerializable || c == codeDeadlock
+	switch code(err) {
+	case codeNotSerializable, codeDeadlock, codeNoStatement, codePlanChanged:
+		return true
+	default:
+		return false
+	}
 }
 
 // misconfigured reports whether no connection can be made before somebody changes something: TLS, or the password's file.

@@ -130,7 +130,7 @@ func (l *listener) session(ctx context.Context) error {
 		if err := l.ask(ctx, conn, asked); err != nil {
 			return err
 		}
-		if hears {
+		if hears = hears || l.listens && l.heard; hears { // which may have come late
 			l.asked.Store(&asked)
 			if !l.hearing.Load() {
 				l.memory.forgetAll()
@@ -195,7 +195,7 @@ func (l *listener) ask(ctx context.Context, conn *pgconn.PgConn, asked time.Time
 	defer late.Stop()
 	ctx, cancel := context.WithDeadline(ctx, asked.Add(deadline))
 	defer cancel()
-	results, err := conn.Exec(ctx, "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").ReadAll()
+	results, err := conn.Exec(ctx, "SELECT (extract(epoch FROM clock_timestamp()) OPERATOR(pg_catalog.*) 1000000)::bigint").ReadAll()
 	if err != nil {
 		return err
 	}

@@ -89,6 +89,9 @@ func (s *Store) migrateIn(ctx context.Context, tx pgx.Tx) error {
 			return err
 		}
 	}
+	if _, err := tx.Exec(ctx, "SET LOCAL search_path = pg_catalog, pg_temp"); err != nil { // as in the functions
+		return err
+	}
 	if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1::bigint)", lockKey(s.name, "migrate")); err != nil {
 		return err
 	}

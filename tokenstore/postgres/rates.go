@@ -84,7 +84,7 @@ func (s *Store) deleteEmpty(ctx context.Context) (total int64, err error) {
 	for {
 		n, err := do(ctx, s, func(ctx context.Context, c *pgxpool.Conn) (int64, error) {
 			tag, err := c.Exec(ctx, "DELETE FROM "+s.schema+".rates WHERE key IN (SELECT key FROM "+s.schema+
-				".rates WHERE empty < extract(epoch FROM clock_timestamp()) * 1000000 LIMIT $1::int FOR UPDATE SKIP LOCKED)", emptyBatch)
+				".rates WHERE empty < (extract(epoch FROM clock_timestamp()) OPERATOR(pg_catalog.*) 1000000)::bigint LIMIT $1::int FOR UPDATE SKIP LOCKED)", emptyBatch)
 			return tag.RowsAffected(), err
 		})
 		total += n

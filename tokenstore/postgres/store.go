@@ -162,7 +162,11 @@ func (s *Store) prepare(ctx context.Context) error {
 		if _, err := c.Exec(ctx, "DELETE FROM "+s.schema+".applies WHERE at < now() - interval '1 day'"); err != nil { // of nodes that have ended
 			return "", err
 		}
-		err = c.QueryRow(ctx, "SELECT current_setting('synchronous_commit')").Scan(&commit)
+		var isolation string
+		err = c.QueryRow(ctx, "SELECT current_setting('synchronous_commit'), current_setting('transaction_isolation')").Scan(&commit, &isolation)
+		if err == nil && isolation != "read committed" { // others do not see the freeze that they have waited for
+			err = refused("default_transaction_isolation is %q; set it to read committed, for the role or the database", isolation)
+		}
 		return commit, err
 	})
 	if commit == "off" {

@@ -1,3 +1,5 @@
+-- Functions set search_path, since what others have made in the schema public may fit a call better than PostgreSQL's own, and would run as the vault's role.
+
 -- What every node knows of the vault: the schema's version, and whether the vault is frozen.
 CREATE TABLE @schema@.meta (
 	key   text COLLATE "C" PRIMARY KEY,
@@ -42,7 +44,7 @@ CREATE TABLE @schema@.applies (
 ) WITH (fillfactor = 50);
 
 -- told notifies those who listen of rows that were changed: of each, or of their kinds when they are many.
-CREATE FUNCTION @schema@.told(of_kinds text[], of_ids text[]) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION @schema@.told(of_kinds text[], of_ids text[]) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	IF cardinality(of_ids) <= 64 THEN
 		PERFORM pg_notify(@channel@, k || ' ' || i) FROM unnest(of_kinds, of_ids) AS c (k, i);
@@ -52,7 +54,7 @@ BEGIN
 END $$;
 
 -- unlist deletes the references of a row but those that it keeps. One by one: so each is found by the whole key, whatever the planner thinks of the table.
-CREATE FUNCTION @schema@.unlist(of_kind text, of_id text, was text[], kept text[]) RETURNS void LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
+CREATE FUNCTION @schema@.unlist(of_kind text, of_id text, was text[], kept text[]) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
 	r text;
@@ -64,7 +66,7 @@ BEGIN
 END $$;
 
 -- ahead locks all that the applies of a group will, in the order in which all do. They are calls of the same transaction.
-CREATE FUNCTION @schema@.ahead(by_node bigint, slots integer[], kinds text[], ids text[]) RETURNS void LANGUAGE plpgsql SET lock_timeout = '4s' SET enable_seqscan = off SET jit = off AS $$
+CREATE FUNCTION @schema@.ahead(by_node bigint, slots integer[], kinds text[], ids text[]) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '4s' SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 BEGIN
 	FOR i IN 1..cardinality(slots) LOOP
@@ -82,7 +84,7 @@ END $$;
 CREATE FUNCTION @schema@.apply(
 	by_node bigint, by_slot integer, by_sequence bigint,
 	ops integer[], kinds text[], ids text[], versions bigint[], states text[], all_refs text[], dues bigint[], deletions bigint[], seals bytea[]
-) RETURNS integer LANGUAGE plpgsql SET lock_timeout = '4s' SET enable_seqscan = off SET jit = off AS $$
+) RETURNS integer LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '4s' SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
 	n        integer := cardinality(ids);
@@ -177,7 +179,7 @@ END $$;
 
 -- sweep deletes at most so many rows of a kind whose time has come, the oldest first, and returns their ids. It waits for nobody: rows that somebody changes at the
 -- moment are left for the next time. It returns null when the vault is frozen.
-CREATE FUNCTION @schema@.sweep(of_kind text, before bigint, most integer) RETURNS text[] LANGUAGE plpgsql
+CREATE FUNCTION @schema@.sweep(of_kind text, before bigint, most integer) RETURNS text[] LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 	SET lock_timeout = '4s' SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
@@ -207,7 +209,7 @@ END $$;
 -- when one is short its rows are looked up in the others; otherwise all are merged. They are stable: a call sees one moment.
 
 -- carrying makes a query of the ids of rows that carry all references ($2), or all rows when there are none, and come after an id ($3).
-CREATE FUNCTION @schema@.carrying(of_kind text, of_refs text[]) RETURNS text LANGUAGE plpgsql STABLE
+CREATE FUNCTION @schema@.carrying(of_kind text, of_refs text[]) RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 	SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
@@ -243,7 +245,7 @@ BEGIN
 END $$;
 
 -- page returns at most so many rows that carry all references and come after an id.
-CREATE FUNCTION @schema@.page(of_kind text, of_refs text[], after text, most integer) RETURNS SETOF @schema@.rows LANGUAGE plpgsql STABLE
+CREATE FUNCTION @schema@.page(of_kind text, of_refs text[], after text, most integer) RETURNS SETOF @schema@.rows LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 	SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET enable_nestloop = off SET enable_hashjoin = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
@@ -254,7 +256,7 @@ BEGIN
 END $$;
 
 -- tally counts the rows that carry all references.
-CREATE FUNCTION @schema@.tally(of_kind text, of_refs text[]) RETURNS bigint LANGUAGE plpgsql STABLE
+CREATE FUNCTION @schema@.tally(of_kind text, of_refs text[]) RETURNS bigint LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 	SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET enable_nestloop = off SET enable_hashjoin = off SET jit = off AS $$
 DECLARE
 	n bigint;
@@ -264,7 +266,7 @@ BEGIN
 END $$;
 
 -- overdue returns at most so many rows that are due before a time, the oldest first.
-CREATE FUNCTION @schema@.overdue(of_kind text, before bigint, most integer) RETURNS SETOF @schema@.rows LANGUAGE plpgsql STABLE
+CREATE FUNCTION @schema@.overdue(of_kind text, before bigint, most integer) RETURNS SETOF @schema@.rows LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 	SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $$
 #variable_conflict use_column
 BEGIN

@@ -6,7 +6,7 @@ CREATE UNLOGGED TABLE @schema@.rates (
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.1);
 
 -- take charges an event under a key and returns 0; or charges nothing, and returns in how many microseconds there is one. Of several at a time one goes after the other, by the row's lock.
-CREATE FUNCTION @schema@.take(of_key text, interval_us bigint, window_us bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE FUNCTION @schema@.take(of_key text, interval_us bigint, window_us bigint) RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	moment bigint := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
 	until  bigint;

@@ -1,5 +1,5 @@
 -- freeze takes the vault from one state to another, and waits for applies that run. It returns false when the vault is in another state than was, or the new one already.
-CREATE FUNCTION @schema@.freeze(was text, will_be text) RETURNS boolean LANGUAGE plpgsql SET lock_timeout = '4s' AS $$
+CREATE FUNCTION @schema@.freeze(was text, will_be text) RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '4s' AS $$
 DECLARE
 	now_is text;
 BEGIN
@@ -18,7 +18,7 @@ END $$;
 -- import writes rows of a kind as they are, over what is there, and deletes others. It returns false when the vault is not being filled.
 CREATE FUNCTION @schema@.import(
 	of_kind text, ids text[], versions bigint[], states text[], all_refs text[], dues bigint[], deletions bigint[], seals bytea[], gone text[]
-) RETURNS boolean LANGUAGE plpgsql SET lock_timeout = '4s' SET enable_seqscan = off AS $$
+) RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '4s' SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
 	frozen text;
