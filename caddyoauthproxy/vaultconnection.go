@@ -86,7 +86,7 @@ func connectionSecrets(text string) ([]string, error) {
 	return keywordSecrets(text)
 }
 
-// urlSecrets reads what comes behind the scheme. Whatever is before an @ that no slash precedes is the user's.
+// urlSecrets reads what comes behind the scheme. Whatever is before an @ that no slash precedes is the user's, and another @ must be percent-encoded.
 func urlSecrets(rest string) (secrets []string, err error) {
 	if end := strings.IndexAny(rest, "@/"); end >= 0 && rest[end] == '@' {
 		if _, password, _ := strings.Cut(rest[:end], ":"); password != "" {
@@ -94,7 +94,10 @@ func urlSecrets(rest string) (secrets []string, err error) {
 		}
 		rest = rest[end+1:]
 	}
-	_, query, _ := strings.Cut(rest, "?")
+	path, query, _ := strings.Cut(rest, "?")
+	if len(secrets) == 0 && strings.Contains(path, "@") { // of a password with a slash in it, which would be taken for a port, and told
+		return nil, errNoConnectionString
+	}
 	for _, parameter := range strings.FieldsFunc(query, func(r rune) bool { return r == '&' || r == '?' || r == ';' }) {
 		key, value, _ := strings.Cut(parameter, "=")
 		if key, err = url.PathUnescape(key); err != nil {

@@ -39,6 +39,7 @@ func TestLiteralPasswordsInConnectionStringsAreRefused(t *testing.T) {
 		"host=db user='gw":                                                  errNoConnectionString,
 		"host db=x":                                                         errNoConnectionString,
 		"postgres://db/vault?%zz=1":                                         errNoConnectionString,
+		"postgres://gw:s3/cret@db/vault":                                    errNoConnectionString,
 	} {
 		if err := checkConnection(text); !errors.Is(err, want) || want == nil && err != nil {
 			t.Errorf("%q: %v, want %v", text, err, want)
