@@ -123,7 +123,7 @@ func sendError(w http.ResponseWriter, r *http.Request, e *Error) {
 // logRefusal writes why a request was refused. The path is one of ours and holds no secret; the query is left out.
 func (s *Server) logRefusal(r *http.Request, e *Error, status int) {
 	progressOf(r.Context()).refused(e.Code, status)
-	if unreachable(e.Cause) {
+	if unreachable(e.Cause) && !errors.Is(r.Context().Err(), context.Canceled) { // who goes away had the vault asked, and may have had it written
 		s.refundDues(r)
 	}
 	level := zap.InfoLevel
