@@ -28,6 +28,10 @@ var (
 		"or the whole connection as a placeholder such as {env.DATABASE_URL}")
 )
 
+// brokenPassword finds a URL with a slash in its password, which ends the hosts: what is before it would be no port, or an @ would be in the database's name. Nobody can
+// connect with it, but it would show.
+var brokenPassword = regexp.MustCompile(`^postgres(ql)?://[^@/?]*(:[^@/?,\]]*[^@/?,\]0-9:][^@/?,\]]*/|/[^?]*@)`)
+
 // checkConnection refuses a connection string with a literal password. What stands behind its placeholders is not known yet.
 func checkConnection(text string) error {
 	if secretPlaceholder.MatchString(text) {
@@ -37,9 +41,13 @@ func checkConnection(text string) error {
 	for strings.Contains(text, strconv.Itoa(mark)) {
 		mark++
 	}
-	secrets, err := connectionSecrets(placeholders.ReplaceAllLiteralString(text, strconv.Itoa(mark)))
+	marked := placeholders.ReplaceAllLiteralString(text, strconv.Itoa(mark))
+	secrets, err := connectionSecrets(marked)
 	if err != nil {
 		return err
+	}
+	if brokenPassword.MatchString(marked) {
+		return errNoConnectionString
 	}
 	if slices.ContainsFunc(secrets, func(secret string) bool { return secret != strconv.Itoa(mark) }) {
 		return errLiteralPassword
