@@ -69,6 +69,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	g.hold = newHold(func() {
 		g.grants.stop()
 		g.server.StopWatching()
+		g.accounts.StopWatching()
 		g.endAudit()
 		release()
 		gateways.Delete(g)
@@ -82,6 +83,11 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		Acquire:       g.acquire,
 		Acts:          a.metrics.ofAccounts(),
 	})
+	defer func(accounts *upstream.Accounts) {
+		if err != nil { // the storage may stay open for another config
+			accounts.StopWatching()
+		}
+	}(g.accounts)
 	rates, _ := store.(tokenstore.Rates) // of the store itself, as nothing around it hands them on
 	g.server, err = authserver.New(ctx, authserver.Options{
 		Issuer:    a.config.issuer,
@@ -113,6 +119,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		return nil, fmt.Errorf("oauth_proxy: %w", err)
 	}
 	if g.operator, err = newOperator(a, g); err != nil {
+		g.server.StopWatching()
 		return nil, fmt.Errorf("oauth_proxy: %w", err)
 	}
 	g.admin = newAdminPages(a, g)

@@ -65,12 +65,16 @@ func (a *App) notReady(r *http.Request) string {
 	if err != nil {
 		return "the vault is not open"
 	}
-	asking := g.contact.ask(g)
-	if s, ok := a.databaseStatus(); ok && !s.Reachable { // which is known sooner than a question is answered
-		if v, ok := a.vault.(*PostgresVault); ok && time.Since(s.Since) <= v.options.maxStale {
+	asking, stale := g.contact.ask(g), time.Duration(0)
+	if v, ok := a.vault.(*PostgresVault); ok {
+		stale = v.options.maxStale
+	}
+	switch s, ok := a.databaseStatus(); {
+	case ok && !s.Reachable: // which is known sooner than a question is answered
+		if time.Since(s.Since) <= stale {
 			return "" // requests are answered from memory
 		}
-	} else if g.contact.answers(r.Context(), asking) {
+	case g.contact.answeredWithin(stale), g.contact.answers(r.Context(), asking):
 		return ""
 	}
 	return "the vault does not answer"
@@ -134,6 +138,13 @@ func (c *contact) told(asking chan struct{}, answered bool) {
 	}
 	c.asking = nil
 	close(asking)
+}
+
+// answeredWithin reports whether the vault has answered in the last so long.
+func (c *contact) answeredWithin(d time.Duration) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.answered.IsZero() && time.Since(c.answered) <= d
 }
 
 // answers reports whether the vault has answered since it was last asked. It waits for that, though not for long.

@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/postgres"
 )
 
 // asked sends a request to the site's handler. A path that is not the gateway's is answered 418.
@@ -122,5 +123,55 @@ func TestVaultIsAskedOnceInAWhileHoweverManyAskWhetherTheProcessIsReady(t *testi
 				t.Fatalf("%d %s, want %d", w.Code, w.Body, want)
 			}
 		}
+	}
+}
+
+// slowStore is a store in a database that is there, and answers after a while.
+type slowStore struct {
+	tokenstore.Store
+	slow atomic.Bool
+}
+
+func (*slowStore) Status() postgres.Status {
+	return postgres.Status{Reachable: true, Since: time.Now().Add(-time.Hour), Contact: time.Now()}
+}
+
+func (s *slowStore) Get(ctx context.Context, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
+	if s.slow.Load() {
+		<-ctx.Done()
+		return tokenstore.Row{}, ctx.Err()
+	}
+	return s.Store.Get(ctx, kind, id)
+}
+
+// All nodes share the database. Were none of them ready as soon as it is slow, a balancer would have nobody to ask, though most requests are answered from memory.
+func TestProcessIsReadyWhileItsDatabaseIsSlowForLessThanMaxStale(t *testing.T) {
+	t.Parallel()
+	app := provisioned(t, filepath.Join(t.TempDir(), "vault.db"))
+	g, err := app.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.hold.leave)
+	store, stale := &slowStore{Store: g.store}, 3*time.Second
+	g.store, app.vault = store, &PostgresVault{options: postgresOptions{maxStale: stale}}
+	began := time.Now()
+	if w := asked(t, app, http.MethodGet, "/oauth/ready"); w.Code != http.StatusOK {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	store.slow.Store(true)
+	for {
+		w := asked(t, app, http.MethodGet, "/oauth/ready")
+		took := time.Since(began)
+		if w.Code != http.StatusOK && took < stale {
+			t.Fatalf("after %s: %d %s", took, w.Code, w.Body)
+		}
+		if w.Code != http.StatusOK {
+			break
+		}
+		if took > stale+5*time.Second {
+			t.Fatal("it is ready for ever")
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }

@@ -28,6 +28,10 @@ var (
 		"or the whole connection as a placeholder such as {env.DATABASE_URL}")
 )
 
+// brokenPassword finds a URL with a slash in its password, which ends the hosts: what is before it would be no port, or an @ would be in the database's name. Nobody can
+// connect with it, but it would show.
+var brokenPassword = regexp.MustCompile(`^postgres(ql)?://[^@/?]*(:[^@/?,\]]*[^@/?,\]0-9:][^@/?,\]]*/|/[^?]*@)`)
+
 // checkConnection refuses a connection string with a literal password. What stands behind its placeholders is not known yet.
 func checkConnection(text string) error {
 	if secretPlaceholder.MatchString(text) {
@@ -37,9 +41,13 @@ func checkConnection(text string) error {
 	for strings.Contains(text, strconv.Itoa(mark)) {
 		mark++
 	}
-	secrets, err := connectionSecrets(placeholders.ReplaceAllLiteralString(text, strconv.Itoa(mark)))
+	marked := placeholders.ReplaceAllLiteralString(text, strconv.Itoa(mark))
+	secrets, err := connectionSecrets(marked)
 	if err != nil {
 		return err
+	}
+	if brokenPassword.MatchString(marked) {
+		return errNoConnectionString
 	}
 	if slices.ContainsFunc(secrets, func(secret string) bool { return secret != strconv.Itoa(mark) }) {
 		return errLiteralPassword
@@ -86,7 +94,7 @@ func connectionSecrets(text string) ([]string, error) {
 	return keywordSecrets(text)
 }
 
-// urlSecrets reads what comes behind the scheme. Whatever is before an @ that no slash precedes is the user's, and another @ must be percent-encoded.
+// urlSecrets reads what comes behind the scheme. Whatever is before an @ that no slash precedes is the user's.
 func urlSecrets(rest string) (secrets []string, err error) {
 	if end := strings.IndexAny(rest, "@/"); end >= 0 && rest[end] == '@' {
 		if _, password, _ := strings.Cut(rest[:end], ":"); password != "" {
@@ -94,10 +102,7 @@ func urlSecrets(rest string) (secrets []string, err error) {
 		}
 		rest = rest[end+1:]
 	}
-	path, query, _ := strings.Cut(rest, "?")
-	if len(secrets) == 0 && strings.Contains(path, "@") { // of a password with a slash in it, which would be taken for a port, and told
-		return nil, errNoConnectionString
-	}
+	_, query, _ := strings.Cut(rest, "?")
 	for _, parameter := range strings.FieldsFunc(query, func(r rune) bool { return r == '&' || r == '?' || r == ';' }) {
 		key, value, _ := strings.Cut(parameter, "=")
 		if key, err = url.PathUnescape(key); err != nil {

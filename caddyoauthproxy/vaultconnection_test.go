@@ -39,7 +39,11 @@ func TestLiteralPasswordsInConnectionStringsAreRefused(t *testing.T) {
 		"host=db user='gw":                                                  errNoConnectionString,
 		"host db=x":                                                         errNoConnectionString,
 		"postgres://db/vault?%zz=1":                                         errNoConnectionString,
-		"postgres://gw:s3/cret@db/vault":                                    errNoConnectionString,
+		"postgres://[::1]:5432,[::2]/vault":                                 nil,
+		"postgres://db/vault?user=gw@tenant":                                nil,
+		"postgres://gw:s3cret/s3cret@db/vault":                              errNoConnectionString,
+		"postgres://gw:123/s3cret@db/vault":                                 errNoConnectionString,
+		"postgres://gw:s3cret/s?cret@db/vault":                              errNoConnectionString,
 	} {
 		if err := checkConnection(text); !errors.Is(err, want) || want == nil && err != nil {
 			t.Errorf("%q: %v, want %v", text, err, want)

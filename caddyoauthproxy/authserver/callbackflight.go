@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
@@ -48,6 +50,9 @@ type flight struct {
 	stuck     chan struct{} // closed when the vault has not answered
 	stuckOnce sync.Once
 }
+
+// errPanicked is how a flight ends that met a defect of ours.
+var errPanicked = errors.New("finishing the login panicked")
 
 // errStuck is what a browser is told while its callback is still being worked on.
 func errStuck(cause error) *Error {
@@ -97,11 +102,17 @@ func (s *Server) flight(ctx context.Context, loginID, answer, callback string, q
 		defer release()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callbackTimeout)
 		defer cancel()
+		defer func() {
+			if p := recover(); p != nil { // here it would end the process, and not one request as in a handler
+				s.log.Error("finishing a login panicked", zap.Any("panic", p), zap.Stack("stack"))
+				f.err = errPanicked
+			}
+			s.flights.mu.Lock()
+			delete(s.flights.running, key)
+			s.flights.mu.Unlock()
+			close(f.over)
+		}()
 		f.login, f.err = s.finishLogin(ctx, f, loginID, answer, callback, q)
-		s.flights.mu.Lock()
-		delete(s.flights.running, key)
-		s.flights.mu.Unlock()
-		close(f.over)
 	})
 	return f, nil
 }

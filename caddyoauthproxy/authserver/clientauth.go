@@ -125,8 +125,8 @@ func (s *Server) clientRequest(w http.ResponseWriter, r *http.Request) (*tokenst
 }
 
 // clientRequestDone is called when a client's request has succeeded: only failures count against an address. An answer that
-// anybody would get is no success.
-func (s *Server) clientRequestDone(r *http.Request) { s.limits.token.refund(r.Context(), s.address(r)) }
+// anybody would get is no success. What is taken back here is not taken back again when the vault fails later.
+func (s *Server) clientRequestDone(r *http.Request) { s.refundDues(r) }
 
 // clientCredentials reads the client's id and its credential from the one place where they are. Clients that
 // registered for Basic may send the secret in the body and the other way round: OAuth 2.1 §2.4.1

@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
@@ -89,7 +90,8 @@ func VaultFault(err error) bool {
 // unreachable reports whether an answer is 503 because the vault does not answer, and not because of a provider.
 func unreachable(err error) bool {
 	_, told := errors.AsType[*Error](err)
-	return errors.Is(err, tokenstore.ErrUnavailable) || errors.Is(err, tokenstore.ErrClosed) || !told && VaultFault(err)
+	_, provider := errors.AsType[*upstream.Error](err)
+	return errors.Is(err, tokenstore.ErrUnavailable) || errors.Is(err, tokenstore.ErrClosed) || !told && !provider && VaultFault(err)
 }
 
 // writeError answers a client (not a person) with an OAuth error.
@@ -123,7 +125,7 @@ func sendError(w http.ResponseWriter, r *http.Request, e *Error) {
 // logRefusal writes why a request was refused. The path is one of ours and holds no secret; the query is left out.
 func (s *Server) logRefusal(r *http.Request, e *Error, status int) {
 	progressOf(r.Context()).refused(e.Code, status)
-	if unreachable(e.Cause) {
+	if unreachable(e.Cause) && !errors.Is(r.Context().Err(), context.Canceled) { // who goes away had the vault asked, and may have had it written
 		s.refundDues(r)
 	}
 	level := zap.InfoLevel

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
 // countedRates are counters that all nodes share, which can be out of order.
@@ -147,5 +149,39 @@ func TestSharedCountersThatDoNotAnswerRefuseNobody(t *testing.T) {
 				t.Errorf("the node's own count: %d", a.status)
 			}
 		})
+	}
+}
+
+func TestRequestsThatTheirClientsCutCountAllTheSame(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *authserver.Options) { o.Limits.Register = authserver.Rate{Events: 3, Window: time.Hour} })
+	cut, cancel := context.WithCancel(t.Context())
+	cancel()
+	statuses := make([]int, 0, 6)
+	for range 6 {
+		r := httptest.NewRequest(http.MethodPost, w.url+endpoints+"/a/register", strings.NewReader(plainRegistration)).WithContext(cut)
+		r.Header.Set("Content-Type", "application/json")
+		answered := httptest.NewRecorder()
+		w.server.ServeHTTP(answered, r)
+		statuses = append(statuses, answered.Code)
+	}
+	if statuses[0] != http.StatusServiceUnavailable || statuses[5] != http.StatusTooManyRequests {
+		t.Errorf("answers %v", statuses)
+	}
+}
+
+func TestWhatWasTakenBackIsNotTakenBackAgainWhenTheVaultFailsLater(t *testing.T) {
+	t.Parallel()
+	rates := new(countedRates)
+	w, s := meddledWorld(t, limited(rates, authserver.Limits{Token: authserver.Rate{Events: 100, Window: time.Hour}}))
+	token, _ := w.scriptSession()["session_token"].(string)
+	takes, backs := rates.counted()
+	s.kind = tokenstore.KindGrant
+	s.refuse.Store(true)
+	if a := w.post("/logout", token); a.status != http.StatusServiceUnavailable {
+		t.Fatalf("logout: %d %s", a.status, a.body)
+	}
+	if t2, b2 := rates.counted(); t2-takes != 1 || b2-backs != 1 {
+		t.Errorf("counted %d times, and taken back %d times", t2-takes, b2-backs)
 	}
 }

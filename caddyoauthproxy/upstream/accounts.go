@@ -90,7 +90,7 @@ type Accounts struct {
 	inconclusive map[string]string
 }
 
-// NewAccounts makes an Accounts, which watches the vault's accounts until it is closed. It uses no network.
+// NewAccounts makes an Accounts, which watches the vault's accounts until Close or StopWatching. It uses no network.
 func NewAccounts(o AccountsOptions) *Accounts {
 	a := &Accounts{
 		vault:     o.Vault,
@@ -229,6 +229,10 @@ func (a *Accounts) Close(ctx context.Context) error {
 	}
 	return nil
 }
+
+// StopWatching ends the watching of the vault's accounts, which otherwise goes on for as long as the storage is open. It is to be called when nothing uses the
+// Accounts any more, also where Close is not.
+func (a *Accounts) StopWatching() { a.unwatch() }
 
 // provider returns the account's provider, nil where it is not configured any more, or another one has its name now: that must not be sent
 // the account's tokens.

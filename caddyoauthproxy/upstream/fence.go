@@ -86,7 +86,10 @@ func (f *fence) guard(req *http.Request) {
 	}
 	again := req.GetBody
 	req.Body = &fencedBody{req.Body, f}
-	req.GetBody = func() (io.ReadCloser, error) {
+	req.GetBody = func() (io.ReadCloser, error) { // the request is made again, over another connection
+		if err := f.begin(); err != nil {
+			return nil, err
+		}
 		body, err := again()
 		return &fencedBody{body, f}, err
 	}

@@ -84,7 +84,8 @@ func (a *Accounts) look(ctx context.Context, id, rejected string, c *claim) (str
 	return a.renew(ctx, acc, rejected, c)
 }
 
-// waitForVault says in this package's words why the vault could not be asked, and where waiting helps, that. A vault that is moved takes nothing for as long as it is this one.
+// waitForVault says in this package's words why the vault could not be asked, and where waiting helps, that. A vault that is being moved is read-only for longer than
+// anybody waits.
 func (a *Accounts) waitForVault(id string, err error) error {
 	away := errors.Is(err, tokenstore.ErrUnavailable) && !errors.Is(err, tokenstore.ErrReadOnly) || errors.Is(err, context.DeadlineExceeded)
 	if err = a.vaultError(id, err); away {

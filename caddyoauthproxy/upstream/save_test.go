@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
@@ -129,6 +131,9 @@ func TestR03WriteThatWasMadeAfterAllIsRecognised(t *testing.T) {
 		w.store.mu.Unlock()
 		if acc := w.stored("a"); acc.Version != version || acc.RefreshToken != "rt.a.1" {
 			t.Errorf("stored %+v", acc)
+		}
+		if n := w.logs.FilterLevelExact(zap.ErrorLevel).Len(); n != 0 { // the vault itself finds out
+			t.Errorf("logged %v", w.logs.All())
 		}
 		time.Sleep(2 * time.Hour)
 		if got := w.token("a"); got != "at.a.2" {
