@@ -322,9 +322,12 @@ func (a *Accounts) due(acc *tokenstore.Account, now time.Time) bool {
 // spread is by how much a refresh is put off, up to most. Accounts that were filled together need not be refreshed together. And of the nodes that see an
 // account become due, each has its turn at another moment, so that one has refreshed it before the next thinks of it.
 func spread(key string, most time.Duration) time.Duration {
-	h := fnv.New32a()
+	h := fnv.New64a()
 	_, _ = h.Write([]byte(key)) // never fails
-	return time.Duration(float64(most) * float64(h.Sum32()) / (1 << 32))
+	sum := h.Sum64()
+	sum ^= sum >> 32 // keys that differ at their ends only differ little in the bits that count
+	sum *= 0x9e3779b97f4a7c15
+	return time.Duration(float64(most) * float64(sum>>32) / (1 << 32))
 }
 
 // pause is how long neither the account nor its provider should be tried.

@@ -245,8 +245,8 @@ func TestT80AdminAPIOnTheSiteIsForAdminsAndHoldsNoSecret(t *testing.T) {
 	if a, err := b.Send(t.Context(), http.MethodPost, testenv.ToolCall("whoami")); err != nil || a.Status != http.StatusUnauthorized {
 		t.Errorf("the chatbot's next call: %d, %v", a.Status, err)
 	}
-	if len(s.values) < 12 {
-		t.Fatalf("only %d secrets were seen: the test is no good", len(s.values))
+	if s.count() < 12 {
+		t.Fatalf("only %d secrets were seen: the test is no good", s.count())
 	}
 	s.check(t, "the admin API", seen.String())
 	s.check(t, "the log", w.Log())

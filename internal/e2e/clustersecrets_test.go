@@ -31,15 +31,15 @@ func TestT70T77T78NoSecretIsInTheClearInADatabase(t *testing.T) {
 	for name, value := range cookies.Cookies(t, c.URL+"/oauth/") {
 		s.add("cookie "+name, value)
 	}
-	if len(s.values) == 0 {
+	if s.count() == 0 {
 		t.Fatal("no cookie was seen: the test is no good")
 	}
 	everything(t, c.Nodes[0], s)
 	s.add("password of the database", testpg.Password)
 	s.add("e-mail address", "alice@example.com")
 	s.add("e-mail address", "bob@example.com")
-	if len(s.values) < 25 {
-		t.Fatalf("only %d secrets were seen: the test is no good", len(s.values))
+	if n := s.count(); n < 25 {
+		t.Fatalf("only %d secrets were seen: the test is no good", n)
 	}
 
 	dump := dumped(t, c)
@@ -56,8 +56,8 @@ func TestT70T77T78NoSecretIsInTheClearInADatabase(t *testing.T) {
 	if err := filepath.WalkDir(filepath.Join(dir, "pg_wal"), s.checkFiles(t)); err != nil {
 		t.Fatal(err)
 	}
-	delete(s.values, "alice@example.com") // the log says who has logged in
-	delete(s.values, "bob@example.com")
+	s.forget("alice@example.com") // the log says who has logged in
+	s.forget("bob@example.com")
 	for i, node := range c.Nodes {
 		s.check(t, "the log of node "+string(rune('1'+i)), node.Log())
 	}
@@ -75,7 +75,7 @@ func (s *secrets) checkFiles(t *testing.T) func(path string, d os.DirEntry, err 
 		if err != nil {
 			return err
 		}
-		for value, what := range s.values {
+		for value, what := range s.snapshot() {
 			if bytes.Contains(content, []byte(value)) {
 				t.Errorf("%s holds the %s", path, what)
 			}
@@ -88,7 +88,7 @@ func (s *secrets) checkFiles(t *testing.T) func(path string, d os.DirEntry, err 
 func (s *secrets) checkBytes(t *testing.T, where, content string) {
 	t.Helper()
 	s.check(t, where, content)
-	for value, what := range s.values {
+	for value, what := range s.snapshot() {
 		if strings.Contains(content, hex.EncodeToString([]byte(value))) {
 			t.Errorf("%s holds the %s, in hexadecimal digits", where, what)
 		}

@@ -212,8 +212,8 @@ func TestT78AssertionsAreInNoLogEvenWithCredentialsLogged(t *testing.T) {
 	for _, r := range w.MCP.Requests() {
 		s.add("assertion", r.Header.Get(assertionHeader))
 	}
-	if len(s.values) < 2 || !strings.Contains(w.Log(), b.Access()) || !strings.Contains(w.Log(), "upstream roundtrip") {
-		t.Fatalf("%d assertions were seen, or the log is not one of all headers: the test is no good", len(s.values))
+	if s.count() < 2 || !strings.Contains(w.Log(), b.Access()) || !strings.Contains(w.Log(), "upstream roundtrip") {
+		t.Fatalf("%d assertions were seen, or the log is not one of all headers: the test is no good", s.count())
 	}
 	s.check(t, "the log", w.Log())
 }
