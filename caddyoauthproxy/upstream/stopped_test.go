@@ -74,7 +74,7 @@ func (s *stoppingStore) Apply(ctx context.Context, changes ...tokenstore.Change)
 func TestNodeProcess(t *testing.T) {
 	text := os.Getenv(nodeEnv)
 	if text == "" {
-		t.Skip("runs as a process of other tests")
+		return // nobody started it as one
 	}
 	var task nodeTask
 	if err := json.Unmarshal([]byte(text), &task); err != nil {
