@@ -121,7 +121,7 @@ func (c *call) migrateTo(file string) error {
 }
 
 // progressOf says how far a migration is, in a line.
-func progressOf(p *tokenstore.MoveProgress) string {
+func progressOf(p *tokenstore.Progress) string {
 	switch {
 	case p == nil:
 		return "beginning"

@@ -251,7 +251,7 @@ func (m *migration) show() (none operator.Migration) {
 	return m.state
 }
 
-func (m *migration) progress(p tokenstore.MoveProgress) {
+func (m *migration) progress(p tokenstore.Progress) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.state.Progress = &p

@@ -57,7 +57,7 @@ type Migration struct {
 	ReadOnly string `json:"read_only,omitempty"`
 
 	// Progress is of one that runs, Error of one that failed, and Kinds what was compared.
-	Progress *tokenstore.MoveProgress `json:"progress,omitempty"`
+	Progress *tokenstore.Progress `json:"progress,omitempty"`
 	Error    string                   `json:"error,omitempty"`
 	Kinds    []tokenstore.MovedKind   `json:"kinds,omitempty"`
 }
@@ -72,7 +72,7 @@ type endpointKey struct{}
 // atEndpoint refuses what is only for Caddy's admin endpoint: who may name any file and any server there could load any configuration as well.
 func atEndpoint(r *http.Request) error {
 	if r.Context().Value(endpointKey{}) == nil {
-		return denied(http.StatusForbidden, "access_denied", "the vault is moved through Caddy's admin endpoint alone: use caddy oauth-proxy migrate")
+		return denied(http.StatusForbidden, "access_denied", "this is done through Caddy's admin endpoint alone: use the commands of caddy oauth-proxy")
 	}
 	return nil
 }
