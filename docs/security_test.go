@@ -2,6 +2,7 @@
 package docs
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -58,13 +59,23 @@ func table(t *testing.T, doc, heading string) []row {
 	return rows[1:] // without the heads
 }
 
-// ids are the threats that a test's name says it is about.
+// ids are the threats and faults that a test's name says it is about.
 func ids(name string) []string {
 	m := regexp.MustCompile(`^Test(?:Slow)?((?:[TR][0-9]{2})+)`).FindStringSubmatch(name)
 	if m == nil {
 		return nil
 	}
-	return regexp.MustCompile(`T[0-9]{2}`).FindAllString(m[1], -1)
+	return regexp.MustCompile(`[TR][0-9]{2}`).FindAllString(m[1], -1)
+}
+
+// wantIDs insists that a table has a row for each id, in order.
+func wantIDs(t *testing.T, rows []row, letter string, n int) {
+	t.Helper()
+	for i := range n {
+		if want := fmt.Sprintf("%s%02d", letter, i+1); i >= len(rows) || rows[i].id != want {
+			t.Fatalf("row %d is not %s", i, want)
+		}
+	}
 }
 
 func TestSecurityTablesNameTestsThatExist(t *testing.T) {
@@ -75,12 +86,14 @@ func TestSecurityTablesNameTestsThatExist(t *testing.T) {
 	}
 	tests := declared(t)
 	named := regexp.MustCompile("`(Test[A-Za-z0-9_]+)`")
-	threats, defects := table(t, string(content), "Threats"), table(t, string(content), "Defects seen elsewhere")
-	if len(threats) < 74 || len(defects) < 23 {
-		t.Fatalf("%d threats and %d defects were read", len(threats), len(defects))
+	threats, faults, defects := table(t, string(content), "Threats"), table(t, string(content), "Faults"), table(t, string(content), "Defects seen elsewhere")
+	if len(defects) < 23 {
+		t.Fatalf("%d defects were read", len(defects))
 	}
+	wantIDs(t, threats, "T", 80)
+	wantIDs(t, faults, "R", 38)
 	rows := make(map[string]string)
-	for _, r := range slices.Concat(threats, defects) {
+	for _, r := range slices.Concat(threats, faults, defects) {
 		if _, twice := rows[r.id]; twice {
 			t.Errorf("%s is there twice", r.id)
 		}
@@ -97,7 +110,7 @@ func TestSecurityTablesNameTestsThatExist(t *testing.T) {
 	}
 	for _, name := range tests {
 		for _, id := range ids(name) {
-			if listed, there := rows[id]; there && !strings.Contains(listed, "`"+name+"`") {
+			if !strings.Contains(rows[id], "`"+name+"`") {
 				t.Errorf("%s: %s is missing", id, name)
 			}
 		}
