@@ -16,7 +16,7 @@ import (
 func declared(t *testing.T) []string {
 	t.Helper()
 	var names []string
-	function := regexp.MustCompile(`(?m)^func (Test[A-Za-z0-9_]+)\(`)
+	function := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)[A-Za-z0-9_]+)\(`)
 	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -42,16 +42,22 @@ func declared(t *testing.T) []string {
 // row is a line of a table.
 type row struct{ id, tests string }
 
-// table reads the rows below a heading: their first and their last column.
-func table(t *testing.T, doc, heading string) []row {
+// section is what stands below a heading.
+func section(t *testing.T, doc, heading string) string {
 	t.Helper()
-	_, section, found := strings.Cut(doc, "\n## "+heading+"\n")
+	_, below, found := strings.Cut(doc, "\n## "+heading+"\n")
 	if !found {
 		t.Fatalf("no section %q", heading)
 	}
-	section, _, _ = strings.Cut(section, "\n## ")
+	below, _, _ = strings.Cut(below, "\n## ")
+	return below
+}
+
+// table reads the rows below a heading: their first and their last column.
+func table(t *testing.T, doc, heading string) []row {
+	t.Helper()
 	var rows []row
-	for line := range strings.Lines(section) {
+	for line := range strings.Lines(section(t, doc, heading)) {
 		if cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), " | "); strings.HasPrefix(line, "| ") && len(cells) > 2 {
 			rows = append(rows, row{strings.TrimSpace(cells[0]), cells[len(cells)-1]})
 		}
@@ -66,6 +72,40 @@ func ids(name string) []string {
 		return nil
 	}
 	return regexp.MustCompile(`[TR][0-9]{2}`).FindAllString(m[1], -1)
+}
+
+// Whatever the page claims, the test that it names beside it is there.
+func TestSecurityPageNamesTestsThatExist(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile("security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := declared(t)
+	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9_]+)`").FindAllStringSubmatch(string(content), -1)
+	if len(named) < 400 {
+		t.Fatalf("%d names were read", len(named))
+	}
+	for _, m := range named {
+		if !slices.Contains(tests, m[1]) {
+			t.Errorf("there is no %s", m[1])
+		}
+	}
+	claims := table(t, string(content), "What each secret opens")
+	if len(claims) < 14 {
+		t.Errorf("%d secrets were read", len(claims))
+	}
+	for _, r := range claims {
+		if !strings.Contains(r.tests, "`Test") {
+			t.Errorf("%s: no test", r.id)
+		}
+	}
+	attackers := section(t, string(content), "Who can do what")
+	for line := range strings.Lines(attackers) {
+		if claim, ok := strings.CutPrefix(line, "- *Cannot*"); ok && !strings.Contains(claim, "`Test") {
+			t.Errorf("no test for: %s", claim)
+		}
+	}
 }
 
 // wantIDs insists that a table has a row for each id, in order.
