@@ -48,7 +48,7 @@ type progressBar struct {
 }
 
 func (c *call) progressBar() *progressBar {
-	if width, _, err := term.GetSize(int(os.Stderr.Fd())); err == nil && width > 0 { //nolint:gosec // a file descriptor
+	if width, _, err := term.GetSize(int(os.Stderr.Fd())); err == nil && width > 0 {
 		return &progressBar{to: os.Stderr, width: width}
 	}
 	return &progressBar{to: c.notes()}

@@ -57,9 +57,9 @@ type Migration struct {
 	ReadOnly string `json:"read_only,omitempty"`
 
 	// Progress is of one that runs, Error of one that failed, and Kinds what was compared.
-	Progress *tokenstore.Progress `json:"progress,omitempty"`
-	Error    string                   `json:"error,omitempty"`
-	Kinds    []tokenstore.MovedKind   `json:"kinds,omitempty"`
+	Progress *tokenstore.Progress   `json:"progress,omitempty"`
+	Error    string                 `json:"error,omitempty"`
+	Kinds    []tokenstore.MovedKind `json:"kinds,omitempty"`
 }
 
 // Conflict is a refusal that the operator can do something about: 409, with words.
