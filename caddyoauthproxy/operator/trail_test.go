@@ -31,6 +31,7 @@ func TestEveryWriteOfAnOperatorIsInTheTrailWithWhoAndWhere(t *testing.T) {
 		"POST /migration":           {}, // at Caddy's admin endpoint alone
 		"DELETE /migration":         {},
 		"POST /rekey":               {},
+		"POST /compact":             {},
 	}
 	for _, r := range operator.Routes() {
 		if r.Method == http.MethodGet {
