@@ -8,6 +8,10 @@ GOLANGCI := .bin/golangci-lint
 # Prometheus's own tool, for the rules of examples/monitoring.
 PROMTOOL := .bin/promtool
 
+# What lists the parts of a release, and what knows of holes in them.
+CYCLONEDX := .bin/cyclonedx-gomod
+GOVULNCHECK := .bin/govulncheck
+
 # Whether there is a browser.
 CHROMIUM := { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null
 
@@ -21,10 +25,10 @@ TESTHOME := $(CURDIR)/.testhome
 # The Node.js that is installed with the JavaScript clients of the tests, and runs them.
 JSNODE := internal/e2e/js/node_modules/.bin/node
 
-.PHONY: help run cluster test js-deps browser-deps postgres-deps promtool lint build fmt clean
+.PHONY: help run cluster test js-deps browser-deps postgres-deps promtool lint vulncheck build reproducible sbom fmt clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## start the gateway with a demo provider and a demo MCP server on localhost
 	go run ./examples/quickstart
@@ -95,6 +99,25 @@ $(GOLANGCI): Makefile
 
 build: ## build bin/caddy from xcaddy.json
 	GOFLAGS= go -C internal/build run . ../../xcaddy.json ../../bin/caddy
+
+reproducible: build ## build bin/caddy again, of nothing that was compiled before, and compare
+	@set -e; cache=$$(mktemp -d); trap 'rm -rf "$$cache"' EXIT; \
+	GOCACHE="$$cache" GOFLAGS= go -C internal/build run . ../../xcaddy.json "$$cache/caddy"; \
+	cmp bin/caddy "$$cache/caddy" || { echo "the two builds differ: go version -m bin/caddy shows what each is made of" >&2; exit 1; }; \
+	echo "the same again: $$(sha256sum <bin/caddy | cut -d ' ' -f 1)"
+
+sbom: build $(CYCLONEDX) ## list the parts of bin/caddy in bin/caddy.cdx.json (CycloneDX)
+	$(CYCLONEDX) bin -json -noserial -output bin/caddy.cdx.json bin/caddy
+
+# Findings fail. Where the database cannot be asked, nothing can be found.
+vulncheck: $(GOVULNCHECK) ## look for known vulnerabilities in what is called
+	@database="$${GOVULNDB:-https://vuln.go.dev}"; \
+	if curl -fsS -m 30 -o /dev/null "$$database/index/db.json"; then $(GOVULNCHECK) -db "$$database" ./...; \
+	else echo "the database of known vulnerabilities, $$database, cannot be reached: the check was SKIPPED"; fi
+
+$(CYCLONEDX) $(GOVULNCHECK): internal/supply/go.mod internal/supply/go.sum
+	cd internal/supply && GOFLAGS= GOBIN=$(CURDIR)/.bin go install github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod golang.org/x/vuln/cmd/govulncheck
+	touch $(CYCLONEDX) $(GOVULNCHECK)
 
 fmt: $(GOLANGCI) ## format the code
 	$(GOLANGCI) fmt ./...

@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
@@ -121,6 +122,47 @@ func TestCleanUpDeletesMoreThanABatchBesideOtherWriters(t *testing.T) {
 	writer.Wait()
 	if err != nil || c == nil || c.err != nil || c.deleted[tokenstore.KindLogin] != n {
 		t.Errorf("clean-up did %+v, %v", c, err)
+	}
+}
+
+func TestR37CleanUpByAClockThatIsWrongDeletesNothingThatLasts(t *testing.T) {
+	t.Parallel()
+	g := openedGateway(t, filepath.Join(t.TempDir(), "vault.db"))
+	now := g.vault.Now()
+	past := func(id string) tokenstore.Meta {
+		return tokenstore.Meta{ID: id, DeleteAfter: now.Add(-time.Hour)}
+	}
+	for i := range 30 {
+		id := fmt.Sprint("expired-", i)
+		commit(t, g.vault, tokenstore.Save(&tokenstore.Grant{Meta: past(id), State: tokenstore.StateActive, AccountID: id, Expires: now.Add(-2 * time.Hour), Ends: now, Family: tokenstore.RefreshFamily{Generation: 1}}))
+	}
+	commit(t, g.vault, tokenstore.Save(&tokenstore.Account{Meta: past("account")}), tokenstore.Save(&tokenstore.Client{Meta: past("client")}), tokenstore.Save(&tokenstore.Login{Meta: past("login")}))
+	for run, held := range []bool{true, true, false} {
+		c := g.cleanUpNow(t.Context())
+		want, outcome := map[tokenstore.Kind]int{}, "ok"
+		switch {
+		case held && run == 0:
+			want = map[tokenstore.Kind]int{tokenstore.KindLogin: 1}
+		case !held:
+			want = map[tokenstore.Kind]int{tokenstore.KindAccount: 1, tokenstore.KindClient: 1}
+		}
+		if held {
+			outcome = "held"
+		}
+		if errors.Is(c.err, authserver.ErrManyExpired) != held || c.ended != 10 || !maps.Equal(c.deleted, want) {
+			t.Errorf("run %d: %+v, want %v deleted", run, c, want)
+		}
+		m := newMetrics()
+		m.cleanedUp(c.began, c.err)
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(m.cleanups)
+		counted, err := registry.Gather()
+		if err != nil || len(counted) != 1 || len(counted[0].GetMetric()) != 1 || counted[0].GetMetric()[0].GetLabel()[0].GetValue() != outcome {
+			t.Errorf("run %d is not counted as %s: %v, %v", run, outcome, counted, err)
+		}
+	}
+	if n, err := g.vault.CountGrants(t.Context(), tokenstore.HealthRevoked); n != 30 || err != nil {
+		t.Errorf("%d grants ended, and kept for a while, %v", n, err)
 	}
 }
 

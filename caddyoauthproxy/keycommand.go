@@ -1,7 +1,6 @@
 package caddyoauthproxy
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -132,16 +131,18 @@ func complaintOf(text, key string) string {
 
 // bounded keeps the beginning of what is written.
 type bounded struct {
-	bytes.Buffer
+	text  []byte
 	limit int
 	full  error // of writes for which there is no room, which otherwise are taken and forgotten
 	over  bool
 }
 
+func (b *bounded) String() string { return string(b.text) }
+
 // Write implements io.Writer.
 func (b *bounded) Write(p []byte) (int, error) {
-	kept := min(len(p), b.limit-b.Len())
-	b.Buffer.Write(p[:kept])
+	kept := min(len(p), b.limit-len(b.text))
+	b.text = append(b.text, p[:kept]...)
 	if kept == len(p) {
 		return kept, nil
 	}

@@ -198,7 +198,7 @@ func outcomeOf(failure upstream.Class) string {
 }
 
 // cleanupOutcomes are those of a clean-up.
-var cleanupOutcomes = []string{"ok", "failed"}
+var cleanupOutcomes = []string{"ok", "failed", "held"}
 
 // gaveUp is the outcome of a revocation that is not tried again.
 const gaveUp = "gave_up"

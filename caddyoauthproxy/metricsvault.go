@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/tracing"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
@@ -130,7 +131,11 @@ func (s *timedStore) Sweep(ctx context.Context, kind tokenstore.Kind, before tim
 // cleanedUp counts a clean-up.
 func (m *metrics) cleanedUp(began time.Time, err error) {
 	m.cleanupTime.WithLabelValues().Observe(time.Since(began).Seconds())
-	if err != nil {
+	switch {
+	case errors.Is(err, authserver.ErrManyExpired):
+		m.cleanups.WithLabelValues("held").Inc()
+		return
+	case err != nil:
 		m.cleanups.WithLabelValues("failed").Inc()
 		return
 	}

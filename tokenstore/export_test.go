@@ -45,3 +45,19 @@ func SealedBy(sealed []byte) (string, error) {
 	id, err := sealedBy(sealed)
 	return hex.EncodeToString(id[:]), err
 }
+
+// RingSecrets are the keys of a vault, read from its keyring as it is stored.
+func RingSecrets(v *Vault, keys ...RootKey) (secrets [][]byte) {
+	row, err := v.store.Get(context.Background(), KindKeyring, keyringRow)
+	if err != nil {
+		return nil
+	}
+	ring, _, err := unsealRing(row, keys)
+	if err != nil {
+		return nil
+	}
+	for _, key := range ring.Keys {
+		secrets = append(secrets, key.Secret)
+	}
+	return secrets
+}

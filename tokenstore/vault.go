@@ -258,6 +258,9 @@ func SweptKinds() []Kind {
 	return []Kind{KindLogin, KindCode, KindAssertion, KindGrant, KindAccount, KindConsent, KindRegistration, KindClient, KindAPIKey, KindSignIn, KindRevocationOrder, KindAuditSegment}
 }
 
+// PassingKinds are those of SweptKinds that are of use for minutes only.
+func PassingKinds() []Kind { return []Kind{KindLogin, KindCode, KindAssertion, KindSignIn} }
+
 // Sweep deletes at most limit records whose DeleteAfter lies before the given time, and returns how many.
 func (v *Vault) Sweep(ctx context.Context, before time.Time, limit int) (int, error) {
 	total := 0
@@ -268,10 +271,13 @@ func (v *Vault) Sweep(ctx context.Context, before time.Time, limit int) (int, er
 	return total, err
 }
 
-// SweepKinds is Sweep that returns how many records of each kind it has deleted.
-func (v *Vault) SweepKinds(ctx context.Context, before time.Time, limit int) (map[Kind]int, error) {
+// SweepKinds is Sweep of some kinds, of all where none is named, that returns how many records of each it has deleted.
+func (v *Vault) SweepKinds(ctx context.Context, before time.Time, limit int, kinds ...Kind) (map[Kind]int, error) {
+	if len(kinds) == 0 {
+		kinds = SweptKinds()
+	}
 	swept := make(map[Kind]int)
-	for _, kind := range SweptKinds() {
+	for _, kind := range kinds {
 		if limit <= 0 {
 			break
 		}

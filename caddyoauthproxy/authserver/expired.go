@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,7 +22,14 @@ const (
 
 	// endingAtOnce is how many grants that have expired are ended at the same time, so that their commits share the syncs of the disk.
 	endingAtOnce = 32
+
+	// endAnyway is how many grants may be ended together however few there are.
+	endAnyway = 10
 )
+
+// ErrManyExpired says that more than a tenth of all grants that live have expired together, and that only so many were ended: nothing but a clock that was set wrong, or a
+// gateway that was off for long, lets so many expire.
+var ErrManyExpired = errors.New("more than a tenth of all grants have expired together, and a tenth was ended: is the clock right?")
 
 // turnHealth saves the grants whose health has turned with time, so that they are found by what it is now.
 func (s *Server) turnHealth(ctx context.Context) error {
@@ -74,9 +82,14 @@ func (s *Server) saveGrants(ctx context.Context, grants []*tokenstore.Grant) (sa
 }
 
 // EndExpired ends the grants that have expired a while ago, so that no upstream token outlives what it was given for, and returns how many. Their providers are
-// told one after the other, by Accounts.RetryRevocations. It is to be called before each clean-up. A grant that cannot be ended keeps no other from it.
+// told one after the other, by Accounts.RetryRevocations. It is to be called before each clean-up. A grant that cannot be ended keeps no other from it. The error is, or wraps,
+// ErrManyExpired where it ended only some because they are too many.
 func (s *Server) EndExpired(ctx context.Context) (ended int, failed error) {
 	if err := s.turnHealth(ctx); err != nil {
+		return 0, err
+	}
+	room, err := s.mayEnd(ctx)
+	if err != nil {
 		return 0, err
 	}
 	limit := s.vault.Now().Add(-tidyAfter)
@@ -85,6 +98,15 @@ func (s *Server) EndExpired(ctx context.Context) (ended int, failed error) {
 		if err != nil {
 			return ended, fmt.Errorf("expired grants: %w", err)
 		}
+		many := false
+		grants = slices.DeleteFunc(grants, func(g *tokenstore.Grant) bool {
+			if g.Family.Generation == 0 { // a login that nobody has finished, of which there may be any number
+				return false
+			}
+			room--
+			many = room < 0
+			return many
+		})
 		n, err := s.endAll(ctx, grants, limit)
 		ended += n
 		if ctx.Err() != nil {
@@ -93,10 +115,29 @@ func (s *Server) EndExpired(ctx context.Context) (ended int, failed error) {
 		if err != nil {
 			failed = err
 		}
+		if many {
+			return ended, errors.Join(ErrManyExpired, failed)
+		}
 		if after = next; after == "" {
 			return ended, failed
 		}
 	}
+}
+
+// mayEnd returns how many grants may be ended together.
+func (s *Server) mayEnd(ctx context.Context) (int, error) {
+	living := 0
+	for _, health := range tokenstore.Healths() {
+		if health == tokenstore.HealthRevoked {
+			continue
+		}
+		n, err := s.vault.CountGrants(ctx, health)
+		if err != nil {
+			return 0, fmt.Errorf("grants that live: %w", err)
+		}
+		living += n
+	}
+	return max(endAnyway, living/10), nil
 }
 
 // endAll ends grants that expired before a time, some at a time, and returns how many it has ended, and an error of the others.

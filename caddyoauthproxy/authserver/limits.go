@@ -86,6 +86,9 @@ func (l *limiter) take(key string, now time.Time) (wait time.Duration) {
 	}
 	l.order.MoveToFront(e)
 	c := e.Value.(*cell)
+	if c.empty.After(now.Add(2 * l.window)) { // by no number of events: the clock was set back
+		c.empty = now
+	}
 	next := now
 	if c.empty.After(now) {
 		next = c.empty

@@ -90,7 +90,8 @@ type fakeProvider struct {
 	user      map[string]any
 	requests  []url.Values // of the token endpoint
 	revoked   []string
-	failToken int // status that the token endpoint answers, if not zero
+	failToken int    // status that the token endpoint answers, if not zero
+	tokens    string // the token endpoint's answer, if not empty
 	delay     time.Duration
 	begun     atomic.Int64 // token requests that arrived
 }
@@ -109,6 +110,10 @@ func (p *fakeProvider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(p.delay)
 		if p.failToken != 0 {
 			w.WriteHeader(p.failToken)
+			return
+		}
+		if p.tokens != "" {
+			_, _ = io.WriteString(w, p.tokens)
 			return
 		}
 		n := len(p.requests)

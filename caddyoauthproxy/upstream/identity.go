@@ -223,7 +223,35 @@ func (p *Provider) user(f fields, issuer string) (tokenstore.User, error) {
 		return tokenstore.User{}, &Error{Class: Malformed, Err: fmt.Errorf("%s is missing, which identifies the user", subject)}
 	}
 	u.Email, u.EmailVerified = p.email(f)
+	if err := checkSize(&u); err != nil {
+		return tokenstore.User{}, &Error{Class: Malformed, Err: err}
+	}
 	return u, nil
+}
+
+const (
+	// maxUserText is how long each text about a user can be.
+	maxUserText = 1 << 10
+
+	// maxGroups is how long the names of all groups of a user can be together.
+	maxGroups = 64 << 10
+)
+
+// checkSize refuses what is too long to be kept with every grant. A part of the groups would be no less wrong: rules may depend on the rest.
+func checkSize(u *tokenstore.User) error {
+	for _, of := range []struct{ name, text string }{{"subject", u.Subject}, {"login name", u.Login}, {"name", u.Name}, {"e-mail address", u.Email}, {"organisation", u.Org}} {
+		if len(of.text) > maxUserText {
+			return fmt.Errorf("the user's %s is longer than %d bytes", of.name, maxUserText)
+		}
+	}
+	size := 0
+	for _, group := range u.Groups {
+		size += len(group)
+	}
+	if size > maxGroups {
+		return fmt.Errorf("the names of the user's %d groups are longer than %d bytes together: have the provider tell only those that the gateway needs", len(u.Groups), maxGroups)
+	}
+	return nil
 }
 
 // email returns the e-mail address, and whether the provider vouches for it. What is not one plain address is none.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net/http"
@@ -18,6 +19,9 @@ import (
 
 // maxTokens is how long the tokens of an answer can be together.
 const maxTokens = 64 << 10
+
+// maxScope is how long the scope of an answer can be.
+const maxScope = 16 << 10
 
 // maxLifetime is the longest life of an access token that is believed; what claims more counts as not said.
 const maxLifetime = 10 * 365 * 24 * time.Hour
@@ -131,6 +135,8 @@ func parseTokens(a *answer, now time.Time) (Tokens, error) {
 		return fail(Malformed, "", "neither an access token nor an error")
 	case len(t.AccessToken)+len(t.RefreshToken)+len(t.IDToken) > maxTokens:
 		return fail(Malformed, "", "the tokens are too long to be sent")
+	case len(fields.text("scope")) > maxScope:
+		return fail(Malformed, "", fmt.Sprintf("scope is longer than %d bytes", maxScope))
 	case !isCredential(t.AccessToken) || !isCredential(t.RefreshToken) || !isCredential(t.IDToken):
 		return fail(Malformed, "", "a token holds bytes that no token can")
 	case t.TokenType != "" && !strings.EqualFold(t.TokenType, "Bearer") && t.TokenType != "user": // Slack
