@@ -39,7 +39,7 @@ type Move struct {
 	Leased func(Row) bool
 
 	// Progress, when set, is told how far the move is.
-	Progress func(MoveProgress)
+	Progress func(Progress)
 
 	tried  Freeze // the last state that the source was to come into
 	frozen Freeze // the state of the source in which it was copied at last, and compared
@@ -47,26 +47,13 @@ type Move struct {
 	drain, settle, poll time.Duration // those above, where tests have no other
 }
 
-// MoveStep is what a move is about.
-type MoveStep string
-
 // The steps of a move.
 const (
-	MoveCopying   MoveStep = "copying"   // while the source serves
-	MoveDraining  MoveStep = "draining"  // refreshes under way
-	MoveFinishing MoveStep = "finishing" // copying what has changed, while the source serves read-only
-	MoveVerifying MoveStep = "verifying"
+	MoveCopying   Step = "copying"   // while the source serves
+	MoveDraining  Step = "draining"  // refreshes under way, Done of which are waited for
+	MoveFinishing Step = "finishing" // copying what has changed, while the source serves read-only
+	MoveVerifying Step = "verifying"
 )
-
-// MoveProgress is how far a move is.
-type MoveProgress struct {
-	Step MoveStep `json:"step"`
-
-	// Kind is which rows are gone through, and Done how many of Total. When it drains, Done is how many refreshes are waited for.
-	Kind  Kind `json:"kind,omitempty"`
-	Done  int  `json:"done"`
-	Total int  `json:"total"`
-}
 
 // ErrMove is the error of a move that makes no sense, or is not to be.
 var ErrMove = errors.New("cannot be moved")
@@ -344,8 +331,8 @@ func (m *Move) refreshing(ctx context.Context) (map[string]bool, error) {
 	}
 }
 
-func (m *Move) tell(step MoveStep, kind Kind, done, total int) {
+func (m *Move) tell(step Step, kind Kind, done, total int) {
 	if m.Progress != nil {
-		m.Progress(MoveProgress{Step: step, Kind: kind, Done: done, Total: total})
+		m.Progress(Progress{Step: step, Kind: kind, Done: done, Total: total})
 	}
 }

@@ -37,7 +37,7 @@ func newMoveWorld(t *testing.T) *moveWorld {
 }
 
 func (w *moveWorld) move() *tokenstore.Move {
-	return tokenstore.WithDrainTimes(&tokenstore.Move{From: w.from, To: w.to, Source: w.fromName, Target: w.toName, Vault: "vault-1", Progress: func(p tokenstore.MoveProgress) {
+	return tokenstore.WithDrainTimes(&tokenstore.Move{From: w.from, To: w.to, Source: w.fromName, Target: w.toName, Vault: "vault-1", Progress: func(p tokenstore.Progress) {
 		if p.Step == tokenstore.MoveDraining {
 			w.onDraining.Do(func() { close(w.draining) })
 		}
@@ -585,7 +585,7 @@ func TestCancelledMoveLeavesTheSourceAsItWas(t *testing.T) {
 	for step := 1; ; step++ {
 		ctx, cancel := context.WithCancel(t.Context())
 		m, n := w.move(), 0
-		m.Progress = func(tokenstore.MoveProgress) {
+		m.Progress = func(tokenstore.Progress) {
 			if n++; n == step {
 				cancel()
 			}

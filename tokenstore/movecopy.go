@@ -62,7 +62,7 @@ func pageFor(page []Row) int {
 }
 
 // copyAll makes the target the same as the source, kind by kind. The keyring is the last: a store without it is no vault.
-func (m *Move) copyAll(ctx context.Context, step MoveStep) error {
+func (m *Move) copyAll(ctx context.Context, step Step) error {
 	kinds := slices.DeleteFunc(Kinds(), func(k Kind) bool { return k == KindKeyring })
 	for _, kind := range append(kinds, KindKeyring) {
 		if err := m.copyKind(ctx, step, kind); err != nil {
@@ -73,7 +73,7 @@ func (m *Move) copyAll(ctx context.Context, step MoveStep) error {
 }
 
 // copyKind goes through the rows of both stores at once, in the order of their ids, and writes what differs.
-func (m *Move) copyKind(ctx context.Context, step MoveStep, kind Kind) error {
+func (m *Move) copyKind(ctx context.Context, step Step, kind Kind) error {
 	total, err := m.From.Count(ctx, kind)
 	if err != nil {
 		return fmt.Errorf("%s: %w", m.Source, err)

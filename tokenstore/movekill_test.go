@@ -33,7 +33,7 @@ func moveUntilKilled(from, to string) error {
 		return err
 	}
 	fmt.Println("begun")
-	m := &tokenstore.Move{From: source, To: target, Source: from, Target: to, Vault: "vault-1", Progress: func(p tokenstore.MoveProgress) { fmt.Println(p.Step) }}
+	m := &tokenstore.Move{From: source, To: target, Source: from, Target: to, Vault: "vault-1", Progress: func(p tokenstore.Progress) { fmt.Println(p.Step) }}
 	if _, err := m.Run(context.Background()); err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ func TestMoveThatIsAbortedAndBegunAgainElsewhereIsNotFinished(t *testing.T) {
 				}
 				return now
 			}
-			m.Progress = func(p tokenstore.MoveProgress) {
+			m.Progress = func(p tokenstore.Progress) {
 				if begun || p.Step != tokenstore.MoveVerifying || p.Kind == tokenstore.Kinds()[0] {
 					return
 				}

@@ -20,9 +20,9 @@ type Migrations struct {
 
 // NewMigration says where the vault is to be moved.
 type NewMigration struct {
-	// Vault is the vault module of the new configuration, with its placeholders, and EncryptionKeys are its keys, which must open this vault.
-	Vault          json.RawMessage `json:"vault"`
-	EncryptionKeys []string        `json:"encryption_keys,omitempty"`
+	// Vault is the vault module of the new configuration, with its placeholders, and EncryptionKeys are its keys, as placeholders or with a source, which must open this vault.
+	Vault          json.RawMessage   `json:"vault"`
+	EncryptionKeys []json.RawMessage `json:"encryption_keys,omitempty"`
 
 	// DryRun only says whether it can be done.
 	DryRun bool `json:"dry_run,omitempty"`
@@ -57,9 +57,9 @@ type Migration struct {
 	ReadOnly string `json:"read_only,omitempty"`
 
 	// Progress is of one that runs, Error of one that failed, and Kinds what was compared.
-	Progress *tokenstore.MoveProgress `json:"progress,omitempty"`
-	Error    string                   `json:"error,omitempty"`
-	Kinds    []tokenstore.MovedKind   `json:"kinds,omitempty"`
+	Progress *tokenstore.Progress   `json:"progress,omitempty"`
+	Error    string                 `json:"error,omitempty"`
+	Kinds    []tokenstore.MovedKind `json:"kinds,omitempty"`
 }
 
 // Conflict is a refusal that the operator can do something about: 409, with words.
@@ -72,7 +72,7 @@ type endpointKey struct{}
 // atEndpoint refuses what is only for Caddy's admin endpoint: who may name any file and any server there could load any configuration as well.
 func atEndpoint(r *http.Request) error {
 	if r.Context().Value(endpointKey{}) == nil {
-		return denied(http.StatusForbidden, "access_denied", "the vault is moved through Caddy's admin endpoint alone: use caddy oauth-proxy migrate")
+		return denied(http.StatusForbidden, "access_denied", "this is done through Caddy's admin endpoint alone: use the commands of caddy oauth-proxy")
 	}
 	return nil
 }

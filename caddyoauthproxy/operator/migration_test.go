@@ -15,7 +15,7 @@ import (
 func migrationsOfTests() operator.Migrations {
 	full := &operator.Migration{
 		State: operator.MigrationRunning, From: "bbolt /old.db", To: "bbolt /new.db", Copy: true, Began: time.Now(), Ended: time.Now(), ReadOnly: "it is being moved", Error: "none",
-		Progress: &tokenstore.MoveProgress{Step: tokenstore.MoveCopying, Kind: tokenstore.KindGrant, Done: 1, Total: 2},
+		Progress: &tokenstore.Progress{Step: tokenstore.MoveCopying, Kind: tokenstore.KindGrant, Done: 1, Total: 2},
 		Kinds:    []tokenstore.MovedKind{{Kind: tokenstore.KindGrant, Source: tokenstore.KindDigest{Rows: 1, SHA256: "00"}}},
 	}
 	return operator.Migrations{

@@ -64,7 +64,7 @@ func TestRefreshUnderWayEndsWellWhenTheVaultIsMoved(t *testing.T) {
 
 	draining, moved := make(chan int, 1000), make(chan error, 1)
 	go func() {
-		m := &tokenstore.Move{From: from, To: to, Source: "old", Target: "new", Vault: w.vault.Identity(), Leased: w.vault.Leased, Progress: func(p tokenstore.MoveProgress) {
+		m := &tokenstore.Move{From: from, To: to, Source: "old", Target: "new", Vault: w.vault.Identity(), Leased: w.vault.Leased, Progress: func(p tokenstore.Progress) {
 			if p.Step == tokenstore.MoveDraining {
 				draining <- p.Done
 			}

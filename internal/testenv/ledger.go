@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -27,6 +28,7 @@ type Ledger struct {
 
 	forget atomic.Bool
 	life   atomic.Int64 // in seconds
+	linger atomic.Int64 // at most
 
 	mu     sync.Mutex
 	owners map[string]string // by refresh token, the user
@@ -88,6 +90,9 @@ func (l *Ledger) ForgetRevocations() { l.forget.Store(true) }
 // SayLife makes the provider say that its access tokens live for so long, however long they do.
 func (l *Ledger) SayLife(life time.Duration) { l.life.Store(int64(life / time.Second)) }
 
+// Linger holds back each answer about tokens, when all is done, for a random time up to this one: for so long the provider knows more than who asks.
+func (l *Ledger) Linger(atMost time.Duration) { l.linger.Store(int64(atMost)) }
+
 func (l *Ledger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if strings.HasSuffix(r.URL.Path, "/revoke") && l.forget.Load() {
 		return
@@ -114,6 +119,9 @@ func (l *Ledger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer := httptest.NewRecorder()
 	l.provider.ServeHTTP(answer, r.WithContext(context.WithoutCancel(r.Context()))) // what has arrived is done, whoever has left
 	l.answered(token, at, answer)
+	if atMost := l.linger.Load(); atMost > 0 {
+		time.Sleep(time.Duration(rand.Int64N(atMost)))
+	}
 	text := answer.Body.Bytes()
 	if said := l.life.Load(); said > 0 {
 		text = lifetime.ReplaceAll(text, fmt.Appendf(nil, `"expires_in":%d`, said))

@@ -30,6 +30,13 @@ func (w *World) runToTheEnd() {
 // run starts Caddy and waits until it answers.
 func (w *World) run() {
 	w.t.Helper()
+	w.Launch()
+	w.Await()
+}
+
+// Launch starts Caddy, and does not wait for it.
+func (w *World) Launch() {
+	w.t.Helper()
 	w.cmd = w.Command(context.Background(), "run", "--adapter", "caddyfile", "--config", w.write(w.Caddyfile()))
 	w.cmd.Stdout, w.cmd.Stderr = w.log, w.log
 	if err := w.cmd.Start(); err != nil {
@@ -43,9 +50,14 @@ func (w *World) run() {
 		close(exited)
 	}()
 	w.exited = exited
+}
+
+// Await waits until Caddy answers.
+func (w *World) Await() {
+	w.t.Helper()
 	Eventually(w.t, "Caddy to answer", func() bool {
 		select {
-		case <-exited:
+		case <-w.exited:
 			w.t.Fatalf("Caddy ended:\n%s", tail(w.log.String(), 6000))
 		default:
 		}

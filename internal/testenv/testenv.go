@@ -76,6 +76,9 @@ type Options struct {
 	// Postgres, when set, is the server that a database is made in for the vault. Default: a file.
 	Postgres *testpg.Server
 
+	// Ledger has a ledger stand before the demo provider.
+	Ledger bool
+
 	// Users can log in at the demo provider. Default: Alice and Bob.
 	Users []provider.User
 
@@ -99,6 +102,7 @@ type World struct {
 	exited   chan struct{}
 	log      *syncBuffer
 	Provider *provider.Provider
+	Ledger   *Ledger // where the options ask for one
 	MCP      *Recorder
 
 	// URL is the gateway's issuer, and its site.
@@ -171,11 +175,17 @@ func Start(t testing.TB, o Options) *World {
 // startProvider starts the demo provider.
 func (w *World) startProvider() (issuer string, userOf UserOf) {
 	var idp http.Handler
-	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { idp.ServeHTTP(rw, r) }))
-	w.t.Cleanup(server.Close)
-	issuer = strings.Replace(server.URL, "127.0.0.1", "localhost", 1)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { idp.ServeHTTP(rw, r) }))
+	issuer = "http://" + strings.Replace(server.Listener.Addr().String(), "127.0.0.1", "localhost", 1)
 	w.Provider = w.newProvider(issuer)
 	idp = w.Provider
+	if w.options.Ledger {
+		w.Ledger = newLedger(w.Provider, w.Provider.UserOf, func() []*World { return []*World{w} })
+		server.Config.ConnContext = w.Ledger.connContext
+		idp = w.Ledger
+	}
+	server.Start()
+	w.t.Cleanup(server.Close)
 	return issuer, w.Provider.UserOf
 }
 

@@ -56,7 +56,7 @@ func TestMoveProcess(t *testing.T) { //nolint:paralleltest // it is alone in its
 	}
 	source, target := place(t, from), place(t, to)
 	fmt.Println("STEP begun")
-	m := &tokenstore.Move{From: source, To: target, Source: "old", Target: "new", Vault: "vault-1", Progress: func(p tokenstore.MoveProgress) { fmt.Println("STEP", p.Step) }}
+	m := &tokenstore.Move{From: source, To: target, Source: "old", Target: "new", Vault: "vault-1", Progress: func(p tokenstore.Progress) { fmt.Println("STEP", p.Step) }}
 	if strings.HasSuffix(to, ".db") {
 		m.Source, m.Target = "new", "old"
 	}

@@ -1,0 +1,204 @@
+//go:build slow
+
+package e2e
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/demo/provider"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/testenv"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
+
+// siege is a gateway whose residents never rest while it, or its database, is killed again and again.
+type siege struct {
+	t         *testing.T
+	w         *testenv.World
+	random    *rand.Rand // of what is done to the gateway; each resident has its own
+	residents []*resident
+	way       *http.Transport // of the requests of this run
+
+	firstClient string    // that all begin with
+	began       time.Time // when the vault's last gap ended
+
+	// falling is set before anything is killed: what fails from then on may fail, and what is answered all the same is an answer.
+	falling atomic.Bool
+
+	mu     sync.Mutex
+	counts map[string]int
+	faults int
+}
+
+// besiegedLife is how long the provider's access tokens live.
+const besiegedLife = 3 * time.Second
+
+// maxFaults is after how many faults a siege ends.
+const maxFaults = 20
+
+// besiege starts a gateway with so many residents, each with an account of its own, at a provider that ends a login when a refresh token comes twice.
+func besiege(t *testing.T, seed uint64, many int, o testenv.Options) *siege {
+	t.Helper()
+	s := &siege{t: t, random: rand.New(rand.NewPCG(seed, 0)), counts: make(map[string]int)}
+	for i := range many {
+		name := fmt.Sprintf("resident%02d", i)
+		user := provider.User{Name: name, Password: "password of " + name, FullName: name}
+		o.Users = append(o.Users, user)
+		s.residents = append(s.residents, &resident{s: s, user: user, random: rand.New(rand.NewPCG(seed, uint64(i)+1))})
+	}
+	o.Ledger, o.TokenLife = true, besiegedLife
+	o.Caddyfile = besiegedCaddyfile
+	s.w = testenv.Start(t, o)
+	s.w.Ledger.Linger(20 * time.Millisecond)
+	s.newWay()
+	bot := s.w.NewPlainBot(t)
+	s.firstClient = bot.ID
+	for _, r := range s.residents {
+		r.bot = bot.Twin("")
+	}
+	return s
+}
+
+// besiegedCaddyfile is the standard one without the lines of each request in the log, and with limits that nobody meets.
+func besiegedCaddyfile(w *testenv.World) string {
+	text := w.CaddyfileWith("refresh_grace 1h\nrate_limit token 100000 1s\nrate_limit client 100000 1s")
+	text = strings.Replace(text, "level DEBUG", "level WARN", 1)
+	return strings.Replace(text, "\tlog\n\toauth_proxy\n", "\toauth_proxy\n", 1)
+}
+
+// newWay makes requests go by connections that no earlier process has had.
+func (s *siege) newWay() {
+	if s.way != nil {
+		s.way.CloseIdleConnections()
+	}
+	s.way = &http.Transport{MaxIdleConnsPerHost: len(s.residents)}
+	for _, r := range s.residents {
+		r.http = &http.Client{Transport: s.way}
+		if r.bot != nil {
+			r.bot.Client = r.http
+		}
+	}
+}
+
+// count counts what happened.
+func (s *siege) count(what string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.counts[what]++
+}
+
+// fail fails the test for something that must not happen.
+func (s *siege) fail(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.faults++; s.faults <= maxFaults {
+		s.t.Errorf("%s: %s", clockNow(), fmt.Sprintf(format, args...))
+	}
+}
+
+// failed says whether there is no point in going on.
+func (s *siege) failed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.faults >= maxFaults
+}
+
+func clockNow() string { return time.Now().Format("15:04:05.000") }
+
+// all has every resident do something, and waits for them.
+func (s *siege) all(do func(*resident)) {
+	var wg sync.WaitGroup
+	for _, r := range s.residents {
+		wg.Go(func() { do(r) })
+	}
+	wg.Wait()
+}
+
+// load has the residents live, and chores be done, until something falls. It returns at once; wait waits for the end.
+func (s *siege) load() (wait func()) {
+	var wg sync.WaitGroup
+	for _, r := range s.residents {
+		wg.Go(func() {
+			for !s.falling.Load() {
+				r.act()
+				time.Sleep(time.Duration(r.random.Int64N(int64(20 * time.Millisecond))))
+			}
+		})
+	}
+	return wg.Wait
+}
+
+// round has a gateway that answers be lived with, and kills something at a random moment. Every other time everything is looked at before, so that nothing goes unseen for long.
+func (s *siege) round(kill func()) {
+	s.newWay()
+	s.falling.Store(false)
+	if s.random.IntN(2) == 0 {
+		s.all((*resident).settle)
+	}
+	wait := s.load()
+	time.Sleep(time.Duration(s.random.Int64N(int64(700 * time.Millisecond))))
+	s.falling.Store(true)
+	kill()
+	wait()
+}
+
+// left judges the vault as what was killed has left it, and gone says whether the gateway was. One that lives may be in the middle of a refresh, and loses none.
+func (s *siege) left(at time.Time, gone bool) {
+	s.w.LeftVault(s.t, func(v *tokenstore.Vault) {
+		for _, r := range s.residents {
+			r.left(v, at, gone)
+		}
+		if s.random.IntN(10) == 0 {
+			s.verifyAudit(v)
+		}
+	})
+}
+
+func (s *siege) verifyAudit(v *tokenstore.Vault) {
+	report, err := v.VerifyAudit(s.t.Context(), "")
+	if err != nil || !report.Whole() {
+		s.fail("the audit trail: %v %+v", err, report)
+	}
+	s.count("audit trail verified")
+}
+
+// quiet has nothing be killed until everybody knows whether they are lost, and judges what is left.
+func (s *siege) quiet() {
+	s.newWay()
+	s.falling.Store(false)
+	s.all(func(r *resident) {
+		for late := time.Now().Add(time.Minute); r.held != nil && !r.settled() && time.Now().Before(late); time.Sleep(50 * time.Millisecond) {
+			r.settle()
+		}
+		if r.held != nil && !r.settled() {
+			s.fail("%s: nothing is settled after a minute: %+v", r.user.Name, r.held)
+		}
+		for _, e := range r.ended {
+			r.refused(e)
+		}
+	})
+	for _, bad := range []string{"panic", "DATA RACE", "tampered", "damaged"} {
+		if at := strings.Index(s.w.Log(), bad); at >= 0 {
+			s.fail("the log says %s: %s", bad, s.w.Log()[max(0, at-500):min(len(s.w.Log()), at+2000)])
+		}
+	}
+}
+
+// report prints the figures.
+func (s *siege) report() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var told strings.Builder
+	for _, what := range slices.Sorted(maps.Keys(s.counts)) {
+		fmt.Fprintf(&told, "\n%8d %s", s.counts[what], what)
+	}
+	s.t.Logf("%d faults; provider %+v%s", s.faults, s.w.Provider.Stats(), told.String())
+}
