@@ -166,13 +166,10 @@ func (c *call) thawVault() error {
 	if err != nil {
 		return badUsage("--config: %w", err)
 	}
-	if app.VaultRaw == nil {
-		app.VaultRaw = json.RawMessage(`{"module":"bbolt"}`)
-	}
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: c.ctx})
 	defer cancel()
 	app.ctx = ctx
-	vault, name, unload, err := app.loadTarget(operator.NewMigration{Vault: app.VaultRaw})
+	vault, name, unload, err := app.loadTarget(app.ownTarget())
 	if err != nil {
 		return err
 	}
@@ -182,6 +179,14 @@ func (c *call) thawVault() error {
 	}
 	defer store.release()
 	return c.thaw(store)
+}
+
+// ownTarget names the app's own vault.
+func (a *App) ownTarget() operator.NewMigration {
+	if a.VaultRaw == nil {
+		return operator.NewMigration{Vault: json.RawMessage(`{"module":"bbolt"}`)}
+	}
+	return operator.NewMigration{Vault: a.VaultRaw}
 }
 
 func (c *call) thaw(store *target) error {

@@ -24,7 +24,15 @@ var (
 	// ErrUnavailable says that the storage behind the Store cannot be used at the
 	// moment (disk full, database gone). Callers answer 503 and keep what they have.
 	ErrUnavailable = errors.New("vault is unavailable")
+
+	// ErrDamaged is an ErrUnavailable that waiting does not help against: the storage answers, and what it holds cannot be read.
+	ErrDamaged error = damagedError{}
 )
+
+type damagedError struct{}
+
+func (damagedError) Error() string { return ErrUnavailable.Error() }
+func (damagedError) Unwrap() error { return ErrUnavailable }
 
 // Kind names a family of rows. It is part of what every sealed value is bound
 // to, so a row of one kind can never be read as another.
@@ -180,6 +188,24 @@ type Store interface {
 	// what watches a closed Store is never called.
 	Watch(kind Kind, changed func(id string)) (stop func())
 
+	// Check compares what rows are found by with the rows themselves, and looks at what is underneath as far as the storage can tell whether that is whole. It tells
+	// of every fault and of how far it is, in calls that come one after the other. It reads in short steps, which hold up nobody, and what is changed meanwhile is no fault.
+	// The error is that of a storage that cannot be asked.
+	Check(ctx context.Context, fault func(StoreFault), progress func(Progress)) error
+
 	// Close waits for running calls, then releases what the Store holds. Closing twice is nil.
 	Close() error
+}
+
+// StoreFault is something wrong in a storage, apart from what is sealed.
+type StoreFault struct {
+	// Class is FaultIndex, FaultUnreadable or FaultStorage.
+	Class FaultClass
+
+	// Kind and ID are those of the row that it concerns; empty where it concerns none, or it is not known which.
+	Kind Kind
+	ID   string
+
+	// Problem says in words what is wrong.
+	Problem string
 }

@@ -101,6 +101,23 @@ func (s *schemas) check(t *testing.T, method, path string, a answer) {
 	}
 }
 
+// checkLines holds each line of an answer against what the document says.
+func (s *schemas) checkLines(t *testing.T, method, path string, a answer) string {
+	t.Helper()
+	content := s.doc.Paths[path][strings.ToLower(method)].Responses[fmt.Sprint(a.status)].Content
+	lines, ok := content["application/x-ndjson"]
+	if !ok || a.header.Get("Content-Type") != "application/x-ndjson" {
+		t.Fatalf("%s %s: %d is not described as lines: %s", method, path, a.status, a.body)
+	}
+	content["application/json"] = lines
+	for line := range strings.Lines(a.body) {
+		one := a
+		one.body = line
+		s.check(t, method, path, one)
+	}
+	return a.body
+}
+
 // record puts events into the audit trail, and chains all but the last.
 func (w *world) record(n int) (ids []string) {
 	w.t.Helper()
@@ -195,6 +212,8 @@ func TestT79T80AnswersAreAsDescribedAndHoldNoSecret(t *testing.T) {
 	if seen.Len() < 100_000 {
 		t.Errorf("only %d bytes were seen: the test is no good", seen.Len())
 	}
+	seen.WriteString(s.checkLines(t, "GET", "/verify", w.ask("GET", "/verify", "")))
+	done["GET /verify"] = true
 	// The one answer with a credential is that to the request for one.
 	a := w.ask("POST", "/api_keys", `{"name":"x","proxies":["wiki"]}`)
 	s.check(t, "POST", "/api_keys", a)

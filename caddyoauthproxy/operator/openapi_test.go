@@ -91,6 +91,7 @@ func TestNoSchemaHasAMemberForACredential(t *testing.T) {
 		"token_endpoint_auth_method": "the name of a method",
 		"CreatedAPIKey.key":          "the one answer that is a credential",
 		"AuditReport.hash":           "of the trail, public by its purpose",
+		"Verification.hash":          "the same",
 		"Draft.client_secret":        "a placeholder, and refused where it is not",
 		"Draft.token_url":            "an address",
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 
 	"go.uber.org/zap"
 
@@ -84,6 +85,8 @@ type Server struct {
 	pages   *http.ServeMux
 	csrf    *http.CrossOriginProtection
 	log     *zap.Logger
+
+	verifying sync.Mutex // held while the vault is verified
 }
 
 // sitePath is where the site has the API, below the issuer's path.

@@ -154,6 +154,10 @@ func (*memStore) Steady() time.Time { return time.Time{} }
 
 func (s *memStore) Close() error { return nil }
 
+func (*memStore) Check(context.Context, func(tokenstore.StoreFault), func(tokenstore.Progress)) error {
+	return nil
+}
+
 // failWrites makes every Apply fail with err, or none when err is nil.
 func (s *memStore) failWrites(err error) {
 	s.mu.Lock()

@@ -54,7 +54,7 @@ func (s *Store) Frozen(ctx context.Context) (f tokenstore.Freeze, err error) {
 func metaOf(tx *bolt.Tx) (*bolt.Bucket, error) {
 	meta := tx.Bucket([]byte(metaBucket))
 	if meta == nil {
-		return nil, fmt.Errorf("%w: the vault file has no bucket %s", tokenstore.ErrUnavailable, metaBucket)
+		return nil, fmt.Errorf("%w: the vault file has no bucket %s", tokenstore.ErrDamaged, metaBucket)
 	}
 	return meta, nil
 }

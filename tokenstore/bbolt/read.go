@@ -48,7 +48,7 @@ func get(tx *bolt.Tx, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
 func bucket(tx *bolt.Tx, kind tokenstore.Kind, suffix string) (*bolt.Bucket, error) {
 	b := tx.Bucket([]byte(string(kind) + suffix))
 	if b == nil {
-		return nil, fmt.Errorf("%w: kind %q has no bucket in the vault file", tokenstore.ErrUnavailable, kind)
+		return nil, fmt.Errorf("%w: kind %q has no bucket in the vault file", tokenstore.ErrDamaged, kind)
 	}
 	return b, nil
 }

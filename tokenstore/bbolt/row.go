@@ -71,7 +71,7 @@ func decodeRow(kind tokenstore.Kind, id string, b []byte) (tokenstore.Row, error
 		d.short = d.short || row.Due.IsZero()
 	}
 	if d.short {
-		return tokenstore.Row{}, fmt.Errorf("%w: %s %s cannot be read: the vault file is damaged", tokenstore.ErrUnavailable, kind, id)
+		return tokenstore.Row{}, fmt.Errorf("%w: %s %s cannot be read: the vault file is damaged", tokenstore.ErrDamaged, kind, id)
 	}
 	row.Sealed = bytes.Clone(d.rest)
 	return row, nil

@@ -109,8 +109,29 @@ func explain(path string, err error) error {
 // prepare makes the buckets of a new file, adds those that an older release did not know, and refuses a file of another
 // format. It writes nothing to a file that is complete.
 func (s *Store) prepare() error {
-	complete := false
-	err := s.view(func(tx *bolt.Tx) error {
+	complete, err := s.readFormat()
+	if err != nil || complete {
+		return err
+	}
+	return s.update(func(tx *bolt.Tx) error {
+		for _, kind := range tokenstore.Kinds() {
+			for _, suffix := range suffixes {
+				if _, err := tx.CreateBucketIfNotExists([]byte(string(kind) + suffix)); err != nil {
+					return err
+				}
+			}
+		}
+		meta, err := tx.CreateBucketIfNotExists([]byte(metaBucket))
+		if err != nil {
+			return err
+		}
+		return meta.Put([]byte(formatKey), []byte(formatVersion))
+	})
+}
+
+// readFormat reports whether the file has all that this release needs, and refuses one of another format.
+func (s *Store) readFormat() (complete bool, err error) {
+	err = s.view(func(tx *bolt.Tx) error {
 		meta := tx.Bucket([]byte(metaBucket))
 		if meta == nil {
 			if first, _ := tx.Cursor().First(); first != nil {
@@ -130,23 +151,7 @@ func (s *Store) prepare() error {
 		}
 		return nil
 	})
-	if err != nil || complete {
-		return err
-	}
-	return s.update(func(tx *bolt.Tx) error {
-		for _, kind := range tokenstore.Kinds() {
-			for _, suffix := range suffixes {
-				if _, err := tx.CreateBucketIfNotExists([]byte(string(kind) + suffix)); err != nil {
-					return err
-				}
-			}
-		}
-		meta, err := tx.CreateBucketIfNotExists([]byte(metaBucket))
-		if err != nil {
-			return err
-		}
-		return meta.Put([]byte(formatKey), []byte(formatVersion))
-	})
+	return complete, err
 }
 
 // usable fails when the store was closed or ctx has ended.

@@ -13,7 +13,7 @@ import (
 
 // errBroken says that bbolt met damage while it held a lock, and will hold it for ever: whoever asks it for
 // another transaction, or to close, hangs.
-var errBroken = fmt.Errorf("%w: the vault file is damaged and was given up; restore it from a backup and restart Caddy", tokenstore.ErrUnavailable)
+var errBroken = fmt.Errorf("%w: the vault file is damaged and was given up; restore it from a backup and restart Caddy", tokenstore.ErrDamaged)
 
 // view runs f in a transaction that reads.
 func (s *Store) view(f func(*bolt.Tx) error) error {
@@ -83,7 +83,7 @@ func (s *Store) guard(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: the vault file is damaged: %v", tokenstore.ErrUnavailable, r)
+			err = fmt.Errorf("%w: the vault file is damaged: %v", tokenstore.ErrDamaged, r)
 		}
 	}()
 	err = f()

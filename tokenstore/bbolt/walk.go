@@ -106,7 +106,7 @@ func (l *idList) at(key, least []byte, over int) error {
 		return nil
 	}
 	if len(id) > tokenstore.MaxKey || bytes.Compare(id, least) < over {
-		return fmt.Errorf("%w: it cannot be read: the vault file is damaged", tokenstore.ErrUnavailable)
+		return fmt.Errorf("%w: it cannot be read: the vault file is damaged", tokenstore.ErrDamaged)
 	}
 	l.id = id
 	return nil

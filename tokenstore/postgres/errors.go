@@ -36,6 +36,8 @@ const (
 	codeStarting           = "57P03"
 	codeDatabaseDropped    = "57P04"
 	codeIdle               = "57P05"
+	codeDataCorrupted      = "XX001"
+	codeIndexCorrupted     = "XX002"
 )
 
 // refusal is an error that waiting does not help against, in words for the operator.
@@ -110,6 +112,8 @@ func translate(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	case errors.Is(err, tokenstore.ErrConflict), errors.Is(err, tokenstore.ErrNotFound), errors.Is(err, tokenstore.ErrUnavailable), errors.Is(err, tokenstore.ErrClosed):
 		return err
+	case code(err) == codeDataCorrupted, code(err) == codeIndexCorrupted:
+		return fmt.Errorf("%w: %w", tokenstore.ErrDamaged, explain(err))
 	default:
 		return fmt.Errorf("%w: %w", tokenstore.ErrUnavailable, explain(err))
 	}
@@ -147,6 +151,8 @@ func explain(err error) error {
 		hint = "the server took too long"
 	case c == codeNoLock:
 		hint = "somebody holds a lock on the vault's tables"
+	case c == codeDataCorrupted, c == codeIndexCorrupted:
+		hint = "the database is damaged; look at the disk, and restore it from a backup"
 	case c == codeDatabaseDropped:
 		hint = "the database was dropped"
 	default:

@@ -82,6 +82,20 @@ func (s *Store) migrate(ctx context.Context) error {
 	return translate(ctx, pgx.BeginFunc(bounded, s.pool, func(tx pgx.Tx) error { return s.migrateIn(bounded, tx) }))
 }
 
+// checkVersion refuses a schema that is not of this release's version.
+func (s *Store) checkVersion(ctx context.Context) error {
+	version, err := do(ctx, s, func(ctx context.Context, c *pgxpool.Conn) (int, error) { return s.version(ctx, c.Conn()) })
+	switch {
+	case err != nil:
+		return err
+	case version == 0:
+		return refused("there is no vault in the schema %s", s.name)
+	case version < latest():
+		return refused("the schema %s is of version %d, and is only read in version %d; start a gateway of this release on it, which brings it up to date", s.name, version, latest())
+	}
+	return nil
+}
+
 func (s *Store) migrateIn(ctx context.Context, tx pgx.Tx) error {
 	// The limits of connections are for calls.
 	for _, limit := range []string{"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"} {

@@ -60,6 +60,9 @@ type Options struct {
 	// ListenOff means that there is no way to listen.
 	ListenOff bool
 
+	// ReadOnly means that only reads will follow: the schema is left as it is, and is an error where it is not the one of this release.
+	ReadOnly bool
+
 	// Logger gets what an operator should know. Nil logs nothing.
 	Logger *zap.Logger
 }
@@ -144,7 +147,11 @@ func open(ctx context.Context, o Options) (*Store, error) {
 	s.aheadSQL = "SELECT " + s.schema + ".ahead($1::bigint, $2::integer[], $3::text[], $4::text[])"
 	s.applySQL = "SELECT " + s.schema + ".apply($1::bigint, $2::integer, $3::bigint, $4::integer[], $5::text[], $6::text[], $7::bigint[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::bytea[])"
 	s.sweepSQL = "SELECT " + s.schema + ".sweep($1::text, $2::bigint, $3::integer)"
-	if err := s.prepare(ctx); err != nil {
+	prepare := s.prepare
+	if o.ReadOnly {
+		prepare = s.checkVersion
+	}
+	if err := prepare(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	if err := s.listen(ctx); err != nil {
