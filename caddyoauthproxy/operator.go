@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/operator"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
 // newOperator makes what operators use, of a gateway that is otherwise put together.
@@ -31,6 +32,9 @@ func newOperator(a *App, g *gateway) (*operator.Server, error) {
 			},
 			Show:  func(ctx context.Context) (*operator.Migration, error) { return showMigration(ctx, g) },
 			Abort: func(ctx context.Context) (*operator.Migration, error) { return a.abortMigration(ctx, g) },
+		},
+		Compact: func(ctx context.Context, tell func(tokenstore.Progress)) (*operator.Compaction, error) {
+			return a.compact(ctx, g, tell)
 		},
 		Pages: a.config.pages,
 

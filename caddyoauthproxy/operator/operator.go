@@ -54,6 +54,9 @@ type Options struct {
 	// Migrations move the vault.
 	Migrations Migrations
 
+	// Compact gives the free room in the vault's file back.
+	Compact func(context.Context, func(tokenstore.Progress)) (*Compaction, error)
+
 	// Assistant writes configuration.
 	Assistant *Assistant
 

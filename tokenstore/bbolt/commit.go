@@ -18,7 +18,8 @@ const maxGroup = 256
 // pending is an Apply that waits for the committer.
 type pending struct {
 	changes []tokenstore.Change
-	err     error // to be read after done
+	before  []*tokenstore.Row // what the changes replace, once they were judged
+	err     error             // to be read after done
 	done    chan struct{}
 
 	// alone is done instead of changes. What it refuses, it refuses with ErrConflict, before it writes.
@@ -92,11 +93,16 @@ func own(changes []tokenstore.Change) []tokenstore.Change {
 // commitLoop is the one writer. It ends when the store is closed, after answering what was queued, and closes the file.
 func (s *Store) commitLoop() {
 	defer close(s.done)
-	defer func() { s.err = s.release() }()
+	defer func() {
+		s.compacting <- struct{}{} // whoever copies the file has ended
+		s.err = s.release()
+	}()
 	for {
 		select {
 		case p := <-s.queue:
 			s.commit(s.gather(p))
+		case turn := <-s.turns:
+			turn()
 		case <-s.closed:
 			for {
 				select {
@@ -126,7 +132,8 @@ func (s *Store) gather(first *pending) []*pending {
 
 // commit makes the changes of a group in one transaction. When the storage refuses the whole,
 // each gets a transaction of its own: one that meets a damaged page, or needs the space
-// that a full disk does not have, fails alone.
+// that a full disk does not have, fails alone. One that shows although its sync failed is not made again, which each would lose against itself: it is
+// synced by the next transaction, an empty one. bbolt writes what it refers to, and syncs that, before it shows.
 func (s *Store) commit(group []*pending) {
 	err := s.update(func(tx *bolt.Tx) error {
 		for _, p := range group {
@@ -136,12 +143,17 @@ func (s *Store) commit(group []*pending) {
 		}
 		return nil
 	})
+	made := err == nil || s.shown()
+	if err != nil && made && s.update(func(*bolt.Tx) error { return nil }) == nil {
+		err = nil
+	}
 	for _, p := range group {
 		if err != nil || p.err == nil { // changes that the storage refused may show all the same: the file is written before it is synced
+			s.note(p)
 			s.announce(p.changes)
 		}
 	}
-	if err != nil && len(group) > 1 {
+	if !made && len(group) > 1 {
 		for _, p := range group {
 			s.commit([]*pending{p})
 		}
@@ -168,12 +180,11 @@ func (p *pending) commit(tx *bolt.Tx) error {
 		}
 		return err
 	}
-	var before []*tokenstore.Row
-	if before, p.err = judge(tx, p.changes); p.err == nil {
-		p.err = mayWrite(tx, p.changes, before)
+	if p.before, p.err = judge(tx, p.changes); p.err == nil {
+		p.err = mayWrite(tx, p.changes, p.before)
 	}
 	if p.err == nil {
-		return write(tx, p.changes, before)
+		return write(tx, p.changes, p.before)
 	}
 	return nil
 }

@@ -82,6 +82,90 @@ func TestAppliesThatWaitShareOneCommit(t *testing.T) {
 	}
 }
 
+// failShown is a transaction that fails after what it has written can be read, as one whose last sync fails.
+func failShown(tx *bolt.Tx) error {
+	tx.OnCommit(func() { panic("sync: input/output error") })
+	return nil
+}
+
+func TestGroupWhoseSyncFailedIsSyncedAndNotMadeAgain(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, newPath(t))
+	mustApply(t, s, insert("there", nil))
+	calls := watchGrants(t, s)
+	group := []*pending{
+		{changes: []tokenstore.Change{insert("a", nil)}},
+		{changes: []tokenstore.Change{insert("there", nil)}}, // loses
+		{changes: []tokenstore.Change{update("there", 2, nil)}},
+		{alone: failShown},
+	}
+	commits := 0
+	turned := make(chan struct{})
+	s.turns <- func() { // for the committer has the file to itself
+		before := lastCommit(t, s)
+		for _, p := range group {
+			p.done = make(chan struct{})
+		}
+		s.commit(group)
+		commits = lastCommit(t, s) - before
+		close(turned)
+	}
+	<-turned
+	var errs []error
+	for _, p := range group {
+		<-p.done
+		errs = append(errs, p.err)
+	}
+	wantErrors(t, errs, nil, tokenstore.ErrConflict, nil, nil)
+	if commits != 2 {
+		t.Errorf("%d commits; want that of the group, and an empty one that syncs it", commits)
+	}
+	for id, version := range map[string]uint64{"a": 1, "there": 2} {
+		if row, err := s.Get(t.Context(), tokenstore.KindGrant, id); err != nil || row.Version != version {
+			t.Errorf("%s is in version %d, %v; want %d", id, row.Version, err, version)
+		}
+		if got := told(t, calls); got != id {
+			t.Errorf("told of %q; want %q", got, id)
+		}
+	}
+}
+
+func TestGroupWhoseSyncsFailIsUnavailable(t *testing.T) {
+	t.Parallel()
+	path := newPath(t)
+	s := openStore(t, path)
+	mustApply(t, s, insert("there", nil))
+	away := path + ".away"
+	group := []*pending{
+		{changes: []tokenstore.Change{insert("a", nil)}},
+		{changes: []tokenstore.Change{insert("there", nil)}}, // perhaps loses against what is not durable either
+		{alone: func(tx *bolt.Tx) error {
+			if err := os.Rename(path, away); err != nil { // so that the second transaction fails as well
+				return err
+			}
+			return failShown(tx)
+		}},
+	}
+	turned := make(chan struct{})
+	s.turns <- func() {
+		for _, p := range group {
+			p.done = make(chan struct{})
+		}
+		s.commit(group)
+		close(turned)
+	}
+	<-turned
+	for _, p := range group {
+		if <-p.done; !errors.Is(p.err, tokenstore.ErrUnavailable) {
+			t.Errorf("error is %v; want ErrUnavailable", p.err)
+		}
+	}
+	if err := os.Rename(away, path); err != nil {
+		t.Fatal(err)
+	}
+	mustApply(t, s, update("there", 2, nil))
+}
+
 func TestSlowDiskIsUnavailableInBoundedTime(t *testing.T) {
 	t.Parallel()
 	s := openStore(t, newPath(t))

@@ -19,12 +19,17 @@ const (
 	pathVariable = "VAULT_TEST_PATH"
 	roleWriter   = "writer"
 	roleOpener   = "opener"
+
+	// roleCompactor is a writer that compacts the file all the time.
+	roleCompactor = "compactor"
 )
 
 func TestMain(m *testing.M) {
 	switch path := os.Getenv(pathVariable); os.Getenv(roleVariable) {
 	case roleWriter:
-		writeUntilKilled(path)
+		writeUntilKilled(path, false)
+	case roleCompactor:
+		writeUntilKilled(path, true)
 	case roleOpener:
 		s, err := Open(path, 50*time.Millisecond)
 		if err == nil {
@@ -43,13 +48,22 @@ func child(ctx context.Context, role, path string) *exec.Cmd {
 }
 
 // writeUntilKilled inserts rows from several goroutines, and prints the id of each once it is acknowledged.
-func writeUntilKilled(path string) {
+func writeUntilKilled(path string, compact bool) {
 	s, err := Open(path, time.Second)
 	if err != nil {
 		fmt.Println("error:", err)
 		return
 	}
 	acknowledged := make(chan string)
+	if compact {
+		go func() {
+			for {
+				if _, _, err := s.Compact(context.Background(), nil); err != nil {
+					acknowledged <- "error: " + err.Error()
+				}
+			}
+		}()
+	}
 	for worker := range 8 {
 		go func() {
 			for i := 0; ; i++ {
@@ -71,7 +85,7 @@ func TestR05AcknowledgedWritesSurviveAKill(t *testing.T) {
 	path := newPath(t)
 	var ids []string
 	for round := range 20 {
-		ids = append(ids, writeAndKill(t, path, 20+round*5)...)
+		ids = append(ids, writeAndKill(t, roleWriter, path, 20+round*5)...)
 	}
 	s := openStore(t, path)
 	for _, id := range ids {
@@ -94,9 +108,9 @@ func TestR05AcknowledgedWritesSurviveAKill(t *testing.T) {
 }
 
 // writeAndKill starts a writer, kills it after n acknowledgements, and returns all that it gave.
-func writeAndKill(t *testing.T, path string, n int) []string {
+func writeAndKill(t *testing.T, role, path string, n int) []string {
 	t.Helper()
-	cmd := child(t.Context(), roleWriter, path)
+	cmd := child(t.Context(), role, path)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -51,11 +52,16 @@ var suffixes = []string{"", refsSuffix, expirySuffix, dueSuffix}
 
 // Store is a tokenstore.Store on a bbolt file. Use Open.
 type Store struct {
-	db        *bolt.DB
+	path      string        // of the file, links followed
+	db        *bolt.DB      // replaced by Compact, while beginning is held
+	file      *os.File      // the one of db; the committer's
+	unsynced  string        // see syncName; the committer's
+	writing   int           // the number of the last transaction that writes; the committer's
 	beginning sync.Mutex    // held while a transaction begins
 	broken    atomic.Bool   // see errBroken
 	wait      time.Duration // maxWait
 	queue     chan *pending
+	turns     chan func()   // what the committer does between two commits
 	closed    chan struct{} // Close was called
 	once      sync.Once
 	done      chan struct{} // the committer has ended, and closed the file
@@ -63,6 +69,9 @@ type Store struct {
 	watchers  *watch.Watchers
 
 	frozen atomic.Pointer[tokenstore.Freeze] // as it is in the file
+
+	compacting chan struct{}         // holds one while the file is copied, or the one that was replaced is open
+	notes      atomic.Pointer[notes] // for who copies the file
 }
 
 // Open opens the file, or makes it with mode 0600 where there is none; its directory must exist. It waits for
@@ -71,25 +80,35 @@ func Open(path string, timeout time.Duration) (*Store, error) {
 	if timeout <= 0 { // which bbolt reads as for ever
 		timeout = defaultTimeout
 	}
+	s := newStore()
+	if err := s.guard(func() error { return s.openAt(path, timeout, false) }); err != nil {
+		return nil, explain(path, err)
+	}
+	var err error
+	if s.path, err = filepath.EvalSymlinks(path); err == nil {
+		err = s.prepare()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("vault file %s: %w", path, err), s.release())
+	}
+	_ = os.Remove(s.path + compactSuffix) // of a compaction that a crash has ended; one that cannot be removed is in nobody's way but the next one's
+	go s.commitLoop()
+	return s, nil
+}
+
+// newStore is a Store without its file.
+func newStore() *Store {
 	s := &Store{
 		wait:   maxWait,
 		queue:  make(chan *pending, 128),
+		turns:  make(chan func()),
 		closed: make(chan struct{}),
 		done:   make(chan struct{}),
+
+		compacting: make(chan struct{}, 1),
 	}
 	s.watchers = watch.New(s.closed)
-	err := s.guard(func() (err error) {
-		s.db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: timeout, FreelistType: bolt.FreelistMapType})
-		return err
-	})
-	if err != nil {
-		return nil, explain(path, err)
-	}
-	if err := s.prepare(); err != nil {
-		return nil, errors.Join(fmt.Errorf("vault file %s: %w", path, err), s.release())
-	}
-	go s.commitLoop()
-	return s, nil
+	return s
 }
 
 // explain says what to do about a file that does not open.

@@ -3,6 +3,7 @@ package bbolt
 import (
 	"errors"
 	"fmt"
+	"math"
 	"runtime/debug"
 
 	bolt "go.etcd.io/bbolt"
@@ -29,17 +30,35 @@ func (s *Store) view(f func(*bolt.Tx) error) error {
 
 // update runs f in a transaction that writes, and commits it. Once the store is open only the committer calls it.
 func (s *Store) update(f func(*bolt.Tx) error) error {
+	s.writing = math.MaxInt // none yet
 	return s.guard(func() error {
+		if err := inPlace(s.file, s.path); err != nil {
+			return err
+		}
+		if err := s.syncName(); err != nil {
+			return err
+		}
 		tx, err := s.begin(true)
 		if err != nil {
 			return err
 		}
 		defer s.end(tx)
+		s.writing = tx.ID()
 		if err := f(tx); err != nil {
 			return err
 		}
 		return tx.Commit()
 	})
+}
+
+// shown reports whether the last transaction that update has begun can be read, for the committer. That may be so of one that failed: what is written is seen before it is synced.
+func (s *Store) shown() bool {
+	last := -1
+	err := s.view(func(tx *bolt.Tx) error {
+		last = tx.ID()
+		return nil
+	})
+	return err == nil && last >= s.writing
 }
 
 // begin is bbolt's Begin, one at a time, so that nobody waits inside for a lock that is never released.
