@@ -30,8 +30,9 @@ func TestCommandFollowsWorkToItsEnd(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			admin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if r.Method != http.MethodPost || r.URL.Path != "/oauth_proxy/compact" {
-					t.Errorf("asked for %s %s", r.Method, r.URL)
+				body, err := io.ReadAll(r.Body)
+				if r.Method != http.MethodPost || r.URL.Path != "/oauth_proxy/migration" || string(body) != `{"to":"a store"}` || err != nil {
+					t.Errorf("asked for %s %s with %s, %v", r.Method, r.URL, body, err)
 				}
 				w.WriteHeader(c.status)
 				_, _ = io.WriteString(w, c.answer)
@@ -42,7 +43,7 @@ func TestCommandFollowsWorkToItsEnd(t *testing.T) {
 			flags.String("config", "", "")
 			flags.String("adapter", "", "")
 			var result struct{ Rows int }
-			err := (&call{caddycmd.Flags{FlagSet: flags}, t.Context(), io.Discard}).work(http.MethodPost, "/compact", nil, &result)
+			err := (&call{caddycmd.Flags{FlagSet: flags}, t.Context(), io.Discard}).work(http.MethodPost, "/migration", map[string]string{"to": "a store"}, &result)
 			switch {
 			case c.want == "" && (err != nil || result.Rows != 3):
 				t.Errorf("%v, %+v", err, result)

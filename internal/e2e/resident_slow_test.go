@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -26,7 +25,6 @@ type resident struct {
 	random *rand.Rand
 	user   provider.User
 	bot    *testenv.PlainBot
-	http   *http.Client
 
 	code  *gotCode // that is to be redeemed
 	held  *holding // nil without a grant
@@ -333,7 +331,7 @@ func (r *resident) end() {
 }
 
 func (r *resident) endByOperator() {
-	status, text, err := r.admin(http.MethodDelete, "grants/"+r.held.grant, "")
+	status, text, err := r.s.admin(http.MethodDelete, "grants/"+r.held.grant, "")
 	r.endAnswered("revocation by the operator", http.StatusOK, status, err, text)
 }
 
@@ -343,7 +341,7 @@ func (r *resident) endByOrder() {
 		r.call()
 		return
 	}
-	status, text, err := r.admin(http.MethodPost, "revocations", `{"filter":{"client_id":"`+r.bot.ID+`"},"reason":"a siege"}`)
+	status, text, err := r.s.admin(http.MethodPost, "revocations", `{"filter":{"client_id":"`+r.bot.ID+`"},"reason":"a siege"}`)
 	r.endAnswered("revocation order", http.StatusAccepted, status, err, text)
 }
 
@@ -358,24 +356,6 @@ func (r *resident) endAnswered(how string, want, status int, err error, text any
 	default:
 		r.s.fail("%s: %s: %d %v", r.user.Name, how, status, text)
 	}
-}
-
-// admin asks the gateway on Caddy's admin endpoint.
-func (r *resident) admin(method, path, body string) (int, string, error) {
-	req, err := http.NewRequestWithContext(context.Background(), method, r.s.w.AdminURL()+"/oauth_proxy/"+path, strings.NewReader(body))
-	if err != nil {
-		return 0, "", err
-	}
-	if body != "" {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	resp, err := r.http.Do(req)
-	if err != nil {
-		return 0, "", err
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	return resp.StatusCode, string(text), err
 }
 
 // refused fails the test when a grant that has ended is of any use.
@@ -448,6 +428,7 @@ func (r *resident) leftAccount(ctx context.Context, v *tokenstore.Vault, id stri
 	case a.State == tokenstore.StateRefreshing && !gone:
 	case a.State == tokenstore.StateRefreshing:
 		h.cuts = append(h.cuts, cut{at, a.RefreshToken, a.Lease.Replayed})
+		r.s.cut[a.RefreshToken] = true
 		r.s.count("account left in a refresh")
 	case a.State == tokenstore.StateActive:
 		h.cuts = nil

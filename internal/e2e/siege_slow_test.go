@@ -25,7 +25,12 @@ type siege struct {
 	w         *testenv.World
 	random    *rand.Rand // of what is done to the gateway; each resident has its own
 	residents []*resident
-	way       *http.Transport // of the requests of this run
+	chores    []chore
+
+	// way is that of requests in this run, and office that of operators' on Caddy's admin endpoint, which is away for a moment when a configuration is loaded.
+	way     http.RoundTripper
+	office  *http.Client
+	loading sync.RWMutex
 
 	firstClient string    // that all begin with
 	began       time.Time // when the vault's last gap ended
@@ -33,9 +38,13 @@ type siege struct {
 	// falling is set before anything is killed: what fails from then on may fail, and what is answered all the same is an answer.
 	falling atomic.Bool
 
+	// resting ends a load without that.
+	resting atomic.Bool
+
 	mu     sync.Mutex
 	counts map[string]int
 	faults int
+	cut    map[string]bool // refresh tokens whose refresh was cut off
 }
 
 // besiegedLife is how long the provider's access tokens live.
@@ -47,7 +56,7 @@ const maxFaults = 20
 // besiege starts a gateway with so many residents, each with an account of its own, at a provider that ends a login when a refresh token comes twice.
 func besiege(t *testing.T, seed uint64, many int, o testenv.Options) *siege {
 	t.Helper()
-	s := &siege{t: t, random: rand.New(rand.NewPCG(seed, 0)), counts: make(map[string]int)}
+	s := &siege{t: t, random: rand.New(rand.NewPCG(seed, 0)), counts: make(map[string]int), cut: make(map[string]bool)}
 	for i := range many {
 		name := fmt.Sprintf("resident%02d", i)
 		user := provider.User{Name: name, Password: "password of " + name, FullName: name}
@@ -64,6 +73,7 @@ func besiege(t *testing.T, seed uint64, many int, o testenv.Options) *siege {
 	for _, r := range s.residents {
 		r.bot = bot.Twin("")
 	}
+	s.findChores()
 	return s
 }
 
@@ -76,14 +86,20 @@ func besiegedCaddyfile(w *testenv.World) string {
 
 // newWay makes requests go by connections that no earlier process has had.
 func (s *siege) newWay() {
-	if s.way != nil {
-		s.way.CloseIdleConnections()
+	if s.office != nil {
+		s.office.CloseIdleConnections()
 	}
-	s.way = &http.Transport{MaxIdleConnsPerHost: len(s.residents)}
+	way := &http.Transport{MaxIdleConnsPerHost: 2 * len(s.residents)}
+	s.goBy(way)
+	s.office = &http.Client{Transport: way}
+}
+
+// goBy makes the requests of residents go by a way.
+func (s *siege) goBy(way http.RoundTripper) {
+	s.way = way
 	for _, r := range s.residents {
-		r.http = &http.Client{Transport: s.way}
 		if r.bot != nil {
-			r.bot.Client = r.http
+			r.bot.Client = &http.Client{Transport: way}
 		}
 	}
 }
@@ -93,6 +109,13 @@ func (s *siege) count(what string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.counts[what]++
+}
+
+// counted is how often it did.
+func (s *siege) counted(what string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.counts[what]
 }
 
 // fail fails the test for something that must not happen.
@@ -122,16 +145,20 @@ func (s *siege) all(do func(*resident)) {
 	wg.Wait()
 }
 
-// load has the residents live, and chores be done, until something falls. It returns at once; wait waits for the end.
+// load has the residents live, and one of the chores be done, until something falls or all are to rest. It returns at once; wait waits for the end.
 func (s *siege) load() (wait func()) {
 	var wg sync.WaitGroup
 	for _, r := range s.residents {
 		wg.Go(func() {
-			for !s.falling.Load() {
+			for !s.falling.Load() && !s.resting.Load() {
 				r.act()
 				time.Sleep(time.Duration(r.random.Int64N(int64(20 * time.Millisecond))))
 			}
 		})
+	}
+	if len(s.chores) > 0 {
+		c := s.chores[s.random.IntN(len(s.chores))]
+		wg.Go(func() { s.do(c) })
 	}
 	return wg.Wait
 }
@@ -156,18 +183,19 @@ func (s *siege) left(at time.Time, gone bool) {
 		for _, r := range s.residents {
 			r.left(v, at, gone)
 		}
-		if s.random.IntN(10) == 0 {
-			s.verifyAudit(v)
+		if s.random.IntN(5) == 0 {
+			s.verify(v)
 		}
 	})
 }
 
-func (s *siege) verifyAudit(v *tokenstore.Vault) {
-	report, err := v.VerifyAudit(s.t.Context(), "")
+// verify has every row, index and event of what was left be looked at.
+func (s *siege) verify(v *tokenstore.Vault) {
+	report, err := v.Verify(s.t.Context(), nil)
 	if err != nil || !report.Whole() {
-		s.fail("the audit trail: %v %+v", err, report)
+		s.fail("the vault that was left: %v %+v", err, report)
 	}
-	s.count("audit trail verified")
+	s.count("vault that was left verified")
 }
 
 // quiet has nothing be killed until everybody knows whether they are lost, and judges what is left.
@@ -185,6 +213,12 @@ func (s *siege) quiet() {
 			r.refused(e)
 		}
 	})
+	_, _, again := s.w.Ledger.Presented()
+	for token, all := range again {
+		if len(all) > 2 || !s.cut[token] {
+			s.fail("a refresh token of %s came to the provider %d times, and was cut off: %t", all[0].User, len(all), s.cut[token])
+		}
+	}
 	for _, bad := range []string{"panic", "DATA RACE", "tampered", "damaged"} {
 		if at := strings.Index(s.w.Log(), bad); at >= 0 {
 			s.fail("the log says %s: %s", bad, s.w.Log()[max(0, at-500):min(len(s.w.Log()), at+2000)])

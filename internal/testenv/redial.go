@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"strings"
 	"sync/atomic"
 	"syscall"
 )
@@ -26,6 +27,24 @@ func newRedial() *redial {
 		}
 		return &heard{Conn: c}, nil
 	}}}
+}
+
+// HTTP2 is a way of requests on which those to the gateway go by HTTP/2, and again where they went to nobody, so that a reload fails none. All others go as ever.
+func (w *World) HTTP2() http.RoundTripper {
+	return byHTTP2{strings.TrimPrefix(w.URL, "http://"), newRedial()}
+}
+
+type byHTTP2 struct {
+	gateway string
+	redial  *redial
+}
+
+// RoundTrip implements http.RoundTripper.
+func (b byHTTP2) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Host == b.gateway {
+		return b.redial.RoundTrip(r)
+	}
+	return http.DefaultTransport.RoundTrip(r)
 }
 
 // maxRedials bounds how often a request is sent again.

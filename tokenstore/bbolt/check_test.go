@@ -175,7 +175,8 @@ func TestCheckTellsOfDamagedPages(t *testing.T) {
 		"keys out of order": {func(t *testing.T, file []byte) {
 			_, page := pageOf(t, file, leafPage, 5)
 			at := pageHeader + 2*elementSize
-			page[at+int(native.Uint32(page[at+4:]))] = 0
+			key := page[at+int(native.Uint32(page[at+4:])):]
+			clear(key[:native.Uint32(page[at+8:])])
 		}, "out of order"},
 		"overflow beyond the file": {func(t *testing.T, file []byte) {
 			_, page := pageOf(t, file, leafPage, 5)
@@ -246,5 +247,50 @@ func TestCheckSurvivesFlippedBytes(t *testing.T) {
 		}
 		check(t, s)
 		_ = s.Close() // which may say that it is damaged
+	}
+}
+
+// A check reads the file that its transaction is of, whatever has taken that file's place.
+func TestCheckBesideCompactionsFindsNothing(t *testing.T) {
+	t.Parallel()
+	needCompaction(t)
+	path := checkable(t)
+	s := openStore(t, path)
+	if faults := check(t, s); len(faults) > 0 {
+		t.Fatalf("before: %+v", faults)
+	}
+	mustCompact(t, s)
+	if faults := check(t, s); len(faults) > 0 {
+		t.Errorf("of a compacted file: %+v", faults)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for range 5 {
+			mustCompact(t, s)
+		}
+	}()
+	for checking := true; checking; {
+		select {
+		case <-ended:
+			checking = false
+		default:
+		}
+		if faults := check(t, s); len(faults) > 0 {
+			t.Errorf("beside compactions: %+v", faults)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	readOnly, err := OpenReadOnly(path, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if faults := check(t, readOnly); len(faults) > 0 {
+		t.Errorf("opened for reading: %+v", faults)
+	}
+	if err := readOnly.Close(); err != nil {
+		t.Error(err)
 	}
 }

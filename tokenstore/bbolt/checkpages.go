@@ -57,11 +57,10 @@ func (s *Store) checkPages(ctx context.Context, fault func(tokenstore.StoreFault
 		}
 		again := false
 		err := s.view(func(tx *bolt.Tx) error {
-			f, err := os.Open(tx.DB().Path())
-			if err != nil {
-				return err
+			f := s.fileOf(tx)
+			if again = f == nil; again {
+				return nil
 			}
-			defer func() { _ = f.Close() }() // was only read
 			c := &pageCheck{ctx: ctx, file: f, size: tx.DB().Info().PageSize, fault: fault, progress: progress}
 			c.high = uint64(tx.Size()) / uint64(c.size) //nolint:gosec // neither is negative
 			root := uint64(tx.Cursor().Bucket().Root())
@@ -88,6 +87,16 @@ func (s *Store) checkPages(ctx context.Context, fault func(tokenstore.StoreFault
 		}
 	}
 	return fmt.Errorf("%w: the vault file is not what it was when it was opened: was it replaced?", tokenstore.ErrUnavailable)
+}
+
+// fileOf is the file that a transaction reads, which stays open as long as that does; nil where a compaction has put another in its place.
+func (s *Store) fileOf(tx *bolt.Tx) *os.File {
+	s.beginning.Lock()
+	defer s.beginning.Unlock()
+	if tx.DB() != s.db {
+		return nil
+	}
+	return s.file
 }
 
 // pageCheck is one check of a file.

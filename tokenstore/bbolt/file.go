@@ -60,10 +60,12 @@ func openFile(path string, o *bolt.Options) (db *bolt.DB, file *os.File, err err
 }
 
 // openAt opens the vault file, waiting for its lock. Whoever had that may have put another file there meanwhile, see Compact.
-func (s *Store) openAt(path string, timeout time.Duration) error {
+func (s *Store) openAt(path string, timeout time.Duration, readOnly bool) error {
 	for end := time.Now().Add(timeout); ; {
 		var err error
-		s.db, s.file, err = openFile(path, options(max(time.Until(end), time.Millisecond)))
+		o := options(max(time.Until(end), time.Millisecond))
+		o.ReadOnly = readOnly
+		s.db, s.file, err = openFile(path, o)
 		if err != nil {
 			return err
 		}

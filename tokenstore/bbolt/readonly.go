@@ -5,10 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"time"
-
-	bolt "go.etcd.io/bbolt"
-
-	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/internal/watch"
 )
 
 // OpenReadOnly opens a file that is there, for reading: nothing writes to it, neither this nor what is called later, which fails. Several processes may have it open so, but none that
@@ -17,12 +13,8 @@ func OpenReadOnly(path string, timeout time.Duration) (*Store, error) {
 	if timeout <= 0 {
 		timeout = defaultTimeout
 	}
-	s := &Store{wait: maxWait, queue: make(chan *pending, 128), closed: make(chan struct{}), done: make(chan struct{})}
-	s.watchers = watch.New(s.closed)
-	err := s.guard(func() (err error) {
-		s.db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: timeout, ReadOnly: true})
-		return err
-	})
+	s := newStore()
+	err := s.guard(func() error { return s.openAt(path, timeout, true) })
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("vault file %s: there is none: %w", path, err)
 	}

@@ -80,17 +80,8 @@ func Open(path string, timeout time.Duration) (*Store, error) {
 	if timeout <= 0 { // which bbolt reads as for ever
 		timeout = defaultTimeout
 	}
-	s := &Store{
-		wait:   maxWait,
-		queue:  make(chan *pending, 128),
-		turns:  make(chan func()),
-		closed: make(chan struct{}),
-		done:   make(chan struct{}),
-
-		compacting: make(chan struct{}, 1),
-	}
-	s.watchers = watch.New(s.closed)
-	if err := s.guard(func() error { return s.openAt(path, timeout) }); err != nil {
+	s := newStore()
+	if err := s.guard(func() error { return s.openAt(path, timeout, false) }); err != nil {
 		return nil, explain(path, err)
 	}
 	var err error
@@ -103,6 +94,21 @@ func Open(path string, timeout time.Duration) (*Store, error) {
 	_ = os.Remove(s.path + compactSuffix) // of a compaction that a crash has ended; one that cannot be removed is in nobody's way but the next one's
 	go s.commitLoop()
 	return s, nil
+}
+
+// newStore is a Store without its file.
+func newStore() *Store {
+	s := &Store{
+		wait:   maxWait,
+		queue:  make(chan *pending, 128),
+		turns:  make(chan func()),
+		closed: make(chan struct{}),
+		done:   make(chan struct{}),
+
+		compacting: make(chan struct{}, 1),
+	}
+	s.watchers = watch.New(s.closed)
+	return s
 }
 
 // explain says what to do about a file that does not open.
