@@ -186,7 +186,7 @@ func TestMessagesOpenForAsLongAsTheyAreGoodAfterARekey(t *testing.T) {
 	}
 }
 
-func TestR27ProcessWithoutTheNewKeyReadsOnAndCannotWrite(t *testing.T) {
+func TestProcessWithoutTheNewKeyReadsOnAndCannotWrite(t *testing.T) {
 	t.Parallel()
 	s, first, second := newStore(t), tokenstore.NewRootKey(), tokenstore.NewRootKey()
 	var failed atomic.Int32
