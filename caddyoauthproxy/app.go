@@ -34,9 +34,10 @@ type App struct {
 	VaultRaw json.RawMessage `json:"vault,omitempty" caddy:"namespace=oauth_proxy.vaults inline_key=module"`
 
 	// Keys that the vault is encrypted with: 32 random bytes each, base64 or hex, as placeholders
-	// (`{file./run/secrets/vault.key}` or `{env.VAULT_KEY}`). The first encrypts, all decrypt. Default: a
+	// (`{file./run/secrets/vault.key}` or `{env.VAULT_KEY}`), or as objects whose `source` is a module that
+	// tells the key, such as `command` or `systemd`. The first encrypts, all decrypt. Default: a
 	// key file beside the vault file, made at the first start; required where several nodes share the vault.
-	EncryptionKeys []string `json:"encryption_keys,omitempty"`
+	EncryptionKeys []json.RawMessage `json:"encryption_keys,omitempty" caddy:"namespace=oauth_proxy.keys inline_key=source"`
 
 	// The providers that users log in at, by name. At least one.
 	Providers map[string]*Provider `json:"providers,omitempty"`
@@ -265,9 +266,7 @@ func (a *App) open() (*gateway, error) {
 	if a.openErr != nil {
 		return nil, a.openErr
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), openTimeout)
-	defer cancel()
-	g, err := openGateway(ctx, a)
+	g, err := openGateway(context.WithoutCancel(a.ctx), a)
 	if err != nil {
 		a.openErr = err
 		return nil, err

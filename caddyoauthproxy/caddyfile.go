@@ -43,6 +43,7 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		issuer               <url>
 //		vault                <module> …
 //		encryption_key       <placeholder> [<older placeholder>…]
+//		encryption_key       <source> …
 //		access_token_ttl     <duration>
 //		refresh_token_idle   <duration>
 //		refresh_token_ttl    <duration>
@@ -103,7 +104,7 @@ type parser struct {
 
 func (p *parser) option(d *caddyfile.Dispenser) error {
 	name := d.Val()
-	if name != "provider" && name != "proxy" && name != "client" && name != "rate_limit" {
+	if name != "provider" && name != "proxy" && name != "client" && name != "rate_limit" && name != "encryption_key" {
 		if err := p.once.check(d); err != nil {
 			return err
 		}
@@ -115,16 +116,7 @@ func (p *parser) option(d *caddyfile.Dispenser) error {
 	case "vault":
 		return p.vault(d)
 	case "encryption_key":
-		a.EncryptionKeys = d.RemainingArgs()
-		if len(a.EncryptionKeys) == 0 {
-			return d.ArgErr()
-		}
-		for _, key := range a.EncryptionKeys {
-			if err := checkSecret(key); err != nil {
-				return d.Errf("encryption_key %w", err)
-			}
-		}
-		return nil
+		return encryptionKeys(d, &a.EncryptionKeys)
 	case "access_token_ttl":
 		return duration(d, &a.AccessTokenTTL, false)
 	case "refresh_token_idle":

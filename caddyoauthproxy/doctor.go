@@ -92,11 +92,7 @@ func (a *App) examine(ctx context.Context) []examination {
 }
 
 func (a *App) examineGateway(ctx context.Context, client *http.Client) []upstream.Finding {
-	var found []upstream.Finding
-	if len(a.EncryptionKeys) == 0 {
-		found = append(found, upstream.Finding{Level: upstream.Warning, What: "the encryption key lies beside the vault",
-			Fix: "for production set encryption_key to a secret that is kept elsewhere"})
-	}
+	found := a.examineKeys(ctx)
 	return append(found, published(ctx, client, strings.TrimSuffix(a.config.issuer.String(), "/")+"/.well-known/oauth-authorization-server", "issuer", strings.TrimSuffix(a.config.issuer.String(), "/")))
 }
 

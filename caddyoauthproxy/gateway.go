@@ -33,6 +33,7 @@ type gateway struct {
 	grants   *grantWatch
 	contact  *contact
 	endAudit func()
+	endKeys  func()
 	gone     chan struct{} // closed once nobody needs it any more
 }
 
@@ -41,6 +42,12 @@ var gateways sync.Map
 
 // openGateway opens the vault and puts the rooms together.
 func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
+	keys, err := askKeys(ctx, a.ctx, a.EncryptionKeys) // which have a time limit of their own
+	if err != nil {
+		return nil, fmt.Errorf("oauth_proxy: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
 	store, release, err := a.vault.OpenVault(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: open vault: %w", err)
@@ -57,11 +64,13 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	if frozen.Frozen() {
 		a.log.Error("the vault is read-only: go on with caddy oauth-proxy migrate, or end it with --abort", zap.String("why", frozen.String()))
 	}
-	keys, err := a.encryptionKeys(ctx, store)
-	if err != nil {
-		return nil, fmt.Errorf("oauth_proxy: encryption key: %w", err)
+	if len(keys) == 0 {
+		if keys, err = a.keyBesideVault(ctx, store); err != nil {
+			return nil, fmt.Errorf("oauth_proxy: encryption key: %w", err)
+		}
 	}
-	vault, err := tokenstore.Open(ctx, a.metrics.timeStore(store), tokenstore.Options{Keys: keys, Audit: a.auditor.options(a.Audit), Recorded: a.auditor.recorded})
+	vault, err := tokenstore.Open(ctx, a.metrics.timeStore(store), tokenstore.Options{Keys: keys, Messages: a.messageTime(), KeysFailed: a.keysFailed,
+		Audit: a.auditor.options(a.Audit), Recorded: a.auditor.recorded})
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: open vault: %w", err)
 	}
@@ -70,6 +79,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		g.grants.stop()
 		g.server.StopWatching()
 		g.accounts.StopWatching()
+		g.endKeys()
 		g.endAudit()
 		release()
 		gateways.Delete(g)
@@ -126,6 +136,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	g.grants = watchGrants(vault, g.server.Ended, g.acquire)
 	g.server.WatchOrders(func() { g.grants.grantChanged("") })
 	g.keepAudit(a)
+	g.endKeys = vault.KeepKeys()
 	gateways.Store(g, nil)
 	return g, nil
 }

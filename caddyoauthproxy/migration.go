@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
+	"io/fs"
 	"strings"
 	"sync"
 	"time"
@@ -164,29 +164,16 @@ func (a *App) checkMove(ctx context.Context, g *gateway, to Vault, n operator.Ne
 }
 
 // checkTargetKeys returns why the new configuration could not open the vault.
-func (a *App) checkTargetKeys(ctx context.Context, g *gateway, to Vault, texts []string) error {
-	var keys []tokenstore.RootKey
-	for _, text := range texts {
-		key, err := resolveKey(text)
-		if err != nil {
-			return err
-		}
-		keys = append(keys, key)
+func (a *App) checkTargetKeys(ctx context.Context, g *gateway, to Vault, elements []json.RawMessage) error {
+	if len(elements) == 0 && to.KeyFile() == "" {
+		return errors.New("it is missing, and this vault makes none: set it, to the key that this vault is encrypted with")
 	}
-	if len(keys) == 0 {
-		path := to.KeyFile()
-		if path == "" {
-			return errors.New("it is missing, and this vault makes none: set it, to the key that this vault is encrypted with")
-		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return fmt.Errorf("none is set, so it would be %s, which cannot be read: set encryption_key, or copy the key file of this vault there: %w", path, err)
-		}
-		key, err := tokenstore.ParseRootKey(string(text))
-		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		keys = append(keys, key)
+	keys, err := keysOf(ctx, a.ctx, elements, to)
+	if errors.Is(err, fs.ErrNotExist) && len(elements) == 0 {
+		return fmt.Errorf("none is set, and the key file is missing: set encryption_key, or copy the key file of this vault there: %w", err)
+	}
+	if err != nil {
+		return err
 	}
 	return tokenstore.CheckKeys(ctx, g.store, keys)
 }

@@ -107,7 +107,7 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 		reflect.TypeFor[caddyoauthproxy.App](), reflect.TypeFor[caddyoauthproxy.Provider](), reflect.TypeFor[caddyoauthproxy.Proxy](), reflect.TypeFor[mcpfilter.Filter](),
 		reflect.TypeFor[caddyoauthproxy.Client](), reflect.TypeFor[caddyoauthproxy.Registration](), reflect.TypeFor[caddyoauthproxy.MetadataDocuments](), reflect.TypeFor[caddyoauthproxy.UpstreamToken](), reflect.TypeFor[caddyoauthproxy.Audit](), reflect.TypeFor[authserver.Policy](), reflect.TypeFor[caddyoauthproxy.PolicyRule](), reflect.TypeFor[mcpfilter.Matcher](),
 		reflect.TypeFor[caddyoauthproxy.Admin](), reflect.TypeFor[caddyoauthproxy.Connections](), reflect.TypeFor[caddyoauthproxy.Console](),
-		reflect.TypeFor[caddyoauthproxy.PostgresVault](),
+		reflect.TypeFor[caddyoauthproxy.PostgresVault](), reflect.TypeFor[caddyoauthproxy.KeyCommand](), reflect.TypeFor[caddyoauthproxy.KeyCredential](),
 	} {
 		for field := range kind.Fields() {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")

@@ -16,7 +16,6 @@ import (
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/console"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
-	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
 // maxGrantsPerClient bounds max_grants_per_client.
@@ -26,7 +25,6 @@ const maxGrantsPerClient = 1000
 // keep the placeholders, so that no dump of the config shows a secret.
 type resolved struct {
 	issuer    *url.URL
-	keys      []tokenstore.RootKey
 	providers map[string]*upstream.Provider
 	proxies   []*authserver.Proxy
 	clients   []*authserver.ConfiguredClient
@@ -61,13 +59,11 @@ func (a *App) resolve() (*resolved, error) {
 	var err error
 	r.issuer, err = parseIssuer(a.Issuer)
 	fail(err)
-	for i, text := range a.EncryptionKeys {
-		key, err := resolveKey(text)
-		if err != nil {
-			fail(fmt.Errorf("encryption_key %d: %w", i+1, err))
-		}
-		r.keys = append(r.keys, key)
+	_, unload, err := loadKeys(a.ctx, a.EncryptionKeys)
+	if err == nil {
+		unload()
 	}
+	fail(err)
 	fail(a.checkShared(a.vault))
 	if len(a.Providers) == 0 {
 		fail(errors.New("no provider: declare one, for example provider github { client_id …; client_secret {env.…} }"))

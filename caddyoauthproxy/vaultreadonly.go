@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -82,7 +80,7 @@ func (v *storedVault) open(ctx context.Context, app *App, module Vault) error {
 	if !ok {
 		return errors.New("a vault of this module is only read by a gateway that serves it: start Caddy, and run the command again")
 	}
-	keys, err := app.keysOfVault(module)
+	keys, err := app.rootKeys(ctx, module) // the key file is not made where there is none
 	if err != nil {
 		return fmt.Errorf("encryption key: %w", err)
 	}
@@ -100,37 +98,6 @@ func (v *storedVault) open(ctx context.Context, app *App, module Vault) error {
 		return errors.New("there is no vault in it")
 	}
 	return err
-}
-
-// keysOfVault returns the configured keys, or else the key of the key file beside the vault. It makes none.
-func (a *App) keysOfVault(v Vault) ([]tokenstore.RootKey, error) {
-	keys := make([]tokenstore.RootKey, 0, len(a.EncryptionKeys))
-	for _, text := range a.EncryptionKeys {
-		key, err := resolveKey(text)
-		if err != nil {
-			return nil, err
-		}
-		keys = append(keys, key)
-	}
-	if len(keys) > 0 {
-		return keys, nil
-	}
-	path := v.KeyFile()
-	if path == "" {
-		return nil, errors.New("this vault needs one: set encryption_key, the same as on every node")
-	}
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("none is configured, and the key file %s is missing: restore it, or set encryption_key", path)
-	}
-	if err != nil {
-		return nil, err
-	}
-	key, err := tokenstore.ParseRootKey(string(text))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return []tokenstore.RootKey{key}, nil
 }
 
 // Interface guards

@@ -20,9 +20,9 @@ type Migrations struct {
 
 // NewMigration says where the vault is to be moved.
 type NewMigration struct {
-	// Vault is the vault module of the new configuration, with its placeholders, and EncryptionKeys are its keys, which must open this vault.
-	Vault          json.RawMessage `json:"vault"`
-	EncryptionKeys []string        `json:"encryption_keys,omitempty"`
+	// Vault is the vault module of the new configuration, with its placeholders, and EncryptionKeys are its keys, as placeholders or with a source, which must open this vault.
+	Vault          json.RawMessage   `json:"vault"`
+	EncryptionKeys []json.RawMessage `json:"encryption_keys,omitempty"`
 
 	// DryRun only says whether it can be done.
 	DryRun bool `json:"dry_run,omitempty"`
