@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -80,7 +81,10 @@ func (v *storedVault) open(ctx context.Context, app *App, module Vault) error {
 	if !ok {
 		return errors.New("a vault of this module is only read by a gateway that serves it: start Caddy, and run the command again")
 	}
-	keys, err := app.rootKeys(ctx, module)
+	keys, err := app.rootKeys(ctx, module) // the key file is not made where there is none
+	if len(app.EncryptionKeys) == 0 && errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("encryption key: none is configured, and the key file %s is missing: restore it, or set encryption_key", module.KeyFile())
+	}
 	if err != nil {
 		return fmt.Errorf("encryption key: %w", err)
 	}

@@ -104,7 +104,12 @@ func TestVerifyListsNotMoreThanItsBound(t *testing.T) {
 	for i := range 250 {
 		commit(t, v, tokenstore.Save(newAccount(fmt.Sprint("account-", i))))
 	}
-	s.edit = func(row tokenstore.Row) tokenstore.Row { row.Version++; return row }
+	s.edit = func(row tokenstore.Row) tokenstore.Row {
+		if row.Kind == tokenstore.KindAccount {
+			row.Version++
+		}
+		return row
+	}
 	if r := verified(t, v); len(r.Faults) != 200 || r.MoreFaults != 50 || foundOf(t, r, tokenstore.KindAccount).Damaged != 250 {
 		t.Errorf("%d faults and %d more, %+v", len(r.Faults), r.MoreFaults, foundOf(t, r, tokenstore.KindAccount))
 	}
@@ -165,6 +170,34 @@ func TestVerifyRemarksWhatIsNamedAndNotThere(t *testing.T) {
 	commit(t, v, tokenstore.Save(newAccount("account-1")), tokenstore.Save(newGrant("nobody")))
 	if r := verified(t, v); len(r.Remarks) > 0 {
 		t.Errorf("remarks: %+v", r.Remarks)
+	}
+}
+
+func TestVerifyOpensTheRingAgain(t *testing.T) {
+	t.Parallel()
+	v, s := victims(t)
+	for name, edit := range map[string]func(*tokenstore.Row){
+		"flipped byte":    func(row *tokenstore.Row) { row.Sealed[60] ^= 1 },
+		"another version": func(row *tokenstore.Row) { row.Version++ },
+	} {
+		s.edit = func(row tokenstore.Row) tokenstore.Row {
+			if row.ID == "ring" {
+				edit(&row)
+			}
+			return row
+		}
+		r := verified(t, v)
+		if len(r.Faults) != 1 || r.Faults[0].Kind != tokenstore.KindKeyring || r.Faults[0].Class != tokenstore.FaultSealed || !strings.Contains(r.Faults[0].Advice, "from a backup now") {
+			t.Errorf("%s: %+v", name, r.Faults)
+		}
+	}
+	s.edit = nil
+	generation := tokenstore.Row{Kind: tokenstore.KindKeyring, ID: "generation", Version: 1}
+	if err := s.Apply(t.Context(), tokenstore.Change{Op: tokenstore.OpInsert, Row: generation}); err != nil {
+		t.Fatal(err)
+	}
+	if r := verified(t, v); len(r.Faults) == 0 || !strings.Contains(r.Faults[0].Problem, "the ring is of generation 0, and the row generation of 1") {
+		t.Errorf("another generation: %+v", r.Faults)
 	}
 }
 

@@ -140,7 +140,7 @@ func (c *verification) unreadableAfter(kind Kind, after string) string {
 
 // row opens a row, and reports whether it is whole. One that does not open is read again: somebody may have deleted it, or put it right.
 func (c *verification) row(ctx context.Context, row Row) (whole bool, err error) {
-	record, err := c.open(row)
+	record, err := c.open(ctx, row)
 	if err != nil {
 		again, getErr := c.vault.store.Get(ctx, row.Kind, row.ID)
 		switch {
@@ -149,35 +149,60 @@ func (c *verification) row(ctx context.Context, row Row) (whole bool, err error)
 		case getErr == nil:
 			again.Kind, again.ID = row.Kind, row.ID
 			row = again
-			record, err = c.open(row)
+			record, err = c.open(ctx, row)
 		case !errors.Is(getErr, ErrDamaged):
 			return false, getErr
 		}
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+		return true, c.references(ctx, record)
+	case errors.Is(err, ErrTampered), errors.Is(err, ErrDamaged), errors.Is(err, ErrWrongKey):
 		c.fault(Fault{Class: FaultSealed, Kind: row.Kind, ID: row.ID, Problem: err.Error()})
 		c.vault.tampered(row)
-		return false, nil //nolint:nilerr // it is told
+		return false, nil
+	default:
+		return false, err
 	}
-	return true, c.references(ctx, record)
 }
 
 // open opens a row, without a word to the audit trail.
-func (c *verification) open(row Row) (Record, error) {
+func (c *verification) open(ctx context.Context, row Row) (Record, error) {
 	if row.Kind == KindKeyring {
-		return nil, c.vault.checkKeyringRow(row)
+		return nil, c.vault.checkKeyring(ctx, row)
 	}
-	record := newRecord(row.Kind)
-	return record, c.vault.unsealRecord(record.layout(), row, record)
+	record, ring := newRecord(row.Kind), c.vault.ring()
+	l := record.layout()
+	err := ring.unsealRecord(l, row, record)
+	if errors.Is(err, errUnknownKey) {
+		err = c.vault.unsealLater(ring, l, row, record)
+	}
+	return record, err
 }
 
-// checkKeyringRow looks at a row of the keyring. The ring opened when the vault did; of the others only the clear columns are anything.
-func (v *Vault) checkKeyringRow(row Row) error {
-	if row.ID != keyringRow {
-		return nil
+// checkKeyring looks whether the ring opens by the root keys that there are, and is of the generation that stands beside it. Rows of the ring are read together: each
+// alone may be of another moment.
+func (v *Vault) checkKeyring(ctx context.Context, row Row) error {
+	if row.ID != keyringRow && row.ID != generationRow {
+		return fmt.Errorf("%s %s: %w: there is no such row in a keyring", row.Kind, clip(row.ID), ErrTampered)
 	}
-	_, err := sealedBy(row.Sealed)
-	return err
+	const attempts = 5 // between which a rekey went on
+	var generation uint64
+	var ring *keyring
+	for range attempts {
+		var err error
+		if ring, err = v.openRing(ctx); err != nil {
+			return err
+		}
+		beside, err := v.store.Get(ctx, KindKeyring, generationRow)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		if generation = beside.Version; generation == ring.Generation {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s %s: %w: the ring is of generation %d, and the row %s of %d", row.Kind, row.ID, ErrTampered, ring.Generation, generationRow, generation)
 }
 
 // references looks for the records that a record names.

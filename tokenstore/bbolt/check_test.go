@@ -51,7 +51,7 @@ func damage(t testing.TB, path string, f func(tx *bolt.Tx) error) {
 	}
 }
 
-func check(t testing.TB, s *Store) []tokenstore.StoreFault {
+func checked(t testing.TB, s *Store) []tokenstore.StoreFault {
 	t.Helper()
 	var found []tokenstore.StoreFault
 	if err := s.Check(t.Context(), func(f tokenstore.StoreFault) { found = append(found, f) }, func(tokenstore.Progress) {}); err != nil {
@@ -115,7 +115,7 @@ func TestCheckTellsOfEveryIndexThatDoesNotFitItsRows(t *testing.T) {
 			t.Parallel()
 			path := checkable(t)
 			damage(t, path, test.damage)
-			found := check(t, openStore(t, path))
+			found := checked(t, openStore(t, path))
 			for _, want := range test.want {
 				if !slices.ContainsFunc(found, func(f tokenstore.StoreFault) bool { return f.Class == test.class && strings.Contains(f.Problem, want) }) {
 					t.Errorf("Check does not tell of %q, of the class %s: %+v", want, test.class, found)
@@ -193,7 +193,7 @@ func TestCheckTellsOfDamagedPages(t *testing.T) {
 			t.Parallel()
 			path := checkable(t)
 			damage(t, path, func(tx *bolt.Tx) error { return tx.Bucket([]byte(metaBucket)).Put([]byte("x"), nil) }) // so that there are free pages
-			if found := check(t, openStore(t, path)); len(found) > 0 {
+			if found := checked(t, openStore(t, path)); len(found) > 0 {
 				t.Fatalf("Check of a whole file tells of %+v", found)
 			}
 			copied := newPath(t)
@@ -210,7 +210,7 @@ func TestCheckTellsOfDamagedPages(t *testing.T) {
 				t.Skipf("the file does not even open: %v", err)
 			}
 			defer func() { _ = s.Close() }() // which may say that it is damaged
-			found := check(t, s)
+			found := checked(t, s)
 			if !slices.ContainsFunc(found, func(f tokenstore.StoreFault) bool {
 				return f.Class == tokenstore.FaultStorage && strings.Contains(f.Problem, test.want)
 			}) {
@@ -245,7 +245,7 @@ func TestCheckSurvivesFlippedBytes(t *testing.T) {
 		if err != nil {
 			continue
 		}
-		check(t, s)
+		checked(t, s)
 		_ = s.Close() // which may say that it is damaged
 	}
 }

@@ -27,7 +27,7 @@ func faults(t *testing.T, s tokenstore.Store) []tokenstore.StoreFault {
 	return found
 }
 
-func testCheck(t *testing.T, s tokenstore.Store) {
+func testWhole(t *testing.T, s tokenstore.Store) {
 	var changes []tokenstore.Change
 	for i := range 1200 {
 		r := row(fmt.Sprintf("%04d", i), "user:1", fmt.Sprint("client:", i%7), fmt.Sprint("of:", i))
@@ -66,7 +66,7 @@ func testCheck(t *testing.T, s tokenstore.Store) {
 	}
 }
 
-func testCheckUnderLoad(t *testing.T, s tokenstore.Store) {
+func testWholeUnderLoad(t *testing.T, s tokenstore.Store) {
 	const rows = 800
 	var changes []tokenstore.Change
 	for i := range rows {

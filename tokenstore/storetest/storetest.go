@@ -74,8 +74,8 @@ func Run(t *testing.T, open func(t *testing.T) tokenstore.Store) {
 		"watchers that stop wait for their last call":            testWatchStopWaits,
 		"watchers of a closed store are not told":                testWatchClose,
 		"slow watchers hold up nobody else":                      testWatchSlow,
-		"check finds nothing wrong in what applies have made":    testCheck,
-		"check takes no change for a fault":                      testCheckUnderLoad,
+		"check finds nothing wrong in what applies have made":    testWhole,
+		"check takes no change for a fault":                      testWholeUnderLoad,
 	}
 	for name, test := range movable {
 		tests[name] = onMovable(test)
