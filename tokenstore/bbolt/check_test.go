@@ -256,11 +256,11 @@ func TestCheckBesideCompactionsFindsNothing(t *testing.T) {
 	needCompaction(t)
 	path := checkable(t)
 	s := openStore(t, path)
-	if faults := check(t, s); len(faults) > 0 {
+	if faults := checked(t, s); len(faults) > 0 {
 		t.Fatalf("before: %+v", faults)
 	}
 	mustCompact(t, s)
-	if faults := check(t, s); len(faults) > 0 {
+	if faults := checked(t, s); len(faults) > 0 {
 		t.Errorf("of a compacted file: %+v", faults)
 	}
 	ended := make(chan struct{})
@@ -276,7 +276,7 @@ func TestCheckBesideCompactionsFindsNothing(t *testing.T) {
 			checking = false
 		default:
 		}
-		if faults := check(t, s); len(faults) > 0 {
+		if faults := checked(t, s); len(faults) > 0 {
 			t.Errorf("beside compactions: %+v", faults)
 		}
 	}

@@ -214,12 +214,17 @@ func (c *compaction) copyBucket(ctx context.Context, name string) error {
 		if err := c.goOn(ctx); err != nil {
 			return err
 		}
+		began := time.Now()
 		pairs, err := c.read(name, last)
 		if err != nil {
 			return err
 		}
 		if err := c.write(map[string][]pair{name: pairs}); err != nil {
 			return err
+		}
+		select { // the disk is for others first, who wait for theirs
+		case <-time.After(time.Since(began)):
+		case <-ctx.Done():
 		}
 		if len(pairs) == 0 {
 			return nil

@@ -532,3 +532,44 @@ func TestWhoWaitsForTheFileGetsTheCompactedOne(t *testing.T) {
 		t.Errorf("%d rows; want 3", n)
 	}
 }
+
+// TestVaultIsMovedWhileItsFileIsCompacted: rows are copied from a file that is compacted all the time, until it is frozen.
+func TestVaultIsMovedWhileItsFileIsCompacted(t *testing.T) {
+	t.Parallel()
+	needCompaction(t)
+	from, to := openStore(t, newPath(t)), openStore(t, newPath(t))
+	for i := range 20 {
+		var changes []tokenstore.Change
+		for j := range 100 {
+			changes = append(changes, insert(fmt.Sprintf("%d-%d", i, j), make([]byte, 300)))
+		}
+		mustApply(t, from, changes...)
+	}
+	move := &tokenstore.Move{From: from, To: to, Source: "the old file", Target: "the new file", Vault: "v"}
+	compactions := 0
+	move.Progress = func(p tokenstore.Progress) {
+		if p.Step == tokenstore.MoveCopying && compactions == 3 {
+			return
+		}
+		_, _, err := from.Compact(t.Context(), nil)
+		switch {
+		case err == nil && p.Step == tokenstore.MoveCopying:
+			compactions++
+		case p.Step == tokenstore.MoveCopying || !errors.Is(err, tokenstore.ErrReadOnly):
+			t.Errorf("Compact at the step %s = %v", p.Step, err)
+		}
+	}
+	kinds, err := move.Run(t.Context())
+	if err = errors.Join(err, tokenstore.Different(kinds)); err != nil {
+		t.Fatal(err)
+	}
+	if compactions == 0 {
+		t.Error("nothing was compacted while it was copied")
+	}
+	if rows := wantWhole(t, to); rows != 2000 {
+		t.Errorf("%d rows; want 2000", rows)
+	}
+	if f, err := from.Frozen(t.Context()); err != nil || f.State != tokenstore.FreezeMoved {
+		t.Errorf("Frozen = %v, %v", f, err)
+	}
+}

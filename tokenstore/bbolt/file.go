@@ -27,8 +27,10 @@ const (
 // options are bbolt's for every file.
 //
 //   - FreelistType: the other one searches all free pages one by one for each page that is written.
-//   - NoFreelistSync stays off: with it a file is read through at every start, and again after every transaction that fails, such as all of those on a disk that is
-//     full. What writing the list costs is little, as long as there are not many free pages; compaction sees to that.
+//   - NoFreelistSync stays off. Without the list in the file bbolt reads all of it at every start, and again after every transaction that fails, as all do on a disk that
+//     is full: of 200,000 grants, 1.1 GB, that took 1.8 to 4.6 s, instead of 0.02 to 0.08 s; and it does so where nothing catches the panic that a damaged page is, which
+//     would end Caddy. The price is that the list is written with every transaction: with the 154,000 free pages that file had, 29 to 41 ms instead of 1.5 to 1.8 ms;
+//     once it was compacted there was no difference.
 //   - PreLoadFreelist makes no difference: bbolt always loads the list of a file that it may write.
 func options(timeout time.Duration) *bolt.Options {
 	o := &bolt.Options{Timeout: timeout, FreelistType: bolt.FreelistMapType}
@@ -48,6 +50,13 @@ func openFile(path string, o *bolt.Options) (db *bolt.DB, file *os.File, err err
 		file = f
 		return f, err
 	}
+	returned := false
+	defer func() {
+		if !returned && file != nil { // bbolt met damage and panicked: without this the file stays locked, and what is restored in its place cannot be opened
+			_ = unlock(file) // closing is not enough: it is still mapped
+			_ = file.Close()
+		}
+	}()
 	db, err = bolt.Open(path, 0o600, o)
 	if errors.Is(err, syscall.ENOMEM) && o.InitialMmapSize > 0 { // a process may be allowed less address space
 		o.InitialMmapSize = 0
@@ -56,6 +65,7 @@ func openFile(path string, o *bolt.Options) (db *bolt.DB, file *os.File, err err
 	if err == nil {
 		db.AllocSize = growth
 	}
+	returned = true
 	return db, file, err
 }
 

@@ -33,6 +33,11 @@ func likeness(file *os.File, other os.FileInfo) error {
 	return file.Chmod(other.Mode().Perm())
 }
 
+// unlock takes bbolt's lock off a file.
+func unlock(file *os.File) error {
+	return unix.Flock(int(file.Fd()), unix.LOCK_UN)
+}
+
 // syncDir has the names in a directory survive a power cut.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)

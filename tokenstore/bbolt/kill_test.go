@@ -40,7 +40,7 @@ func TestKillWhileCompactingLeavesOneWholeVault(t *testing.T) {
 	leftOver, replaced := 0, 0
 	var last os.FileInfo
 	for range n {
-		ids = append(ids, writeAndKill(t, roleCompactor, path, 2+r.IntN(120))...)
+		ids = append(ids, writeAndKill(t, roleCompactor, path, 2+r.IntN(120), r.IntN(3))...)
 		if _, err := os.Stat(path + compactSuffix); err == nil {
 			leftOver++
 		}

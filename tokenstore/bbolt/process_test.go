@@ -22,6 +22,9 @@ const (
 
 	// roleCompactor is a writer that compacts the file all the time.
 	roleCompactor = "compactor"
+
+	// lineCompacted is what it prints after each time.
+	lineCompacted = "compacted"
 )
 
 func TestMain(m *testing.M) {
@@ -58,9 +61,11 @@ func writeUntilKilled(path string, compact bool) {
 	if compact {
 		go func() {
 			for {
+				done := lineCompacted
 				if _, _, err := s.Compact(context.Background(), nil); err != nil {
-					acknowledged <- "error: " + err.Error()
+					done = "error: " + err.Error()
 				}
+				acknowledged <- done
 			}
 		}()
 	}
@@ -84,8 +89,8 @@ func TestR05AcknowledgedWritesSurviveAKill(t *testing.T) {
 	t.Parallel()
 	path := newPath(t)
 	var ids []string
-	for round := range 20 {
-		ids = append(ids, writeAndKill(t, roleWriter, path, 20+round*5)...)
+	for round := range kills(t, 20) {
+		ids = append(ids, writeAndKill(t, roleWriter, path, 20+round*5, 0)...)
 	}
 	s := openStore(t, path)
 	for _, id := range ids {
@@ -107,8 +112,8 @@ func TestR05AcknowledgedWritesSurviveAKill(t *testing.T) {
 	}
 }
 
-// writeAndKill starts a writer, kills it after n acknowledgements, and returns all that it gave.
-func writeAndKill(t *testing.T, role, path string, n int) []string {
+// writeAndKill starts a writer, kills it after n acknowledgements, and so many compactions, and returns all that it gave.
+func writeAndKill(t *testing.T, role, path string, n, compactions int) []string {
 	t.Helper()
 	cmd := child(t.Context(), role, path)
 	out, err := cmd.StdoutPipe()
@@ -128,7 +133,10 @@ func writeAndKill(t *testing.T, role, path string, n int) []string {
 		if strings.Count(lines.Text(), "-") == 2 {
 			ids = append(ids, lines.Text())
 		}
-		if len(ids) == n {
+		if lines.Text() == lineCompacted {
+			compactions--
+		}
+		if len(ids) >= n && compactions <= 0 {
 			if err := cmd.Process.Kill(); err != nil {
 				t.Fatal(err)
 			}

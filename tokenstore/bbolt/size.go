@@ -12,7 +12,8 @@ func (s *Store) Size(ctx context.Context) (total, free int64, err error) {
 		return 0, 0, err
 	}
 	err = s.view(func(tx *bolt.Tx) error {
-		total, free = tx.Size(), int64(tx.DB().Stats().FreeAlloc)
+		stats := tx.DB().Stats() // whose FreeAlloc is nothing before the first transaction that writes
+		total, free = tx.Size(), int64(stats.FreePageN+stats.PendingPageN)*int64(tx.DB().Info().PageSize)
 		return nil
 	})
 	return total, free, err

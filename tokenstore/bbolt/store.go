@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -120,6 +121,10 @@ func explain(path string, err error) error {
 		return fmt.Errorf("vault file %s: create the directory %s first, writable for the user that runs Caddy: %w", path, filepath.Dir(path), err)
 	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch), errors.Is(err, bolterrors.ErrChecksum):
 		return fmt.Errorf("vault file %s is damaged, or is no vault file; restore it from a backup, or name another file: %w", path, err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("vault file %s: make it, and its directory, readable and writable for the user that runs Caddy: %w", path, err)
+	case errors.Is(err, syscall.EROFS):
+		return fmt.Errorf("vault file %s is on a disk that is mounted read-only; have that mounted for writing, or name another file: %w", path, err)
 	default:
 		return fmt.Errorf("vault file %s: %w", path, err)
 	}

@@ -229,7 +229,7 @@ func BenchmarkGet(b *testing.B) {
 }
 
 func BenchmarkApply(b *testing.B) {
-	for _, parallel := range []int{1, 32} {
+	for _, parallel := range []int{1, 2, 4, 8, 16, 32, 64} {
 		b.Run(fmt.Sprintf("goroutines=%d", parallel), func(b *testing.B) {
 			s := openStore(b, newPath(b))
 			queue := make(chan int)
