@@ -287,7 +287,7 @@ func TestCheckBesideCompactionsFindsNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if faults := check(t, readOnly); len(faults) > 0 {
+	if faults := checked(t, readOnly); len(faults) > 0 {
 		t.Errorf("opened for reading: %+v", faults)
 	}
 	if err := readOnly.Close(); err != nil {
