@@ -2,12 +2,14 @@ package caddyoauthproxy
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/operator"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
 // newOperator makes what operators use, of a gateway that is otherwise put together.
@@ -31,6 +33,14 @@ func newOperator(a *App, g *gateway) (*operator.Server, error) {
 			},
 			Show:  func(ctx context.Context) (*operator.Migration, error) { return showMigration(ctx, g) },
 			Abort: func(ctx context.Context) (*operator.Migration, error) { return a.abortMigration(ctx, g) },
+		},
+		Backups: operator.Backups{
+			Take: func(ctx context.Context) (io.ReadCloser, int64, *tokenstore.Backup, error) {
+				return a.takeBackup(ctx, g)
+			},
+			Restore: func(ctx context.Context, n operator.NewRestore, tell func(tokenstore.Progress)) (*operator.Restored, error) {
+				return a.restore(ctx, n, tell)
+			},
 		},
 		Pages: a.config.pages,
 

@@ -43,6 +43,8 @@ const (
 	EventSigningKeyRotated = "signing_key.rotated"
 	EventVaultTampered     = "vault.tampered"
 	EventVaultMove         = "vault.move" // to another store: begun, and how it ended
+	EventVaultBackedUp     = "vault.backed_up"
+	EventVaultRestored     = "vault.restored" // from a backup, or after it was set back by other means
 	EventConfigLoaded      = "config.loaded"
 	EventConfigApplied     = "config.applied" // by an operator, from the configuration assistant
 	EventAuditDropped      = "audit.dropped"
@@ -61,6 +63,6 @@ func EventTypes() []string {
 		EventSignInFinished, EventSignInEnded,
 		EventUpstreamRefreshed, EventUpstreamRefused, EventUpstreamLost, EventUpstreamRevoked, EventUpstreamRevokeGivenUp,
 		EventAPIKeyCreated, EventAPIKeyRevoked,
-		EventSigningKeyRotated, EventVaultTampered, EventVaultMove, EventConfigLoaded, EventConfigApplied, EventAuditDropped,
+		EventSigningKeyRotated, EventVaultTampered, EventVaultMove, EventVaultBackedUp, EventVaultRestored, EventConfigLoaded, EventConfigApplied, EventAuditDropped,
 	}
 }

@@ -54,6 +54,9 @@ type Options struct {
 	// Migrations move the vault.
 	Migrations Migrations
 
+	// Backups are made of the vault.
+	Backups Backups
+
 	// Assistant writes configuration.
 	Assistant *Assistant
 

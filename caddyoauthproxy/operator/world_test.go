@@ -109,6 +109,7 @@ func newWorldOn(t *testing.T, behind func(tokenstore.Store) tokenstore.Store) *w
 			Issuer: issuer.String(), Check: func(*operator.Addition) []operator.Problem { return nil }, Adapt: func(string) ([]byte, error) { return []byte("{}"), nil },
 		}),
 		Migrations: migrationsOfTests(),
+		Backups:    backupsOfTests(),
 		Storage:    operator.Storage{Module: "bbolt", Path: "/var/lib/caddy/vault.db", Keys: 1},
 	})
 	if err != nil {
