@@ -103,7 +103,8 @@ func levelOf(e *tokenstore.Event) zapcore.Level {
 	switch e.Type {
 	case tokenstore.EventVaultTampered, tokenstore.EventAuditDropped, tokenstore.EventUpstreamRevokeGivenUp:
 		return zap.ErrorLevel
-	case tokenstore.EventCodeReplayed, tokenstore.EventRefreshReplayed, tokenstore.EventUpstreamRefused, tokenstore.EventUpstreamLost, tokenstore.EventAPIKeyRevoked:
+	case tokenstore.EventCodeReplayed, tokenstore.EventRefreshReplayed, tokenstore.EventUpstreamRefused, tokenstore.EventUpstreamLost, tokenstore.EventAPIKeyRevoked,
+		tokenstore.EventVaultBackedUp, tokenstore.EventVaultRestored:
 		return zap.WarnLevel
 	default:
 		return zap.InfoLevel

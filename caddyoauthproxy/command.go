@@ -43,6 +43,7 @@ Exit codes: 0 done; 1 failed, or problems found; 2 bad usage; 3 not found; 4 gat
 			cmd.AddCommand(migrateCommand())
 			cmd.AddCommand(verifyCommand())
 			cmd.AddCommand(backupCommands()...)
+			cmd.AddCommand(rekeyCommand())
 			cmd.AddCommand(assistantCommand())
 			cmd.AddCommand(&cobra.Command{
 				Use: "doctor", Short: "Checks providers and proxies before the first login, and says what to fix", Args: usage(cobra.NoArgs),

@@ -155,7 +155,7 @@ func (v *Vault) WriteBackup(ctx context.Context, from Movable, w io.Writer, tell
 		return nil, err
 	}
 	made := d.backup(header, sum.Sum(nil))
-	if _, err := buffered.Write(append(sum.Sum(nil), backupMAC(v.ring, sum.Sum(nil))...)); err != nil {
+	if _, err := buffered.Write(append(sum.Sum(nil), backupMAC(v.ring(), sum.Sum(nil))...)); err != nil {
 		return nil, err
 	}
 	return made, buffered.Flush()

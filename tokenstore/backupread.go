@@ -207,7 +207,7 @@ func (b *BackupReader) openRing(row Row, keys []RootKey) (*keyring, error) {
 	if err != nil {
 		return nil, noBackup("%w", err)
 	}
-	if identity := (&Vault{ring: ring}).Identity(); identity != b.header.Vault {
+	if identity := ring.identity(); identity != b.header.Vault {
 		return nil, noBackup("its header is of another vault: it was changed")
 	}
 	return ring, nil

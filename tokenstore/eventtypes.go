@@ -42,7 +42,8 @@ const (
 
 	EventSigningKeyRotated = "signing_key.rotated"
 	EventVaultTampered     = "vault.tampered"
-	EventVaultMove         = "vault.move" // to another store: begun, and how it ended
+	EventVaultMove         = "vault.move"  // to another store: begun, and how it ended
+	EventVaultRekey        = "vault.rekey" // sealed anew by new keys: begun, held up by damage, and done
 	EventVaultBackedUp     = "vault.backed_up"
 	EventVaultRestored     = "vault.restored" // from a backup, or after it was set back by other means
 	EventConfigLoaded      = "config.loaded"
@@ -63,6 +64,6 @@ func EventTypes() []string {
 		EventSignInFinished, EventSignInEnded,
 		EventUpstreamRefreshed, EventUpstreamRefused, EventUpstreamLost, EventUpstreamRevoked, EventUpstreamRevokeGivenUp,
 		EventAPIKeyCreated, EventAPIKeyRevoked,
-		EventSigningKeyRotated, EventVaultTampered, EventVaultMove, EventVaultBackedUp, EventVaultRestored, EventConfigLoaded, EventConfigApplied, EventAuditDropped,
+		EventSigningKeyRotated, EventVaultTampered, EventVaultMove, EventVaultRekey, EventVaultBackedUp, EventVaultRestored, EventConfigLoaded, EventConfigApplied, EventAuditDropped,
 	}
 }

@@ -203,6 +203,18 @@ func (s filledStore) Apply(ctx context.Context, changes ...Change) error {
 		}
 		row := c.Row
 		switch c.Op {
+		case OpCheck:
+			if err != nil {
+				have.Version = 0
+			}
+			if have.Version != row.Version {
+				return fmt.Errorf("%s %s: %w", row.Kind, row.ID, ErrCheckFailed)
+			}
+			continue
+		case OpReseal:
+			resealed := have
+			resealed.Kind, resealed.ID, resealed.Sealed = row.Kind, row.ID, row.Sealed
+			rows[row.Kind] = append(rows[row.Kind], resealed)
 		case OpInsert:
 			row.Version = 1
 			rows[row.Kind] = append(rows[row.Kind], row)

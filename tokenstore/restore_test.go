@@ -265,6 +265,12 @@ func TestT76VaultThatWasSetBackDoesNotHoldItsAnchor(t *testing.T) {
 		grow(v)
 	}
 
+	later := second
+	later.Restored = now
+	if err := v.Holds(t.Context(), later); !errors.Is(err, tokenstore.ErrSetBack) {
+		t.Errorf("the anchor of after a restore that it has not seen: %v", err)
+	}
+
 	back := newStore(t).(*bbolt.Store) // as a copy of the file would be
 	filling := tokenstore.Freeze{State: tokenstore.FreezeFilling}
 	if err := back.Freeze(t.Context(), tokenstore.Freeze{}, filling); err != nil {
@@ -340,5 +346,9 @@ func TestT76AnchorPastTheRetentionIsHeld(t *testing.T) {
 	}
 	if err := v.Holds(t.Context(), a); err != nil {
 		t.Errorf("with everything past its time: %v", err)
+	}
+	a.Number = 100
+	if err := v.Holds(t.Context(), a); !errors.Is(err, tokenstore.ErrSetBack) {
+		t.Errorf("the anchor of a later one: %v", err)
 	}
 }

@@ -36,7 +36,7 @@ func TestMigrationsAreBegunAtTheAdminEndpointAlone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	for _, r := range [][2]string{{"GET", ""}, {"POST", `{"vault":{"module":"bbolt"}}`}, {"DELETE", ""}} {
-		if a := w.send(r[0], w.site.URL+"/gw/admin/oauth/migration", r[1], header("X-Test-Cookie", "admin"), header("Content-Type", "application/json")); a.status != http.StatusForbidden || !strings.Contains(a.body, "caddy oauth-proxy migrate") {
+		if a := w.send(r[0], w.site.URL+"/gw/admin/oauth/migration", r[1], header("X-Test-Cookie", "admin"), header("Content-Type", "application/json")); a.status != http.StatusForbidden || !strings.Contains(a.body, "the commands of caddy oauth-proxy") {
 			t.Errorf("%s on the site: %d %s", r[0], a.status, a.body)
 		}
 	}

@@ -31,6 +31,7 @@ func TestEveryWriteOfAnOperatorIsInTheTrailWithWhoAndWhere(t *testing.T) {
 		"POST /migration":           {}, // at Caddy's admin endpoint alone
 		"DELETE /migration":         {},
 		"POST /restore":             {}, // likewise, and not in this vault
+		"POST /rekey":               {},
 	}
 	for _, r := range operator.Routes() {
 		if r.Method == http.MethodGet {
