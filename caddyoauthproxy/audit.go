@@ -76,17 +76,26 @@ type auditor struct {
 }
 
 // options are the vault's.
-func (a *auditor) options(o Audit) tokenstore.AuditOptions {
-	return tokenstore.AuditOptions{Off: o.Off, Retention: time.Duration(o.Retention), Chained: a.chained, Failed: a.fails}
+func (a *auditor) options(o Audit, end *anchor) tokenstore.AuditOptions {
+	chained := func(s tokenstore.AuditSeal) {
+		a.chained(s)
+		end.grown()
+	}
+	return tokenstore.AuditOptions{Off: o.Off, Retention: time.Duration(o.Retention), Chained: chained, Failed: a.fails}
 }
 
 // recorded writes an event's line, and has it emitted.
 func (a *auditor) recorded(e *tokenstore.Event) {
+	a.line(e)
+	a.hooks.add(e)
+	a.metrics.audited(e)
+}
+
+// line writes an event's line.
+func (a *auditor) line(e *tokenstore.Event) {
 	if entry := a.log.Check(levelOf(e), strings.NewReplacer(".", " ", "_", " ").Replace(e.Type)); entry != nil {
 		entry.Write(eventFields(e)...)
 	}
-	a.hooks.add(e)
-	a.metrics.audited(e)
 }
 
 // levelOf is how loud an event is: an error is for somebody to act on, a warning for somebody to know.
@@ -94,7 +103,8 @@ func levelOf(e *tokenstore.Event) zapcore.Level {
 	switch e.Type {
 	case tokenstore.EventVaultTampered, tokenstore.EventAuditDropped, tokenstore.EventUpstreamRevokeGivenUp:
 		return zap.ErrorLevel
-	case tokenstore.EventCodeReplayed, tokenstore.EventRefreshReplayed, tokenstore.EventUpstreamRefused, tokenstore.EventUpstreamLost, tokenstore.EventAPIKeyRevoked:
+	case tokenstore.EventCodeReplayed, tokenstore.EventRefreshReplayed, tokenstore.EventUpstreamRefused, tokenstore.EventUpstreamLost, tokenstore.EventAPIKeyRevoked,
+		tokenstore.EventVaultBackedUp, tokenstore.EventVaultRestored:
 		return zap.WarnLevel
 	default:
 		return zap.InfoLevel

@@ -69,10 +69,16 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 			return nil, fmt.Errorf("oauth_proxy: encryption key: %w", err)
 		}
 	}
+	end := &anchor{log: a.log.Named("vault")}
 	vault, err := tokenstore.Open(ctx, a.metrics.timeStore(store), tokenstore.Options{Keys: keys, Messages: a.messageTime(), KeysFailed: a.keysFailed,
-		Audit: a.auditor.options(a.Audit), Recorded: a.auditor.recorded})
+		Audit: a.auditor.options(a.Audit, end), Recorded: a.auditor.recorded})
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: open vault: %w", err)
+	}
+	if !a.Audit.Off {
+		if err := end.begin(ctx, vault); err != nil {
+			return nil, fmt.Errorf("oauth_proxy: the vault is not to be served: %w", err)
+		}
 	}
 	g = &gateway{vault: vault, store: store, contact: new(contact), gone: make(chan struct{})}
 	g.hold = newHold(func() {

@@ -165,17 +165,23 @@ func (a *App) checkMove(ctx context.Context, g *gateway, to Vault, n operator.Ne
 
 // checkTargetKeys returns why the new configuration could not open the vault.
 func (a *App) checkTargetKeys(ctx context.Context, g *gateway, to Vault, elements []json.RawMessage) error {
-	if len(elements) == 0 && to.KeyFile() == "" {
-		return errors.New("it is missing, and this vault makes none: set it, to the key that this vault is encrypted with")
-	}
-	keys, err := keysOf(ctx, a.ctx, elements, to)
-	if errors.Is(err, fs.ErrNotExist) && len(elements) == 0 {
-		return fmt.Errorf("none is set, and the key file is missing: set encryption_key, or copy the key file of this vault there: %w", err)
-	}
+	keys, err := a.targetKeys(ctx, to, elements)
 	if err != nil {
 		return err
 	}
 	return tokenstore.CheckKeys(ctx, g.store, keys)
+}
+
+// targetKeys are the encryption keys of a configuration that is to serve a vault which exists already.
+func (a *App) targetKeys(ctx context.Context, to Vault, elements []json.RawMessage) ([]tokenstore.RootKey, error) {
+	if len(elements) == 0 && to.KeyFile() == "" {
+		return nil, errors.New("it is missing, and this vault makes none: set it, to the key that this vault is encrypted with")
+	}
+	keys, err := keysOf(ctx, a.ctx, elements, to)
+	if errors.Is(err, fs.ErrNotExist) && len(elements) == 0 {
+		return nil, fmt.Errorf("none is set, and the key file is missing: set encryption_key, or copy the key file of this vault there: %w", err)
+	}
+	return keys, err
 }
 
 // startMigration runs the move in the background.

@@ -2,6 +2,7 @@ package caddyoauthproxy
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"time"
 
@@ -35,6 +36,14 @@ func newOperator(a *App, g *gateway) (*operator.Server, error) {
 		},
 		Compact: func(ctx context.Context, tell func(tokenstore.Progress)) (*operator.Compaction, error) {
 			return a.compact(ctx, g, tell)
+		},
+		Backups: operator.Backups{
+			Take: func(ctx context.Context) (io.ReadCloser, int64, *tokenstore.Backup, error) {
+				return a.takeBackup(ctx, g)
+			},
+			Restore: func(ctx context.Context, n operator.NewRestore, tell func(tokenstore.Progress)) (*operator.Restored, error) {
+				return a.restore(ctx, n, tell)
+			},
 		},
 		Pages: a.config.pages,
 

@@ -62,6 +62,9 @@ type auditHead struct {
 
 	// Late is the last segment with an event more than lateness older than one that was chained before it: clocks differ, or were put back.
 	Late uint64 `json:"late,omitempty"`
+
+	// Restored is when the vault last caught up after it was set back, see Anchor.
+	Restored time.Time `json:"restored,omitzero"`
 }
 
 func (*auditHead) layout() layout { return layout{kind: KindAuditHead, use: useGrant} }

@@ -44,6 +44,8 @@ const (
 	EventVaultTampered     = "vault.tampered"
 	EventVaultMove         = "vault.move"  // to another store: begun, and how it ended
 	EventVaultRekey        = "vault.rekey" // sealed anew by new keys: begun, held up by damage, and done
+	EventVaultBackedUp     = "vault.backed_up"
+	EventVaultRestored     = "vault.restored" // from a backup, or after it was set back by other means
 	EventConfigLoaded      = "config.loaded"
 	EventConfigApplied     = "config.applied" // by an operator, from the configuration assistant
 	EventAuditDropped      = "audit.dropped"
@@ -62,6 +64,6 @@ func EventTypes() []string {
 		EventSignInFinished, EventSignInEnded,
 		EventUpstreamRefreshed, EventUpstreamRefused, EventUpstreamLost, EventUpstreamRevoked, EventUpstreamRevokeGivenUp,
 		EventAPIKeyCreated, EventAPIKeyRevoked,
-		EventSigningKeyRotated, EventVaultTampered, EventVaultMove, EventVaultRekey, EventConfigLoaded, EventConfigApplied, EventAuditDropped,
+		EventSigningKeyRotated, EventVaultTampered, EventVaultMove, EventVaultRekey, EventVaultBackedUp, EventVaultRestored, EventConfigLoaded, EventConfigApplied, EventAuditDropped,
 	}
 }

@@ -116,6 +116,10 @@ type Movable interface {
 	// Import writes rows of one kind as they are, with their versions, over whatever there is, and deletes those of the other ids, in one durable step. It is for stores that
 	// are being filled: in any other state it fails, with ErrConflict. Watchers need not be told.
 	Import(ctx context.Context, kind Kind, rows []Row, gone []string) error
+
+	// Snapshot calls visit with every row as of one moment, kind by kind in the order of Kinds, and ordered by id. It holds few rows in memory at a time, and
+	// nobody up; but what visit does must not write to the store, nor wait for who does, and must not take long. It ends with visit's error, as it is.
+	Snapshot(ctx context.Context, visit func(Row) error) error
 }
 
 // CheckImport returns ErrInvalid when an Import breaks a rule of Row. Every Movable calls it first.
@@ -155,7 +159,7 @@ func MayServe(ctx context.Context, s Store) (f Freeze, err error) {
 	case FreezeDraining, FreezeMoving, FreezeEnding:
 		return f, nil
 	case FreezeFilling:
-		return f, errors.New(f.String() + ", and that was not finished: run `caddy oauth-proxy migrate` again on the gateway that it is filled from, or empty it")
+		return f, errors.New(f.String() + ", and that was not finished: run what fills it again, `caddy oauth-proxy restore`, or `caddy oauth-proxy migrate` on the gateway that it is filled from; or empty it")
 	case FreezeMoved:
 		return f, errors.New(f.String() + ": start with the configuration that names that. Only if nobody has used the vault there, `caddy oauth-proxy migrate --thaw` with this configuration has this one served again")
 	}

@@ -63,8 +63,10 @@ func noMove(format string, args ...any) error {
 }
 
 // Identity tells this vault from all others, whatever store it is in and key it is encrypted with. It says nothing else.
-func (v *Vault) Identity() string {
-	sum := sha256.Sum256(appendSized(appendSized(nil, "gw.vault.identity"), v.ring().instance))
+func (v *Vault) Identity() string { return v.ring().identity() }
+
+func (k *keyring) identity() string {
+	sum := sha256.Sum256(appendSized(appendSized(nil, "gw.vault.identity"), k.instance))
 	return hex.EncodeToString(sum[:16])
 }
 

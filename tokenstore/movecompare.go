@@ -3,11 +3,9 @@ package tokenstore
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
 )
 
 // MovedKind compares the rows of one kind in the two stores of a move.
@@ -70,16 +68,7 @@ func digest(ctx context.Context, s Store, kind Kind) (KindDigest, error) {
 		if row == nil {
 			return KindDigest{rows, hex.EncodeToString(h.Sum(nil))}, nil
 		}
-		b = appendSized(appendSized(b[:0], string(kind)), row.ID)
-		b = binary.BigEndian.AppendUint64(b, row.Version)
-		b = appendSized(b, row.State)
-		b = binary.BigEndian.AppendUint64(b, uint64(len(row.Refs)))
-		for _, ref := range slices.Sorted(slices.Values(row.Refs)) {
-			b = appendSized(b, ref)
-		}
-		b = binary.BigEndian.AppendUint64(b, uint64(millis(row.Due)))         //nolint:gosec // any bits will do
-		b = binary.BigEndian.AppendUint64(b, uint64(millis(row.DeleteAfter))) //nolint:gosec // any bits will do
-		h.Write(binary.BigEndian.AppendUint64(b, uint64(len(row.Sealed))))
-		h.Write(row.Sealed)
+		b = appendRow(b[:0], *row)
+		h.Write(b)
 	}
 }

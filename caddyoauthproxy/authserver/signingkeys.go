@@ -116,13 +116,10 @@ func (k *keyring) read(ctx context.Context) error {
 		return err
 	}
 	if len(keys.Keys) == 0 {
-		return errNoKeys
+		return k.maintain(ctx)
 	}
 	return k.take(keys)
 }
-
-// errNoKeys says that the record of the signing keys is there, and empty.
-var errNoKeys = errors.New("the vault holds none")
 
 // maintain brings the keys up to date: it reads what other nodes did, adds a key when it is time for one, and removes those that no
 // living token is signed with.
@@ -170,8 +167,9 @@ func (k *keyring) update(ctx context.Context, reason string, change func(*tokens
 		case errors.Is(err, tokenstore.ErrNotFound):
 			keys, changed = new(tokenstore.SigningKeys), true
 			err = k.add(keys, now, now)
-		case err == nil && len(keys.Keys) == 0:
-			err = errNoKeys
+		case err == nil && len(keys.Keys) == 0: // a restore has left none, so that every access token ends
+			newest, reason, changed = "none", "the vault was restored", true
+			err = k.add(keys, now, now)
 		case err == nil:
 			changed, err = change(keys, now)
 		}

@@ -207,6 +207,11 @@ func TestT79T80AnswersAreAsDescribedAndHoldNoSecret(t *testing.T) {
 	done["GET /audit/export"] = true
 	seen.WriteString(w.ask("POST", "/compact", "").body)
 	done["POST /compact"] = true
+	if a := w.ask("GET", "/backup", ""); a.body != backupOfTests {
+		t.Errorf("backup: %d %s", a.status, a.body)
+	}
+	seen.WriteString(s.checkLines(t, "POST", "/restore", w.ask("POST", "/restore", `{"vault":{"module":"bbolt"},"from":"/b","revive":true}`)))
+	done["GET /backup"], done["POST /restore"] = true, true
 	for _, secret := range secrets {
 		if i := strings.Index(seen.String(), secret); i >= 0 {
 			t.Errorf("there is %q: …%s", secret, seen.String()[max(0, i-200):i+50])

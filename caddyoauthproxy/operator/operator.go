@@ -57,6 +57,9 @@ type Options struct {
 	// Compact gives the free room in the vault's file back.
 	Compact func(context.Context, func(tokenstore.Progress)) (*Compaction, error)
 
+	// Backups are made of the vault.
+	Backups Backups
+
 	// Assistant writes configuration.
 	Assistant *Assistant
 

@@ -110,6 +110,7 @@ func newWorldOn(t *testing.T, behind func(tokenstore.Store) tokenstore.Store) *w
 		}),
 		Migrations: migrationsOfTests(),
 		Compact:    compactionOfTests,
+		Backups:    backupsOfTests(),
 		Storage:    operator.Storage{Module: "bbolt", Path: "/var/lib/caddy/vault.db", Keys: 1},
 	})
 	if err != nil {

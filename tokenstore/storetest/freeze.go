@@ -25,6 +25,9 @@ var movable = map[string]func(*testing.T, tokenstore.Movable){
 	"import writes only to a store that is being filled":    testImportRefused,
 	"import refuses what is outside the limits, as a whole": testImportInvalid,
 	"freezing and importing honour context and close":       testFreezeEnds,
+	"snapshot visits every row whole and in order":          testSnapshot,
+	"snapshot is of one moment":                             testSnapshotMoment,
+	"snapshot ends with what ends its visits":               testSnapshotEnds,
 }
 
 func onMovable(test func(*testing.T, tokenstore.Movable)) func(*testing.T, tokenstore.Store) {
