@@ -42,6 +42,7 @@ Exit codes: 0 done; 1 failed, or problems found; 2 bad usage; 3 not found; 4 gat
 			cmd.AddCommand(apiKeyCommands()...)
 			cmd.AddCommand(migrateCommand())
 			cmd.AddCommand(verifyCommand())
+			cmd.AddCommand(rekeyCommand())
 			cmd.AddCommand(compactCommand())
 			cmd.AddCommand(assistantCommand())
 			cmd.AddCommand(&cobra.Command{

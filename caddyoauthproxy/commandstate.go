@@ -100,6 +100,16 @@ func (c *call) showVault() error {
 		fields = append(fields, [][2]string{
 			{"format", strconv.Itoa(v.Format)}, {"encryption key", v.EncryptionKey + " (" + key + ")"},
 		}...)
+		for _, name := range v.RemovableKeys {
+			fields = append(fields, [2]string{"not needed", name + " encrypts nothing: take it out of encryption_key, and keep it only for older backups"})
+		}
+		for _, key := range v.VaultKeys {
+			state := "since " + moment(key.Created)
+			if !key.Seals {
+				state += ", opens only"
+			}
+			fields = append(fields, [2]string{"key for " + key.Use, key.ID + " (" + state + ")"})
+		}
 		for _, kind := range slices.Sorted(maps.Keys(v.Records)) {
 			fields = append(fields, [2]string{string(kind), strconv.Itoa(v.Records[kind])})
 		}

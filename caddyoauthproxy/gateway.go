@@ -33,6 +33,7 @@ type gateway struct {
 	grants   *grantWatch
 	contact  *contact
 	endAudit func()
+	endKeys  func()
 	gone     chan struct{} // closed once nobody needs it any more
 }
 
@@ -68,7 +69,8 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 			return nil, fmt.Errorf("oauth_proxy: encryption key: %w", err)
 		}
 	}
-	vault, err := tokenstore.Open(ctx, a.metrics.timeStore(store), tokenstore.Options{Keys: keys, Audit: a.auditor.options(a.Audit), Recorded: a.auditor.recorded})
+	vault, err := tokenstore.Open(ctx, a.metrics.timeStore(store), tokenstore.Options{Keys: keys, Messages: a.messageTime(), KeysFailed: a.keysFailed,
+		Audit: a.auditor.options(a.Audit), Recorded: a.auditor.recorded})
 	if err != nil {
 		return nil, fmt.Errorf("oauth_proxy: open vault: %w", err)
 	}
@@ -77,6 +79,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		g.grants.stop()
 		g.server.StopWatching()
 		g.accounts.StopWatching()
+		g.endKeys()
 		g.endAudit()
 		release()
 		gateways.Delete(g)
@@ -133,6 +136,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	g.grants = watchGrants(vault, g.server.Ended, g.acquire)
 	g.server.WatchOrders(func() { g.grants.grantChanged("") })
 	g.keepAudit(a)
+	g.endKeys = vault.KeepKeys()
 	gateways.Store(g, nil)
 	return g, nil
 }

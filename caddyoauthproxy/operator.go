@@ -14,7 +14,7 @@ import (
 // newOperator makes what operators use, of a gateway that is otherwise put together.
 func newOperator(a *App, g *gateway) (*operator.Server, error) {
 	storage := storageOf(a.vault)
-	storage.Keys = len(a.EncryptionKeys)
+	storage.Keys, storage.KeyNames = len(a.EncryptionKeys), keyNames(a.EncryptionKeys)
 	return operator.New(operator.Options{
 		Issuer:    a.config.issuer,
 		Gateway:   g.server,

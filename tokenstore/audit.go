@@ -263,16 +263,14 @@ func (v *Vault) writeNoted(ctx context.Context) error {
 				return err
 			}
 		}
-		changes := make([]Change, len(batch))
+		writes := make([]Write, len(batch))
 		for i, e := range batch {
-			row, err := v.sealRecord(e, 1)
-			if err != nil {
-				return err
-			}
-			changes[i] = Change{OpInsert, row}
+			writes[i] = RecordEvent(e)
 		}
+		apply := func(ctx context.Context, changes []Change) error { return v.store.Apply(ctx, changes...) }
+		err := v.applySealed(ctx, apply, func(ring *keyring) ([]Change, error) { return v.changes(ring, writes) })
 		// A conflict means that an earlier write, whose outcome was not known, was made after all: nobody else makes these ids.
-		if err := v.store.Apply(ctx, changes...); err != nil && !errors.Is(err, ErrConflict) {
+		if err != nil && !errors.Is(err, ErrConflict) {
 			return err
 		}
 		v.forgetNoted(batch)

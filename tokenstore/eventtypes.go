@@ -42,7 +42,8 @@ const (
 
 	EventSigningKeyRotated = "signing_key.rotated"
 	EventVaultTampered     = "vault.tampered"
-	EventVaultMove         = "vault.move" // to another store: begun, and how it ended
+	EventVaultMove         = "vault.move"  // to another store: begun, and how it ended
+	EventVaultRekey        = "vault.rekey" // sealed anew by new keys: begun, held up by damage, and done
 	EventConfigLoaded      = "config.loaded"
 	EventConfigApplied     = "config.applied" // by an operator, from the configuration assistant
 	EventAuditDropped      = "audit.dropped"
@@ -61,6 +62,6 @@ func EventTypes() []string {
 		EventSignInFinished, EventSignInEnded,
 		EventUpstreamRefreshed, EventUpstreamRefused, EventUpstreamLost, EventUpstreamRevoked, EventUpstreamRevokeGivenUp,
 		EventAPIKeyCreated, EventAPIKeyRevoked,
-		EventSigningKeyRotated, EventVaultTampered, EventVaultMove, EventConfigLoaded, EventConfigApplied, EventAuditDropped,
+		EventSigningKeyRotated, EventVaultTampered, EventVaultMove, EventVaultRekey, EventConfigLoaded, EventConfigApplied, EventAuditDropped,
 	}
 }

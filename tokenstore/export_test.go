@@ -2,6 +2,7 @@ package tokenstore
 
 import (
 	"context"
+	"encoding/hex"
 	"time"
 )
 
@@ -30,4 +31,17 @@ func RewriteSegment(ctx context.Context, v *Vault, number uint64, edit func(line
 func WithDrainTimes(m *Move, drain, settle, poll time.Duration) *Move {
 	m.drain, m.settle, m.poll = drain, settle, poll
 	return m
+}
+
+// WithRekeyTimes has new keys only open for so long, and rows of before be remembered for so long. It is looked for keys that are missing all the time.
+func WithRekeyTimes(v *Vault, announce, forget time.Duration) *Vault {
+	v.keys.rekey.announce, v.keys.rekey.forget = announce, forget
+	v.keys.every = time.Nanosecond
+	return v
+}
+
+// SealedBy is the id of the key that sealed a value.
+func SealedBy(sealed []byte) (string, error) {
+	id, err := sealedBy(sealed)
+	return hex.EncodeToString(id[:]), err
 }

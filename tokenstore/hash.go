@@ -12,13 +12,13 @@ type Purpose string
 // Hash is the keyed hash under which a secret is stored and found: HMAC-SHA256 with a key of the vault, 43 base64url
 // characters. Two purposes never give the same hash.
 func (v *Vault) Hash(p Purpose, secret string) string {
-	return mac(v.ring.index, string(p), secret)
+	return mac(v.ring().index, string(p), secret)
 }
 
 // Derive makes a value that only the holder of this vault's keys can make, always the same from the same parts: 43
 // base64url characters, with a key apart from that of Hash.
 func (v *Vault) Derive(p Purpose, parts ...string) string {
-	return mac(v.ring.derive, append([]string{string(p)}, parts...)...)
+	return mac(v.ring().derive, append([]string{string(p)}, parts...)...)
 }
 
 func mac(key []byte, parts ...string) string {

@@ -31,14 +31,45 @@ const (
 
 var keyUses = [...]string{useGrant, useTxn, useJWTKey, useIndex, useDerive}
 
-// keyringRow is where the ring is: one row, sealed by the root key.
-const keyringRow = "ring"
+// sealingUses are those of keys that seal.
+var sealingUses = []string{useGrant, useTxn, useJWTKey}
+
+// uses says whose key seals rows of a kind. The keyring is sealed by the root key.
+var uses = map[Kind]string{
+	KindSigningKeys: useJWTKey,
+	KindLogin:       useTxn, KindCode: useTxn, KindAssertion: useTxn, KindSignIn: useTxn, KindJob: useTxn,
+	KindClient: useGrant, KindGrant: useGrant, KindAccount: useGrant, KindConsent: useGrant, KindRegistration: useGrant, KindAPIKey: useGrant,
+	KindRevocationOrder: useGrant, KindEvent: useGrant, KindAuditSegment: useGrant, KindAuditHead: useGrant,
+}
+
+const (
+	// keyringRow is where the ring is: one row, sealed by the root key.
+	keyringRow = "ring"
+
+	// generationRow has nothing but its version, with which what is sealed by the ring is written together.
+	generationRow = "generation"
+)
 
 // storedRing is the ring's record.
 type storedRing struct {
 	// Instance tells this vault from all others; it is part of what every value is bound to.
 	Instance string      `json:"instance"`
 	Keys     []storedKey `json:"keys"`
+
+	// Generation grows whenever keys come or go, or another one of a use seals. It is the version of the row generationRow, of which there is none while it is zero.
+	Generation uint64 `json:"generation,omitempty"`
+
+	// Rekey is there while the vault is sealed anew, and Rekeyed is when that last came to its end.
+	Rekey   *storedRekey `json:"rekey,omitempty"`
+	Rekeyed time.Time    `json:"rekeyed,omitzero"`
+}
+
+// storedRekey is how far a rekey is.
+type storedRekey struct {
+	Began time.Time `json:"began"`
+
+	// Sealing is when the new keys began to seal; zero while they only open.
+	Sealing time.Time `json:"sealing,omitzero"`
 }
 
 type storedKey struct {
@@ -48,8 +79,9 @@ type storedKey struct {
 	Created time.Time `json:"created"`
 }
 
-// keyring is the opened ring. It does not change while the vault is open.
+// keyring is the opened ring. It does not change: a vault that is told of a new one opens that.
 type keyring struct {
+	storedRing
 	instance string
 	sealing  map[string]sealKey // by use: the key that seals
 	opening  map[string]map[keyID]sealKey
@@ -93,10 +125,14 @@ func openKeyring(ctx context.Context, s Store, keys []RootKey, now time.Time) (*
 	if err != nil {
 		return nil, err
 	}
-	if by != keys[0].id() {
-		if err := resealRing(ctx, s, row, stored, keys[0]); err != nil {
-			return nil, err
-		}
+	if by == keys[0].id() {
+		return ring, nil
+	}
+	switch err := resealRing(ctx, s, row, stored, keys[0]); {
+	case errors.Is(err, ErrConflict): // another node does the same, or seals the vault anew
+		return openKeyring(ctx, s, keys, now)
+	case err != nil:
+		return nil, fmt.Errorf("change of encryption key: %w", err)
 	}
 	return ring, nil
 }
@@ -149,16 +185,13 @@ func random(n int) []byte {
 	return b
 }
 
-// resealRing moves the ring to a new root key. Another node may do the same at the same time.
+// resealRing moves the ring to a new root key.
 func resealRing(ctx context.Context, s Store, row Row, ring storedRing, root RootKey) error {
 	next, err := sealRing(ring, root, row.Version+1)
 	if err != nil {
 		return err
 	}
-	if err := s.Apply(ctx, Change{OpUpdate, next}); err != nil && !errors.Is(err, ErrConflict) {
-		return fmt.Errorf("change of encryption key: %w", err)
-	}
-	return nil
+	return s.Apply(ctx, Change{OpUpdate, next})
 }
 
 func ringContext(version uint64) sealContext {
@@ -204,7 +237,7 @@ func unsealRing(row Row, keys []RootKey) (storedRing, keyID, error) {
 }
 
 func newKeyring(stored storedRing) (*keyring, error) {
-	k := &keyring{instance: stored.Instance, sealing: make(map[string]sealKey), opening: make(map[string]map[keyID]sealKey)}
+	k := &keyring{storedRing: stored, instance: stored.Instance, sealing: make(map[string]sealKey), opening: make(map[string]map[keyID]sealKey)}
 	for _, sk := range stored.Keys {
 		if len(sk.ID) != len(keyID{}) || len(sk.Secret) != 32 {
 			return nil, fmt.Errorf("keyring: %w", ErrTampered)
@@ -233,6 +266,9 @@ func newKeyring(stored storedRing) (*keyring, error) {
 	return k, nil
 }
 
+// errUnknownKey is of a value that may have been sealed by a key that came into the ring since it was read.
+var errUnknownKey = fmt.Errorf("%w: its key is not in the keyring", ErrTampered)
+
 // open opens a value with the key that its header names. Keys are never tried in turn.
 func (k *keyring) open(use string, c sealContext, sealed []byte) ([]byte, error) {
 	by, err := sealedBy(sealed)
@@ -241,7 +277,7 @@ func (k *keyring) open(use string, c sealContext, sealed []byte) ([]byte, error)
 	}
 	key, ok := k.opening[use][by]
 	if !ok {
-		return nil, fmt.Errorf("%w: its key is not in the keyring", ErrTampered)
+		return nil, errUnknownKey
 	}
 	return key.open(c, sealed)
 }

@@ -50,18 +50,20 @@ func CheckChanges(changes []Change) error {
 func (c Change) check() error {
 	r := c.Row
 	switch {
-	case c.Op < OpInsert || c.Op > OpDelete:
+	case c.Op < OpInsert || c.Op > OpCheck:
 		return fmt.Errorf("unknown operation %d", c.Op)
 	case !slices.Contains(Kinds(), r.Kind):
 		return errors.New("unknown kind")
 	case !plain(r.ID, maxID):
 		return fmt.Errorf("its id must be 1 to %d printable ASCII characters without spaces", maxID)
-	case c.Op == OpDelete:
+	case c.Op == OpCheck && r.Kind != KindKeyring:
+		return fmt.Errorf("only rows of the kind %s can be checked", KindKeyring)
+	case c.Op == OpDelete || c.Op == OpCheck:
 		return nil
+	case c.Op == OpReseal:
+		return r.checkSealed()
 	case r.State != "" && !plain(r.State, maxState):
 		return fmt.Errorf("its state must be at most %d printable ASCII characters without spaces", maxState)
-	case len(r.Sealed) > MaxSealed:
-		return fmt.Errorf("it has %d bytes, more than %d", len(r.Sealed), MaxSealed)
 	case len(r.Refs) > maxRefs:
 		return fmt.Errorf("it has more than %d references", maxRefs)
 	}
@@ -72,6 +74,13 @@ func (c Change) check() error {
 		if slices.Contains(r.Refs[:i], ref) {
 			return fmt.Errorf("its reference %q is there twice", ref)
 		}
+	}
+	return r.checkSealed()
+}
+
+func (r Row) checkSealed() error {
+	if len(r.Sealed) > MaxSealed {
+		return fmt.Errorf("it has %d bytes, more than %d", len(r.Sealed), MaxSealed)
 	}
 	return nil
 }

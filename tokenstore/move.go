@@ -64,7 +64,7 @@ func noMove(format string, args ...any) error {
 
 // Identity tells this vault from all others, whatever store it is in and key it is encrypted with. It says nothing else.
 func (v *Vault) Identity() string {
-	sum := sha256.Sum256(appendSized(appendSized(nil, "gw.vault.identity"), v.ring.instance))
+	sum := sha256.Sum256(appendSized(appendSized(nil, "gw.vault.identity"), v.ring().instance))
 	return hex.EncodeToString(sum[:16])
 }
 

@@ -115,7 +115,7 @@ type sealedRecord struct {
 }
 
 // sealRecord makes the row of a record in the given version.
-func (v *Vault) sealRecord(r Record, version uint64) (Row, error) {
+func (v *Vault) sealRecord(ring *keyring, r Record, version uint64) (Row, error) {
 	l, m := r.layout(), r.meta()
 	if r, ok := r.(indexed); ok {
 		r.index(v, &l)
@@ -131,7 +131,7 @@ func (v *Vault) sealRecord(r Record, version uint64) (Row, error) {
 	}
 	row := Row{Kind: l.kind, ID: m.ID, Version: version, State: string(l.state), Refs: l.refs}
 	row.DeleteAfter, row.Due = fromMillis(millis(m.DeleteAfter)), fromMillis(millis(l.due))
-	row.Sealed = v.ring.sealing[l.use].seal(v.rowContext(l, row), plain)
+	row.Sealed = ring.sealing[l.use].seal(ring.rowContext(l.use, row), plain)
 	return row, nil
 }
 
@@ -139,14 +139,23 @@ func (v *Vault) sealRecord(r Record, version uint64) (Row, error) {
 func (v *Vault) openRecord(row Row, r Record) error {
 	l := r.layout()
 	err := v.unsealRecord(l, row, r)
-	if errors.Is(err, ErrTampered) {
+	if errors.Is(err, ErrTampered) && !errors.Is(err, ErrUnavailable) {
 		v.tampered(row)
 	}
 	return err
 }
 
 func (v *Vault) unsealRecord(l layout, row Row, r Record) error {
-	plain, err := v.ring.open(l.use, v.rowContext(l, row), row.Sealed)
+	ring := v.ring()
+	err := ring.unsealRecord(l, row, r)
+	if errors.Is(err, errUnknownKey) {
+		err = v.unsealLater(ring, l, row, r)
+	}
+	return err
+}
+
+func (k *keyring) unsealRecord(l layout, row Row, r Record) error {
+	plain, err := k.open(l.use, k.rowContext(l.use, row), row.Sealed)
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", row.Kind, row.ID, err)
 	}
@@ -191,8 +200,8 @@ func decode(data []byte, v any) error {
 	return nil
 }
 
-func (v *Vault) rowContext(l layout, row Row) sealContext {
-	return sealContext{instance: v.ring.instance, purpose: l.use, kind: row.Kind, id: row.ID, version: row.Version}
+func (k *keyring) rowContext(use string, row Row) sealContext {
+	return sealContext{instance: k.instance, purpose: use, kind: row.Kind, id: row.ID, version: row.Version}
 }
 
 // millis is a time in clear columns. Zero stands for never, so no time becomes it.

@@ -18,14 +18,15 @@ func ringVault(t *testing.T) *Vault {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Vault{ring: keys, now: time.Now, trail: newTrail(Options{})}
+	return &Vault{keys: newKeys(Options{}, keys), now: time.Now, trail: newTrail(Options{})}
 }
 
 // planted is a row whose sealed value is the vault's own and holds the text.
 func planted(v *Vault, text string) Row {
 	row := Row{Kind: KindLogin, ID: "login-1", Version: 3}
 	l := new(Login).layout()
-	row.Sealed = v.ring.sealing[l.use].seal(v.rowContext(l, row), []byte(text))
+	ring := v.ring()
+	row.Sealed = ring.sealing[l.use].seal(ring.rowContext(l.use, row), []byte(text))
 	return row
 }
 

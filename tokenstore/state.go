@@ -1,9 +1,12 @@
 package tokenstore
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"fmt"
+	"slices"
+	"time"
 )
 
 // VaultState is what there is to know of a vault without opening a record.
@@ -15,8 +18,35 @@ type VaultState struct {
 	// of several keys is in use can be told from it.
 	EncryptionKey string `json:"encryption_key"`
 
+	// Configured are the ids of the root keys that this process was given, in their order. Those that are not EncryptionKey open nothing here.
+	Configured []string `json:"-"`
+
+	// VaultKeys are the vault's own keys, which the root key encrypts.
+	VaultKeys []VaultKey `json:"vault_keys"`
+
 	// Records is how many records there are of each kind.
 	Records map[Kind]int `json:"records"`
+}
+
+// VaultKey is one of a vault's own keys, of which there is one for each use, and while it is sealed anew a new and an old one of some. Nothing of it says what the key is.
+type VaultKey struct {
+	ID      string    `json:"id"`
+	Use     string    `json:"use"`
+	Created time.Time `json:"created"`
+
+	// Seals says that records are sealed by it, as all are but for what is still sealed by an old one.
+	Seals bool `json:"seals"`
+}
+
+// vaultKeys describes a ring.
+func (k *keyring) vaultKeys() []VaultKey {
+	keys := make([]VaultKey, 0, len(k.Keys))
+	for _, key := range k.Keys {
+		seals, sealing := k.sealing[key.Use]
+		keys = append(keys, VaultKey{ID: hex.EncodeToString(key.ID), Use: key.Use, Created: key.Created, Seals: !sealing || seals.id == keyID(key.ID)})
+	}
+	slices.SortStableFunc(keys, func(a, b VaultKey) int { return cmp.Or(cmp.Compare(a.Use, b.Use), a.Created.Compare(b.Created)) })
+	return keys
 }
 
 // State counts the records, and reads which root key the vault is encrypted with.
@@ -30,6 +60,15 @@ func (v *Vault) State(ctx context.Context) (*VaultState, error) {
 		return nil, fmt.Errorf("%s %s: %w", KindKeyring, keyringRow, err)
 	}
 	s := &VaultState{Format: sealVersion, EncryptionKey: hex.EncodeToString(id[:]), Records: make(map[Kind]int)}
+	ring, err := v.readRing(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.VaultKeys = ring.vaultKeys()
+	for _, root := range v.keys.root {
+		id := root.id()
+		s.Configured = append(s.Configured, hex.EncodeToString(id[:]))
+	}
 	for _, kind := range Kinds() {
 		if s.Records[kind], err = v.store.Count(ctx, kind); err != nil {
 			return nil, err

@@ -17,6 +17,9 @@ var (
 	// written. Callers re-read and decide again.
 	ErrConflict = errors.New("changed by somebody else")
 
+	// ErrCheckFailed says that a row was not as an OpCheck expects, and that no other change was found to conflict. It is an ErrConflict.
+	ErrCheckFailed error = checkFailedError{}
+
 	// ErrClosed says that the Store was closed. A request that outlived its
 	// gateway answers 503 to it, never 401.
 	ErrClosed = errors.New("vault is closed")
@@ -33,6 +36,11 @@ type damagedError struct{}
 
 func (damagedError) Error() string { return ErrUnavailable.Error() }
 func (damagedError) Unwrap() error { return ErrUnavailable }
+
+type checkFailedError struct{}
+
+func (checkFailedError) Error() string { return "not as the change expects" }
+func (checkFailedError) Unwrap() error { return ErrConflict }
 
 // Kind names a family of rows. It is part of what every sealed value is bound
 // to, so a row of one kind can never be read as another.
@@ -107,6 +115,14 @@ const (
 	// OpDelete removes the row whose stored version is Row.Version; it conflicts when the
 	// stored version is another or the row is gone. Only Kind, ID and Version are read.
 	OpDelete
+
+	// OpReseal replaces the sealed value of the row whose stored version is Row.Version, and nothing else: whoever holds that version has lost nothing. It conflicts when the
+	// stored version is another or the row is gone. Only Kind, ID, Version and Sealed are read. Watchers are told as of an update.
+	OpReseal
+
+	// OpCheck changes nothing, and conflicts with ErrCheckFailed unless the stored version is Row.Version, or there is no such row where that is zero. It is for the kind
+	// keyring alone: no other Apply changes a row of that kind between the check and the changes that are made with it. Only Kind, ID and Version are read.
+	OpCheck
 )
 
 // Change is one step of an Apply.

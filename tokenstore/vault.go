@@ -11,7 +11,7 @@ import (
 // Vault reads and writes records on a Store. All methods are safe for concurrent use.
 type Vault struct {
 	store Store
-	ring  *keyring
+	keys  *keys
 	now   func() time.Time
 	trail *trail
 }
@@ -23,6 +23,13 @@ type Options struct {
 
 	// Now is the clock; that of the store when nil.
 	Now func() time.Time
+
+	// Messages is how long messages of Seal are good for that somebody is to lose nothing of when the vault is sealed anew; an hour when zero.
+	Messages time.Duration
+
+	// KeysFailed, when set, is told of errors that keep the vault from being written, or sealed anew, for want of a key or because of damage. The same one is told
+	// no more than once a minute.
+	KeysFailed func(error)
 
 	// Audit says how the audit trail is kept.
 	Audit AuditOptions
@@ -45,7 +52,7 @@ func Open(ctx context.Context, s Store, o Options) (*Vault, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Vault{store: s, ring: ring, now: o.Now, trail: newTrail(o)}, nil
+	return &Vault{store: s, keys: newKeys(o, ring), now: o.Now, trail: newTrail(o)}, nil
 }
 
 // Now is the vault's clock, by which records live and end.
@@ -179,23 +186,7 @@ func (v *Vault) Commit(ctx context.Context, writes ...Write) error {
 		v.trail.wasRecorded(events...)
 		return nil
 	}
-	changes := make([]Change, 0, len(writes))
-	for _, w := range writes {
-		m := w.record.meta()
-		if w.op == OpDelete {
-			changes = append(changes, Change{OpDelete, Row{Kind: w.record.layout().kind, ID: m.ID, Version: m.Version}})
-			continue
-		}
-		row, err := v.sealRecord(w.record, m.Version+1)
-		if err != nil {
-			return err
-		}
-		changes = append(changes, Change{w.op, row})
-	}
-	if err := CheckChanges(changes); err != nil {
-		return err
-	}
-	if err := v.apply(ctx, changes); err != nil {
+	if err := v.applySealed(ctx, v.apply, func(ring *keyring) ([]Change, error) { return v.changes(ring, writes) }); err != nil {
 		return err
 	}
 	for _, w := range writes {
@@ -205,6 +196,24 @@ func (v *Vault) Commit(ctx context.Context, writes ...Write) error {
 	}
 	v.trail.wasRecorded(events...)
 	return nil
+}
+
+// changes makes those of writes.
+func (v *Vault) changes(ring *keyring, writes []Write) ([]Change, error) {
+	changes := make([]Change, 0, len(writes)+1)
+	for _, w := range writes {
+		m := w.record.meta()
+		if w.op == OpDelete {
+			changes = append(changes, Change{OpDelete, Row{Kind: w.record.layout().kind, ID: m.ID, Version: m.Version}})
+			continue
+		}
+		row, err := v.sealRecord(ring, w.record, m.Version+1)
+		if err != nil {
+			return nil, err
+		}
+		changes = append(changes, Change{w.op, row})
+	}
+	return changes, CheckChanges(changes)
 }
 
 // splitEvents finds the events among what is to be written, and takes them out where none are kept.

@@ -65,6 +65,8 @@ func (s *Server) routes() []route {
 		{"GET", "/providers", nil, s.listProviders},
 		{"GET", "/vault", nil, s.showVault},
 		{"GET", "/verify", nil, s.verifyVault},
+		{"GET", "/rekey", []string{"follow"}, s.showRekey},
+		{"POST", "/rekey", nil, s.beginRekey},
 		{"GET", "/migration", nil, s.showMigration},
 		{"POST", "/migration", nil, s.beginMigration},
 		{"DELETE", "/migration", nil, s.abortMigration},
@@ -143,7 +145,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, methods map[strin
 const requestTime = 30 * time.Second
 
 // thorough are the routes and pages that go through as much of the vault as there is, for as long as somebody waits for them.
-var thorough = []string{"/audit/export", "/audit/verify", "/compact", "/verify", "/revocations", "/admin/audit/verify", "/admin/revoke"}
+var thorough = []string{"/audit/export", "/audit/verify", "/verify", "/rekey", "/compact", "/revocations", "/admin/audit/verify", "/admin/revoke"}
 
 // checkRequest refuses what the route does not know: a filter that is misspelt, or given twice, must not list, let alone end, everything.
 func checkRequest(r *http.Request, known []string) error {

@@ -183,6 +183,7 @@ func TestT79T80AnswersAreAsDescribedAndHoldNoSecret(t *testing.T) {
 		{"GET", "/audit/verify", "/audit/verify"},
 		{"POST", "/assistant", "/assistant", `{"template":"github","client_id":"Iv1.abc"}`},
 		{"GET", "/stats", "/stats"}, {"GET", "/proxies", "/proxies"}, {"GET", "/providers", "/providers"}, {"GET", "/vault", "/vault"},
+		{"GET", "/rekey", "/rekey"}, {"POST", "/rekey", "/rekey"}, {"GET", "/rekey", "/rekey?follow=false"}, {"GET", "/vault", "/vault"},
 		{"GET", "/migration", "/migration"}, {"POST", "/migration", "/migration", `{"vault":{"module":"bbolt","path":"/new.db"}}`},
 		{"POST", "/migration", "/migration", `{"vault":{"module":"bbolt"},"encryption_keys":["{env.KEY}"],"dry_run":true}`}, {"DELETE", "/migration", "/migration"},
 	} {

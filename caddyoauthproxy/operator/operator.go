@@ -77,6 +77,9 @@ type Storage struct {
 
 	// Keys is how many encryption keys are configured; zero where one lies beside the vault.
 	Keys int `json:"encryption_keys"`
+
+	// KeyNames are their placeholders, or the names of their sources, in order.
+	KeyNames []string `json:"-"`
 }
 
 // Server answers operators. It is safe for concurrent use.

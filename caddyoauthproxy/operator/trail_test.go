@@ -30,6 +30,7 @@ func TestEveryWriteOfAnOperatorIsInTheTrailWithWhoAndWhere(t *testing.T) {
 		"POST /assistant":           {}, // changes nothing
 		"POST /migration":           {}, // at Caddy's admin endpoint alone
 		"DELETE /migration":         {},
+		"POST /rekey":               {},
 		"POST /compact":             {},
 	}
 	for _, r := range operator.Routes() {

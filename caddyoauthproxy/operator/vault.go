@@ -10,6 +10,9 @@ import (
 type VaultInfo struct {
 	Storage
 	tokenstore.VaultState
+
+	// RemovableKeys are the configured encryption keys that encrypt nothing, by their placeholders or the names of their sources. They are needed for older backups alone.
+	RemovableKeys []string `json:"removable_keys,omitempty"`
 }
 
 // showVault is GET /vault.
@@ -18,5 +21,11 @@ func (s *Server) showVault(_ http.ResponseWriter, r *http.Request) (any, error) 
 	if err != nil {
 		return nil, err
 	}
-	return VaultInfo{s.options.Storage, *state}, nil
+	info := VaultInfo{Storage: s.options.Storage, VaultState: *state}
+	for i, id := range state.Configured {
+		if id != state.EncryptionKey && i < len(info.KeyNames) {
+			info.RemovableKeys = append(info.RemovableKeys, info.KeyNames[i])
+		}
+	}
+	return info, nil
 }

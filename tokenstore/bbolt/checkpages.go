@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 
@@ -101,7 +102,7 @@ func (s *Store) fileOf(tx *bolt.Tx) *os.File {
 // pageCheck is one check of a file.
 type pageCheck struct {
 	ctx           context.Context
-	file          *os.File
+	file          io.ReaderAt
 	size          int
 	high          uint64 // the id behind the last page
 	reached, free []bool

@@ -3,6 +3,7 @@ package bbolt
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -193,6 +194,7 @@ func (p *pending) commit(tx *bolt.Tx) error {
 // as its change expects.
 func judge(tx *bolt.Tx, changes []tokenstore.Change) ([]*tokenstore.Row, error) {
 	before := make([]*tokenstore.Row, len(changes))
+	var failed error // a check, which counts if nothing else conflicts
 	for i, c := range changes {
 		conflict := fmt.Errorf("%s %s: %w", c.Row.Kind, c.Row.ID, tokenstore.ErrConflict)
 		rows, err := bucket(tx, c.Row.Kind, "")
@@ -200,6 +202,12 @@ func judge(tx *bolt.Tx, changes []tokenstore.Change) ([]*tokenstore.Row, error) 
 			return nil, err
 		}
 		value := rows.Get([]byte(c.Row.ID))
+		if c.Op == tokenstore.OpCheck {
+			if err := checkRow(c.Row, value); err != nil {
+				failed = err
+			}
+			continue
+		}
 		if c.Op == tokenstore.OpInsert {
 			if value != nil {
 				return nil, conflict
@@ -222,7 +230,22 @@ func judge(tx *bolt.Tx, changes []tokenstore.Change) ([]*tokenstore.Row, error) 
 		}
 		before[i] = &row
 	}
-	return before, nil
+	return before, failed
+}
+
+// checkRow returns ErrCheckFailed unless a row, as it is stored, has the version of another.
+func checkRow(row tokenstore.Row, value []byte) error {
+	version := uint64(0)
+	if value != nil {
+		if len(value) < 8 {
+			return fmt.Errorf("%w: %s %s cannot be read: the vault file is damaged", tokenstore.ErrUnavailable, row.Kind, row.ID)
+		}
+		version = binary.BigEndian.Uint64(value)
+	}
+	if version != row.Version {
+		return fmt.Errorf("%s %s: %w", row.Kind, row.ID, tokenstore.ErrCheckFailed)
+	}
+	return nil
 }
 
 // write makes changes that were judged. An error means that the transaction is lost.
@@ -235,6 +258,11 @@ func write(tx *bolt.Tx, changes []tokenstore.Change, before []*tokenstore.Row) e
 			err = put(tx, c.Row, nil)
 		case tokenstore.OpUpdate:
 			err = put(tx, c.Row, before[i])
+		case tokenstore.OpCheck: // was judged
+		case tokenstore.OpReseal:
+			row := *before[i]
+			row.Sealed = c.Row.Sealed
+			err = put(tx, row, before[i])
 		case tokenstore.OpDelete:
 			err = remove(tx, *before[i])
 		}

@@ -26,6 +26,11 @@ func TestStoreKeepsTheContract(t *testing.T) {
 	})
 }
 
+func TestNothingOpensInAnotherPlaceOrForm(t *testing.T) {
+	t.Parallel()
+	storetest.RunAttacks(t, func(t *testing.T) tokenstore.Store { return openStore(t, newPath(t)) })
+}
+
 func newPath(t testing.TB) string { return filepath.Join(t.TempDir(), "vault.db") }
 
 func openStore(t testing.TB, path string) *Store {

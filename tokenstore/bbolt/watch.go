@@ -10,6 +10,9 @@ func (s *Store) Watch(kind tokenstore.Kind, changed func(id string)) (stop func(
 // announce has the watchers told of changes. It waits for none of them.
 func (s *Store) announce(changes []tokenstore.Change) {
 	for _, c := range changes {
+		if c.Op == tokenstore.OpCheck {
+			continue
+		}
 		s.watchers.Tell(c.Row.Kind, c.Row.ID)
 	}
 }

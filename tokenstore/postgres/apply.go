@@ -27,7 +27,8 @@ type batch struct {
 	states, refs   []string
 	due, deletions []*int64
 	seals          [][]byte
-	size           int // bytes, about
+	size           int  // bytes, about
+	rings          bool // changes the keyring
 }
 
 // Apply implements tokenstore.Store. It is one call of the function apply, or one of several that share a transaction, and so a sync of the server's disk. When the connection
@@ -86,6 +87,8 @@ func (p *pending) result() error {
 		return tokenstore.ErrReadOnly
 	case p.outcome == outcomeOver:
 		return fmt.Errorf("%w: the changes were given up", tokenstore.ErrUnavailable)
+	case p.ops[p.outcome-1] == int32(tokenstore.OpCheck):
+		return fmt.Errorf("%s %s: %w", p.kinds[p.outcome-1], p.ids[p.outcome-1], tokenstore.ErrCheckFailed)
 	default:
 		return fmt.Errorf("%s %s: %w", p.kinds[p.outcome-1], p.ids[p.outcome-1], tokenstore.ErrConflict)
 	}
@@ -100,7 +103,7 @@ func newBatch(changes []tokenstore.Change) *batch {
 	b := new(batch)
 	for _, c := range changes {
 		row := c.Row
-		if c.Op == tokenstore.OpDelete {
+		if c.Op == tokenstore.OpDelete || c.Op == tokenstore.OpCheck {
 			row = tokenstore.Row{Kind: row.Kind, ID: row.ID, Version: row.Version}
 		}
 		b.ops = append(b.ops, int32(c.Op))
@@ -109,6 +112,7 @@ func newBatch(changes []tokenstore.Change) *batch {
 		b.states, b.refs = append(b.states, row.State), append(b.refs, strings.Join(row.Refs, " "))
 		b.due, b.deletions = append(b.due, millis(row.Due)), append(b.deletions, millis(row.DeleteAfter))
 		b.seals = append(b.seals, append([]byte{}, row.Sealed...))
+		b.rings = b.rings || row.Kind == tokenstore.KindKeyring && c.Op != tokenstore.OpCheck
 		b.size += len(row.Sealed) + len(b.refs[len(b.refs)-1])
 	}
 	return b

@@ -90,8 +90,8 @@ func (s *Store) gather() []*pending {
 	return group
 }
 
-// alone reports whether an Apply is too large for a group.
-func (b *batch) alone() bool { return len(b.ids) > maxGroup || b.size > maxGroupBytes/4 }
+// alone reports whether an Apply is too large for a group, or takes the lock alone that others share.
+func (b *batch) alone() bool { return b.rings || len(b.ids) > maxGroup || b.size > maxGroupBytes/4 }
 
 // applyGroup makes Applies in one transaction, each judged by itself. When that fails, or nobody knows how it ended, each is made alone: the database knows which were made.
 func (s *Store) applyGroup(group []*pending) {
@@ -114,6 +114,9 @@ func (s *Store) sendGroup(ctx context.Context, c *pgxpool.Conn, group []*pending
 	for _, p := range group {
 		slots = append(slots, p.slot)
 		for i := range p.ids {
+			if p.ops[i] == int32(tokenstore.OpCheck) { // which locks nothing: all have the same one
+				continue
+			}
 			keys = append(keys, rowKey{kind: tokenstore.Kind(p.kinds[i]), id: p.ids[i]})
 		}
 	}
@@ -157,6 +160,9 @@ func (s *Store) applyAlone(p *pending) {
 // applied ends an Apply.
 func (s *Store) applied(p *pending) {
 	for i, id := range p.ids {
+		if p.ops[i] == int32(tokenstore.OpCheck) {
+			continue
+		}
 		s.forget(tokenstore.Row{Kind: tokenstore.Kind(p.kinds[i]), ID: id})
 	}
 	close(p.done)

@@ -79,7 +79,7 @@ func testFrozen(t *testing.T, s tokenstore.Movable) {
 		was = f
 		next, ended := r, refreshing
 		next.Version, ended.Version = 2, 2
-		for _, changes := range [][]tokenstore.Change{{insert(row("new"))}, {update(next)}, {remove(r, 1)}, {update(ended)}, {insert(row("new")), update(ended)}} {
+		for _, changes := range [][]tokenstore.Change{{insert(row("new"))}, {update(next)}, {remove(r, 1)}, {update(ended)}, {insert(row("new")), update(ended)}, {reseal(r, 1, "x")}, {reseal(refreshing, 1, "x")}} {
 			wantReadOnly(t, s.Apply(t.Context(), changes...), f)
 		}
 		_, err := s.Sweep(t.Context(), tokenstore.KindGrant, at(2000), 10)
@@ -111,11 +111,12 @@ func testDraining(t *testing.T, s tokenstore.Movable) {
 	broken.Version, other.State = 2, string(tokenstore.StateRefreshing)
 	other.ID = "other"
 	for name, changes := range map[string][]tokenstore.Change{
-		"begins a refresh":                  {update(claimed)},
-		"inserts an account that refreshes": {insert(account("new", tokenstore.StateRefreshing))},
-		"changes a grant":                   {update(broken)},
-		"deletes an account that refreshes": {remove(under, 1)},
-		"inserts":                           {insert(other)},
+		"begins a refresh":                     {update(claimed)},
+		"inserts an account that refreshes":    {insert(account("new", tokenstore.StateRefreshing))},
+		"changes a grant":                      {update(broken)},
+		"seals an account anew that refreshes": {reseal(under, 1, "x")},
+		"deletes an account that refreshes":    {remove(under, 1)},
+		"inserts":                              {insert(other)},
 	} {
 		if err := s.Apply(t.Context(), changes...); !errors.Is(err, tokenstore.ErrReadOnly) {
 			t.Fatalf("%s: %v; want ErrReadOnly", name, err)

@@ -52,6 +52,11 @@ func (m model) change(id string, random *rand.Rand) tokenstore.Change {
 		delete(m, id)
 		return remove(r, r.Version)
 	}
+	if there && random.IntN(4) == 0 {
+		r.Sealed = fmt.Appendf(nil, "sealed anew %d", random.Int())
+		m[id] = r
+		return reseal(r, r.Version, string(r.Sealed))
+	}
 	next := row(id)
 	for _, ref := range modelRefs {
 		if random.IntN(2) == 0 {

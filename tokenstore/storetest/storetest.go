@@ -21,12 +21,17 @@ import (
 func Run(t *testing.T, open func(t *testing.T) tokenstore.Store) {
 	t.Helper()
 	tests := map[string]func(*testing.T, tokenstore.Store){
-		"row comes back as it was inserted":                      testRoundTrip,
-		"row that does not exist is not found":                   testNotFound,
-		"insert of an existing id conflicts":                     testInsertConflict,
-		"update replaces exactly the version before":             testUpdate,
-		"delete removes exactly its version":                     testDelete,
-		"kinds are apart":                                        testKindsApart,
+		"row comes back as it was inserted":                       testRoundTrip,
+		"row that does not exist is not found":                    testNotFound,
+		"insert of an existing id conflicts":                      testInsertConflict,
+		"update replaces exactly the version before":              testUpdate,
+		"delete removes exactly its version":                      testDelete,
+		"reseal replaces the sealed value of exactly its version": testReseal,
+		"reseals are made with all other changes or none":         testResealAllOrNone,
+		"check finds exactly its version, and changes nothing":    testOpCheck,
+		"what was checked holds while changes are made":           testCheckHolds,
+		"watchers are told of reseals, and not of checks":         testWatchReseal,
+		"kinds are apart": testKindsApart,
 		"ids and references are compared byte by byte":           testExactMatch,
 		"rows in and out belong to the caller":                   testOwnership,
 		"apply makes all changes or none":                        testAllOrNone,
