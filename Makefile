@@ -38,7 +38,7 @@ cluster: ## start three nodes on one PostgreSQL behind a balancer on localhost
 
 test: js-deps browser-deps postgres-deps promtool ## run everything: the tests, the long ones, and a build with xcaddy
 	mkdir -p $(TESTHOME)
-	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -race ./...
+	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -race -timeout 20m ./...
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -race -tags=nobadger,nomysql,nopgx,slow -run '^TestSlow' -count=1 -timeout 20m ./internal/e2e ./caddyoauthproxy ./caddyoauthproxy/upstream
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -race -tags=nobadger,nomysql,nopgx,slow -run '^TestSlowNothingOpens' -count=1 ./tokenstore/postgres
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -tags=nobadger,nomysql,nopgx,slow -run '^TestSlowTenThousandStreams|^TestSlowCluster|^TestSlowKill' -count=1 ./internal/e2e # more goroutines than -race can follow, and loads that it would be too slow for
