@@ -54,6 +54,9 @@ func (a *App) takeBackup(ctx context.Context, g *gateway) (io.ReadCloser, int64,
 		if _, full := errors.AsType[*os.PathError](err); full {
 			err = noRoom(err)
 		}
+		if errors.Is(err, tokenstore.ErrDamaged) || errors.Is(err, tokenstore.ErrTampered) || errors.Is(err, tokenstore.ErrWrongKey) {
+			err = operator.Conflict(fmt.Sprintf("no backup can be made of what is damaged: %v; caddy oauth-proxy verify names all that is, with what to do", err))
+		}
 		return nil, 0, nil, err
 	}
 	return f, size, made, nil

@@ -40,7 +40,7 @@ type PostgresVault struct {
 	// The schema that the tables are in: small letters, digits and `_`, at most 63. It is made if the role may. Default: `oauth_proxy`.
 	Schema string `json:"schema,omitempty"`
 
-	// The most connections of this process, beside the one that listens, 1 to 1000. Default: 10.
+	// The most connections of this process, beside the one that listens and one during a backup, 1 to 1000. Default: 10.
 	Pool int `json:"pool,omitempty"`
 
 	// How long each read or write waits for a database that does not answer, 100ms to 1m. Default: 5s.

@@ -115,7 +115,8 @@ func (d *digests) backup(h BackupHeader, sum []byte) *Backup {
 	return &Backup{BackupHeader: h, SHA256: hex.EncodeToString(sum), Rows: d.rows, Kinds: d.kinds}
 }
 
-// WriteBackup writes all rows of the store that the vault is in, as of one moment, and returns what was written. Nothing is opened.
+// WriteBackup writes all rows of the store that the vault is in, as of one moment, and returns what was written. Nothing is opened but the keyring:
+// of a backup in which that is damaged nothing would ever open.
 func (v *Vault) WriteBackup(ctx context.Context, from Movable, w io.Writer, tell func(Progress)) (*Backup, error) {
 	totals := make(map[Kind]int)
 	for _, kind := range Kinds() {
@@ -138,16 +139,25 @@ func (v *Vault) WriteBackup(ctx context.Context, from Movable, w io.Writer, tell
 	}
 	d := newDigests()
 	var b []byte
-	err = from.Snapshot(ctx, func(row Row) error {
+	var ring *keyring
+	err = from.Snapshot(ctx, func(row Row) (err error) {
+		if row.Kind == KindKeyring && row.ID == keyringRow {
+			if ring, err = v.openRingRow(row); err != nil {
+				return fmt.Errorf("a backup would be of no use, since the vault's keys in it could not be opened: %w", err)
+			}
+		}
 		b = appendRow(append(b[:0], backupRow, 0, 0, 0, 0), row)
 		binary.BigEndian.PutUint32(b[1:], uint32(len(b)-5)) //nolint:gosec // bounded by maxBackupRow
 		d.add(row.Kind, b[5:])
 		if n := d.kinds[row.Kind].Rows; tell != nil && (n == 1 || n%moveRows == 0) {
 			tell(Progress{Step: BackupReading, Kind: row.Kind, Done: n, Total: max(n, totals[row.Kind])})
 		}
-		_, err := out.Write(b)
+		_, err = out.Write(b)
 		return err
 	})
+	if err == nil && ring == nil {
+		err = fmt.Errorf("a backup would be of no use: %w: the vault's keys are not in its storage", ErrTampered)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +165,7 @@ func (v *Vault) WriteBackup(ctx context.Context, from Movable, w io.Writer, tell
 		return nil, err
 	}
 	made := d.backup(header, sum.Sum(nil))
-	if _, err := buffered.Write(append(sum.Sum(nil), backupMAC(v.ring(), sum.Sum(nil))...)); err != nil {
+	if _, err := buffered.Write(append(sum.Sum(nil), backupMAC(ring, sum.Sum(nil))...)); err != nil {
 		return nil, err
 	}
 	return made, buffered.Flush()

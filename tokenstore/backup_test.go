@@ -138,6 +138,29 @@ func TestErrorsOfWhatABackupIsWrittenToEndIt(t *testing.T) {
 	}
 }
 
+func TestBackupThatNobodyCouldOpenIsNotMade(t *testing.T) {
+	t.Parallel()
+	s, v, _, _ := backedUp(t)
+	row, err := s.Get(t.Context(), tokenstore.KindKeyring, "ring")
+	if err != nil {
+		t.Fatal(err)
+	}
+	row.Kind, row.ID = tokenstore.KindKeyring, "ring"
+	row.Sealed[len(row.Sealed)/2] ^= 1
+	if err := s.Apply(t.Context(), tokenstore.Change{Op: tokenstore.OpReseal, Row: row}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.WriteBackup(t.Context(), s, io.Discard, nil); !errors.Is(err, tokenstore.ErrTampered) {
+		t.Errorf("with damaged keys: %v", err)
+	}
+	if err := s.Apply(t.Context(), tokenstore.Change{Op: tokenstore.OpDelete, Row: row}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.WriteBackup(t.Context(), s, io.Discard, nil); !errors.Is(err, tokenstore.ErrTampered) {
+		t.Errorf("without keys: %v", err)
+	}
+}
+
 type fullDisk struct{}
 
 func (fullDisk) Write([]byte) (int, error) { return 0, io.ErrShortWrite }

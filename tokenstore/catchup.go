@@ -170,7 +170,7 @@ func (u *catchUp) endLogged(ctx context.Context) error {
 			case EventRevocationOrdered:
 				return u.order(ctx, e)
 			default:
-				return u.endGrant(ctx, e)
+				return u.endGrant(ctx, e.Grant, u.logged(ctx, e))
 			}
 		})
 		switch {
@@ -203,15 +203,15 @@ func (u *catchUp) logged(ctx context.Context, e *Event) *Event {
 	return again
 }
 
-// endGrant ends a grant, its account, and what its user had remembered of its client. The account's tokens are given to the gateway to be ended at the provider, which may have been done.
-func (u *catchUp) endGrant(ctx context.Context, e *Event) error {
+// endGrant ends a grant for the event's reason, its account, and what its user had remembered of its client. The account's tokens are given to the gateway to be ended at the provider, which may have been done.
+func (u *catchUp) endGrant(ctx context.Context, id string, e *Event) error {
 	v, now := u.vault, u.vault.Now()
-	g, err := v.Grant(ctx, e.Grant)
+	g, err := v.Grant(ctx, id)
 	if err != nil || g.State == StateRevoked {
 		return err
 	}
-	g.State, g.Reason, g.DeleteAfter = StateRevoked, endedBefore+printable(e.Reason, maxEventReason), now.Add(u.Retention)
-	writes := []Write{Save(g), RecordEvent(u.logged(ctx, e))}
+	g.State, g.Reason, g.DeleteAfter = StateRevoked, printable(e.Reason, maxEventReason), now.Add(u.Retention)
+	writes := []Write{Save(g), RecordEvent(e)}
 	if g.AccountID != "" {
 		acc, err := v.Account(ctx, g.AccountID)
 		switch {
@@ -314,6 +314,9 @@ func (u *catchUp) endAll(ctx context.Context) error {
 	e := v.NewEvent(ctx, EventRevocationOrdered)
 	e.Reason, e.Details = o.Reason, map[string]string{"order": o.ID, "by": o.By, "all": "true"}
 	if err := u.store(ctx, o, e); err != nil {
+		return err
+	}
+	if err := u.endLater(ctx, o); err != nil {
 		return err
 	}
 	keys, err := v.APIKeys(ctx)

@@ -96,6 +96,11 @@ func (v *Vault) openRing(ctx context.Context) (*keyring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("keyring: %w", err)
 	}
+	return v.openRingRow(row)
+}
+
+// openRingRow opens the row of the ring, which is to be this vault's.
+func (v *Vault) openRingRow(row Row) (*keyring, error) {
 	stored, _, err := unsealRing(row, v.keys.root)
 	if err != nil {
 		return nil, err

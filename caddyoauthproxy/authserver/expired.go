@@ -27,8 +27,8 @@ const (
 	endAnyway = 10
 )
 
-// ErrManyExpired says that more than a tenth of all grants that live have expired together, and that only so many were ended: nothing but a clock that was set wrong, or a
-// gateway that was off for long, lets so many expire.
+// ErrManyExpired says that more than a tenth of all grants that live have expired together while nobody watched the clock, and that only so many were ended: it may have been
+// set wrong, or the gateway was off for long.
 var ErrManyExpired = errors.New("more than a tenth of all grants have expired together, and a tenth was ended: is the clock right?")
 
 // turnHealth saves the grants whose health has turned with time, so that they are found by what it is now.
@@ -92,7 +92,8 @@ func (s *Server) EndExpired(ctx context.Context) (ended int, failed error) {
 	if err != nil {
 		return 0, err
 	}
-	limit := s.vault.Now().Add(-tidyAfter)
+	now := s.vault.Now()
+	limit, watched := now.Add(-tidyAfter), s.clock.since(now)
 	for after := ""; ; {
 		grants, next, err := s.vault.ExpiredGrants(ctx, limit, after, duePage)
 		if err != nil {
@@ -100,7 +101,7 @@ func (s *Server) EndExpired(ctx context.Context) (ended int, failed error) {
 		}
 		many := false
 		grants = slices.DeleteFunc(grants, func(g *tokenstore.Grant) bool {
-			if g.Family.Generation == 0 { // a login that nobody has finished, of which there may be any number
+			if g.Family.Generation == 0 || g.Expires.After(watched) { // a login that nobody has finished, or in its own time: of these there may be any number
 				return false
 			}
 			room--

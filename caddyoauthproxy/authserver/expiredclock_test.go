@@ -89,3 +89,40 @@ func TestAGatewayThatWasOffForLongEndsAllThatExpiredInTheEnd(t *testing.T) {
 		t.Errorf("%d of 60 ended", n)
 	}
 }
+
+// pass has time pass by all clocks.
+func (w *world) pass(d time.Duration) {
+	w.turn(d)
+	w.server.Pass(d)
+}
+
+// Short lives, and many logins of the same day, expire by more than a tenth between two runs.
+func TestGrantsThatExpireInTheirOwnTimeAreAllEnded(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	saveGrants(t, w, 100, 8*time.Hour)
+	for range 8 {
+		w.pass(time.Hour)
+		if n, err := w.server.EndExpired(t.Context()); n != 0 || err != nil {
+			t.Fatalf("%d ended, %v", n, err)
+		}
+	}
+	w.pass(2 * time.Hour)
+	if n, err := w.server.EndExpired(t.Context()); n != 100 || err != nil {
+		t.Errorf("when their time is over: %d ended, %v", n, err)
+	}
+}
+
+func TestClockThatGoesOnFromWhereItWasSetIsNoBetter(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	saveGrants(t, w, 100, 30*24*time.Hour)
+	w.pass(time.Hour)
+	w.turn(365 * 24 * time.Hour)
+	for run := range 2 {
+		if n, err := w.server.EndExpired(t.Context()); n != 10 || !errors.Is(err, authserver.ErrManyExpired) {
+			t.Errorf("a year ahead, run %d: %d ended, %v", run+1, n, err)
+		}
+		w.pass(4 * time.Hour)
+	}
+}

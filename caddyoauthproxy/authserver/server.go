@@ -81,6 +81,7 @@ type Server struct {
 	noting       sync.Map // ids of API keys whose use is being written
 	uses         uses
 	orders       orderBook
+	clock        clockWatch
 	indexed      atomic.Bool // see indexGrants
 	watching     context.Context
 	unwatch      context.CancelFunc
@@ -111,6 +112,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		acquire: o.Acquire,
 		csrf:    http.NewCrossOriginProtection(),
 	}
+	s.clock.since(s.vault.Now())
 	s.configured = make(map[string]*ConfiguredClient, len(o.Clients))
 	for _, c := range o.Clients {
 		own := *c

@@ -49,7 +49,7 @@ func (s *Store) List(ctx context.Context, kind tokenstore.Kind, q tokenstore.Que
 		if !selectable(kind, q.Refs) {
 			return nil, nil
 		}
-		return collect(ctx, c, kind, s.listSQL, string(kind), distinct(q.Refs), after(q.After), pageSize(q.Limit))
+		return collect(ctx, c.Conn(), kind, s.listSQL, string(kind), distinct(q.Refs), after(q.After), pageSize(q.Limit))
 	})
 }
 
@@ -78,7 +78,7 @@ func selectable(kind tokenstore.Kind, refs []string) bool {
 // Due implements tokenstore.Store.
 func (s *Store) Due(ctx context.Context, kind tokenstore.Kind, before time.Time, limit int) ([]tokenstore.Row, error) {
 	return do(ctx, s, func(ctx context.Context, c *pgxpool.Conn) ([]tokenstore.Row, error) {
-		return collect(ctx, c, kind, s.dueSQL, string(kind), before.UnixMilli(), pageSize(limit))
+		return collect(ctx, c.Conn(), kind, s.dueSQL, string(kind), before.UnixMilli(), pageSize(limit))
 	})
 }
 
@@ -111,7 +111,7 @@ func after(text string) string {
 const columns = "id, version, state, refs, due, delete_after, sealed"
 
 // collect reads rows of a kind.
-func collect(ctx context.Context, c *pgxpool.Conn, kind tokenstore.Kind, sql string, args ...any) ([]tokenstore.Row, error) {
+func collect(ctx context.Context, c *pgx.Conn, kind tokenstore.Kind, sql string, args ...any) ([]tokenstore.Row, error) {
 	rows, err := c.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, err

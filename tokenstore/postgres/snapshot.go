@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
@@ -17,7 +16,7 @@ const (
 	snapshotFirst = 10
 )
 
-// Snapshot implements tokenstore.Movable. It is one transaction on one connection, page by page; when that is lost, the snapshot is too: another one would be of another moment.
+// Snapshot implements tokenstore.Movable. It is one transaction on one connection beside the pool, page by page; when that is lost, the snapshot is too: another one would be of another moment.
 func (s *Store) Snapshot(ctx context.Context, visit func(tokenstore.Row) error) error {
 	if err := s.begin(); err != nil {
 		return err
@@ -45,20 +44,19 @@ func (s *Store) Snapshot(ctx context.Context, visit func(tokenstore.Row) error) 
 func (s *Store) snapshot(ctx context.Context, visit func(tokenstore.Row) error) error {
 	acquiring, cancel := context.WithTimeout(ctx, s.wait)
 	defer cancel()
-	c, err := s.pool.Acquire(acquiring)
+	taken, err := s.pool.Acquire(acquiring)
 	if err != nil {
 		return s.lost(ctx, err)
 	}
-	defer c.Release()
-	tx, err := c.BeginTx(acquiring, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
-	if err != nil {
-		return s.lost(ctx, err)
-	}
+	c := taken.Hijack() // it is out of the pool, which may be of one connection: nobody waits for this
 	defer func() {
 		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.patience())
 		defer cancel()
-		_ = tx.Rollback(ending) // nothing was written
+		_ = c.Close(ending) // nothing was written
 	}()
+	if _, err := c.BeginTx(acquiring, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}); err != nil {
+		return s.lost(ctx, err)
+	}
 	for _, kind := range tokenstore.Kinds() {
 		if err := s.snapshotKind(ctx, c, kind, visit); err != nil {
 			return err
@@ -68,7 +66,7 @@ func (s *Store) snapshot(ctx context.Context, visit func(tokenstore.Row) error) 
 }
 
 // snapshotKind visits the rows of a kind, on a connection that is in the transaction.
-func (s *Store) snapshotKind(ctx context.Context, c *pgxpool.Conn, kind tokenstore.Kind, visit func(tokenstore.Row) error) error {
+func (s *Store) snapshotKind(ctx context.Context, c *pgx.Conn, kind tokenstore.Kind, visit func(tokenstore.Row) error) error {
 	for after, size := "", snapshotFirst; ; {
 		page, err := s.snapshotPage(ctx, c, kind, after, size)
 		if err != nil {
@@ -91,7 +89,7 @@ func (s *Store) snapshotKind(ctx context.Context, c *pgxpool.Conn, kind tokensto
 	}
 }
 
-func (s *Store) snapshotPage(ctx context.Context, c *pgxpool.Conn, kind tokenstore.Kind, after string, size int) ([]tokenstore.Row, error) {
+func (s *Store) snapshotPage(ctx context.Context, c *pgx.Conn, kind tokenstore.Kind, after string, size int) ([]tokenstore.Row, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.wait)
 	defer cancel()
 	return collect(ctx, c, kind, s.listSQL, string(kind), []string{}, after, size)
