@@ -27,6 +27,9 @@ type siege struct {
 	residents []*resident
 	chores    []chore
 
+	onPostgres bool      // not on a file
+	rekeyed    time.Time // when the last rekey was begun; the lock is mu
+
 	// way is that of requests in this run, and office that of operators' on Caddy's admin endpoint, which is away for a moment when a configuration is loaded.
 	way     http.RoundTripper
 	office  *http.Client
@@ -56,7 +59,7 @@ const maxFaults = 20
 // besiege starts a gateway with so many residents, each with an account of its own, at a provider that ends a login when a refresh token comes twice.
 func besiege(t *testing.T, seed uint64, many int, o testenv.Options) *siege {
 	t.Helper()
-	s := &siege{t: t, random: rand.New(rand.NewPCG(seed, 0)), counts: make(map[string]int), cut: make(map[string]bool)}
+	s := &siege{t: t, random: rand.New(rand.NewPCG(seed, 0)), counts: make(map[string]int), cut: make(map[string]bool), onPostgres: o.Postgres != nil}
 	for i := range many {
 		name := fmt.Sprintf("resident%02d", i)
 		user := provider.User{Name: name, Password: "password of " + name, FullName: name}
@@ -77,9 +80,9 @@ func besiege(t *testing.T, seed uint64, many int, o testenv.Options) *siege {
 	return s
 }
 
-// besiegedCaddyfile is the standard one without the lines of each request in the log, and with limits that nobody meets.
+// besiegedCaddyfile is the standard one without the lines of each request in the log, with limits that nobody meets, and messages that soon expire, so that rekeys come to an end.
 func besiegedCaddyfile(w *testenv.World) string {
-	text := w.CaddyfileWith("refresh_grace 1h\nrate_limit token 100000 1s\nrate_limit client 100000 1s")
+	text := w.CaddyfileWith("login_ttl 1m\nrefresh_grace 1h\nrate_limit token 100000 1s\nrate_limit client 100000 1s")
 	text = strings.Replace(text, "level DEBUG", "level WARN", 1)
 	return strings.Replace(text, "\tlog\n\toauth_proxy\n", "\toauth_proxy\n", 1)
 }
@@ -213,6 +216,7 @@ func (s *siege) quiet() {
 			r.refused(e)
 		}
 	})
+	s.mustRekey()
 	_, _, again := s.w.Ledger.Presented()
 	for token, all := range again {
 		if len(all) > 2 || !s.cut[token] {
