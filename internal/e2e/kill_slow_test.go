@@ -113,6 +113,9 @@ func (s *siege) killWhileItRuns(what string, kill func()) {
 		s.count("killed: gateway while it started")
 		s.left(time.Now(), true)
 	}
+	if !s.onPostgres {
+		s.passLease()
+	}
 	s.w.Run()
 	s.began = time.Now()
 }
