@@ -33,7 +33,7 @@ func (s *gatedStore) Apply(ctx context.Context, changes ...tokenstore.Change) er
 	order := slices.ContainsFunc(changes, func(c tokenstore.Change) bool {
 		return c.Row.Kind == tokenstore.KindRevocationOrder && c.Op != tokenstore.OpInsert
 	})
-	if !order || len(changes) == 1 && s.batches.Load() <= 0 && !s.refuse.Load() { // an order's count
+	if !order || writes(changes) == 1 && s.batches.Load() <= 0 && !s.refuse.Load() { // an order's count
 		return s.Store.Apply(ctx, changes...)
 	}
 	for s.batches.Add(-1) < 0 {
@@ -51,6 +51,16 @@ func (s *gatedStore) Apply(ctx context.Context, changes ...tokenstore.Change) er
 		(*before)()
 	}
 	return s.Store.Apply(ctx, changes...)
+}
+
+// writes counts the changes that write anything.
+func writes(changes []tokenstore.Change) (n int) {
+	for _, c := range changes {
+		if c.Op != tokenstore.OpCheck {
+			n++
+		}
+	}
+	return n
 }
 
 // gatedWorld is a world whose store is gated. The gate is closed.

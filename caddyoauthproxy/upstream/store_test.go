@@ -72,6 +72,12 @@ func (s *memStore) Apply(ctx context.Context, changes ...tokenstore.Change) erro
 		if c.Op == tokenstore.OpUpdate {
 			want--
 		}
+		if c.Op == tokenstore.OpCheck {
+			if old.Version != want {
+				return fmt.Errorf("%s %s: %w", c.Row.Kind, c.Row.ID, tokenstore.ErrCheckFailed)
+			}
+			continue
+		}
 		if (c.Op == tokenstore.OpInsert) == exists || c.Op != tokenstore.OpInsert && old.Version != want {
 			return fmt.Errorf("%s %s: %w", c.Row.Kind, c.Row.ID, tokenstore.ErrConflict)
 		}
@@ -80,13 +86,13 @@ func (s *memStore) Apply(ctx context.Context, changes ...tokenstore.Change) erro
 		key := rowKey(c.Row.Kind, c.Row.ID)
 		if c.Op == tokenstore.OpDelete {
 			delete(s.rows, key)
-			continue
+		} else if c.Op != tokenstore.OpCheck {
+			s.rows[key] = c.Row
 		}
-		s.rows[key] = c.Row
 	}
 	for w := range s.watchers {
 		for _, c := range changes {
-			if c.Row.Kind == w.kind {
+			if c.Row.Kind == w.kind && c.Op != tokenstore.OpCheck {
 				w.queue <- c.Row.ID
 			}
 		}

@@ -69,8 +69,6 @@ func TestQueriesReadTheirRowsAlone(t *testing.T) {
 		reads("count of all in a half", 2*few+n+n/2+1)(count("all", "half:1")),
 		{"apply", 20, s.applySQL, (&Store{node: 1}).arguments(&pending{batch: one, sequence: 1})},
 		{"ahead", 5, s.aheadSQL, []any{int64(1), []int32{1}, []string{"grant"}, []string{"00000100"}}},
-		{"check of rows", checkStep*(1+4) + 10, fmt.Sprintf(rowsWithoutEntries, s.schema, checkStep), []any{"grant", "00001000"}},
-		{"check of entries", 2*checkEntries + 10, fmt.Sprintf(entriesWithoutRows, s.schema, checkEntries), []any{"grant", "all", "00001000"}},
 		{"sweep", 10*(2+2*3) + 10, s.sweepSQL, []any{"grant", int64(5000), 10}},
 	}
 	c, err := pgx.Connect(t.Context(), connection)
