@@ -2,6 +2,7 @@ package tokenstore_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -89,12 +90,19 @@ func TestBackupThatCannotBeUsedIsNotVerified(t *testing.T) {
 	_, _, key, backup := backedUp(t)
 	changed := bytes.Clone(backup)
 	changed[len(changed)/2] ^= 1
+	forged := bytes.Clone(changed) // who has no key can make the sum right again
+	sum := sha256.Sum256(forged[:len(forged)-64])
+	copy(forged[len(forged)-64:], sum[:])
+	if _, err := tokenstore.CheckBackup(t.Context(), bytes.NewReader(forged), nil, nil); err != nil {
+		t.Fatalf("without keys, the forged one is %v; want whole", err)
+	}
 	for name, test := range map[string]struct {
 		backup []byte
 		keys   []tokenstore.RootKey
 		want   error
 	}{
 		"changed":     {changed, []tokenstore.RootKey{key}, tokenstore.ErrBackup},
+		"forged":      {forged, []tokenstore.RootKey{key}, tokenstore.ErrBackup},
 		"cut off":     {backup[:len(backup)-1], []tokenstore.RootKey{key}, tokenstore.ErrBackup},
 		"empty":       {nil, []tokenstore.RootKey{key}, tokenstore.ErrBackup},
 		"another key": {backup, []tokenstore.RootKey{tokenstore.NewRootKey()}, tokenstore.ErrWrongKey},
