@@ -148,13 +148,19 @@ func checkBackupFile(ctx context.Context, file string, keys []tokenstore.RootKey
 	}
 	defer f.Close() //nolint:errcheck // it was only read
 	backup, err := tokenstore.CheckBackup(ctx, f, keys, tell)
-	if errors.Is(err, tokenstore.ErrWrongKey) {
-		return nil, fmt.Errorf("%s: the vault was encrypted with another key when this backup was taken: list that one in encryption_key, behind the one that is to encrypt it", file)
+	return backup, ofBackup(file, err)
+}
+
+// ofBackup names the file of a backup in an error, nil where there is none.
+func ofBackup(file string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, tokenstore.ErrWrongKey):
+		return fmt.Errorf("%s: the vault was encrypted with another key when this backup was taken: list that one in encryption_key, behind the one that is to encrypt it", file)
+	default:
+		return fmt.Errorf("%s: %w", file, err)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	return backup, nil
 }
 
 // settle says what becomes of what was ended in a vault that was set back by other means, which nobody may have open but this.

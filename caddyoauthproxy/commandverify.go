@@ -16,18 +16,26 @@ import (
 
 // verifyCommand reads the whole vault.
 func verifyCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "verify", Short: "Reads the whole vault, and says whether anything in it is damaged", Args: usage(cobra.NoArgs),
+	cmd := &cobra.Command{
+		Use: "verify", Short: "Reads the whole vault, or a backup, and says whether anything in it is damaged", Args: usage(cobra.NoArgs),
 		Long: `Has the running Caddy read its whole vault: every record opens, what stands beside it in clear is what it says, every index fits the records, and the audit trail is whole. It goes on at
 what it finds, names each with what it means and what to do, and changes nothing. The gateway serves meanwhile.
 
-Where no Caddy runs, the vault of --config is opened for reading, with the keys of that configuration.`,
-		Example: "caddy oauth-proxy verify --config Caddyfile",
+Where no Caddy runs, the vault of --config is opened for reading, with the keys of that configuration.
+
+With --from, a backup is read in place of the vault, and no Caddy is asked: whether the file is whole, and with --config, whose keys open it, whether it was signed by its vault and every
+record in it opens.`,
+		Example: "caddy oauth-proxy verify --config Caddyfile\ncaddy oauth-proxy verify --from vault.backup --config Caddyfile",
 		RunE:    operate((*call).verify),
 	}
+	cmd.Flags().String("from", "", "a backup, which is verified in place of the vault")
+	return cmd
 }
 
 func (c *call) verify() error {
+	if c.Changed("from") {
+		return c.verifyBackup(c.String("from"))
+	}
 	var report operator.Verification
 	err := c.work(http.MethodGet, "/verify", nil, &report)
 	if file := c.String("config"); file != "" && isAway(err) {
@@ -36,7 +44,7 @@ func (c *call) verify() error {
 	if err != nil {
 		return err
 	}
-	if err := c.printVerification(&report); err != nil {
+	if err := c.print(&report, func() error { return c.printVerification(&report, "vault") }); err != nil {
 		return err
 	}
 	if !report.Whole {
@@ -89,28 +97,27 @@ func (c *call) sayFrozen(v *storedVault) error {
 	return nil
 }
 
-func (c *call) printVerification(r *operator.Verification) error {
-	return c.print(r, func() error {
-		rows := make([][]string, 0, len(r.Records))
-		for _, k := range r.Records {
-			rows = append(rows, []string{string(k.Kind), strconv.Itoa(k.Rows), strconv.Itoa(k.Damaged)})
+// printVerification prints what was found, in the vault or in what else it is of.
+func (c *call) printVerification(r *operator.Verification, of string) error {
+	rows := make([][]string, 0, len(r.Records))
+	for _, k := range r.Records {
+		rows = append(rows, []string{string(k.Kind), strconv.Itoa(k.Rows), strconv.Itoa(k.Damaged)})
+	}
+	if err := c.table([]string{"KIND", "ROWS", "DAMAGED"}, rows); err != nil {
+		return err
+	}
+	if a := r.Audit; a != nil {
+		fmt.Fprintf(c.out, "\n%d events in the audit trail, and %d that wait to be chained.\n", a.Events, a.Waiting)
+		if a.Hash != "" {
+			fmt.Fprintf(c.out, "Anchor for later: %d:%s\n", a.Number, a.Hash)
 		}
-		if err := c.table([]string{"KIND", "ROWS", "DAMAGED"}, rows); err != nil {
-			return err
-		}
-		if a := r.Audit; a != nil {
-			fmt.Fprintf(c.out, "\n%d events in the audit trail, and %d that wait to be chained.\n", a.Events, a.Waiting)
-			if a.Hash != "" {
-				fmt.Fprintf(c.out, "Anchor for later: %d:%s\n", a.Number, a.Hash)
-			}
-		}
-		c.printFaults("FAULT", r.Faults, r.MoreFaults)
-		c.printFaults("REMARK", r.Remarks, r.MoreRemarks)
-		if r.Whole {
-			fmt.Fprintln(c.out, "\nThe vault is whole.")
-		}
-		return nil
-	})
+	}
+	c.printFaults("FAULT", r.Faults, r.MoreFaults)
+	c.printFaults("REMARK", r.Remarks, r.MoreRemarks)
+	if r.Whole {
+		fmt.Fprintf(c.out, "\nThe %s is whole.\n", of)
+	}
+	return nil
 }
 
 // printFaults prints each fault; what it means once for all that mean the same.

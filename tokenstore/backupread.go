@@ -23,6 +23,7 @@ type BackupReader struct {
 	in      *bufio.Reader
 	sum     hash.Hash
 	digests *digests
+	at      int64 // how much was read
 	last    Row
 	frame   []byte
 
@@ -135,6 +136,7 @@ func (b *BackupReader) read(p []byte) error {
 		return fmt.Errorf("read the backup: %w", err)
 	}
 	b.sum.Write(p)
+	b.at += int64(len(p))
 	return nil
 }
 
@@ -155,12 +157,18 @@ func (b *BackupReader) sized(most uint32) ([]byte, error) {
 // CheckBackup reads a backup to its end, and says whether it is whole, and, with the root keys that its vault may be encrypted with, whether the vault made it. Errors: ErrBackup,
 // ErrWrongKey, and those of r. Without keys, who can write to the file could have written all of it.
 func CheckBackup(ctx context.Context, r io.Reader, keys []RootKey, tell func(Progress)) (*Backup, error) {
+	return checkBackup(ctx, r, keys, tell, func(*Row, int64) {})
+}
+
+// checkBackup is CheckBackup, which calls visit with each row and where it begins.
+func checkBackup(ctx context.Context, r io.Reader, keys []RootKey, tell func(Progress), visit func(row *Row, at int64)) (*Backup, error) {
 	b, err := ReadBackup(r)
 	if err != nil {
 		return nil, err
 	}
 	var ring *keyring
 	for {
+		at := b.at
 		row, err := b.Next()
 		if errors.Is(err, io.EOF) {
 			break
@@ -171,6 +179,7 @@ func CheckBackup(ctx context.Context, r io.Reader, keys []RootKey, tell func(Pro
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
+		visit(row, at)
 		if n := b.digests.rows; tell != nil && n%moveRows == 0 {
 			tell(Progress{Step: BackupChecking, Done: n, Total: n})
 		}

@@ -18,6 +18,12 @@ import (
 // inVault opens the vault of a world whose Caddy is not running.
 func inVault(t *testing.T, w *testenv.World, do func(*tokenstore.Vault)) {
 	t.Helper()
+	inVaultLater(t, w, 0, do)
+}
+
+// inVaultLater is inVault for a vault whose clock is so much ahead.
+func inVaultLater(t *testing.T, w *testenv.World, ahead time.Duration, do func(*tokenstore.Vault)) {
+	t.Helper()
 	store, err := bbolt.Open(w.VaultPath(), 10*time.Second)
 	if err != nil {
 		t.Fatal(err)
@@ -35,7 +41,7 @@ func inVault(t *testing.T, w *testenv.World, do func(*tokenstore.Vault)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	vault, err := tokenstore.Open(t.Context(), store, tokenstore.Options{Keys: []tokenstore.RootKey{key}})
+	vault, err := tokenstore.Open(t.Context(), store, tokenstore.Options{Keys: []tokenstore.RootKey{key}, Now: func() time.Time { return store.Now().Add(ahead) }})
 	if err != nil {
 		t.Fatal(err)
 	}

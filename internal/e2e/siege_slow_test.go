@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -27,6 +29,11 @@ type siege struct {
 	residents []*resident
 	chores    []chore
 
+	onPostgres bool      // not on a file
+	long       bool      // the round
+	rekeyed    time.Time // when the last rekey was begun; the lock is mu
+	rekeyEnded time.Time // when one came to its end, as was left last
+
 	// way is that of requests in this run, and office that of operators' on Caddy's admin endpoint, which is away for a moment when a configuration is loaded.
 	way     http.RoundTripper
 	office  *http.Client
@@ -50,13 +57,20 @@ type siege struct {
 // besiegedLife is how long the provider's access tokens live.
 const besiegedLife = 3 * time.Second
 
+const (
+	// shortRound is the longest time in which everybody lives before something is killed, and longRound that of one in longOneIn, in which a rekey can come from one step to the next.
+	shortRound = 700 * time.Millisecond
+	longRound  = 12 * time.Second
+	longOneIn  = 20
+)
+
 // maxFaults is after how many faults a siege ends.
 const maxFaults = 20
 
 // besiege starts a gateway with so many residents, each with an account of its own, at a provider that ends a login when a refresh token comes twice.
 func besiege(t *testing.T, seed uint64, many int, o testenv.Options) *siege {
 	t.Helper()
-	s := &siege{t: t, random: rand.New(rand.NewPCG(seed, 0)), counts: make(map[string]int), cut: make(map[string]bool)}
+	s := &siege{t: t, random: rand.New(rand.NewPCG(seed, 0)), counts: make(map[string]int), cut: make(map[string]bool), onPostgres: o.Postgres != nil}
 	for i := range many {
 		name := fmt.Sprintf("resident%02d", i)
 		user := provider.User{Name: name, Password: "password of " + name, FullName: name}
@@ -77,9 +91,9 @@ func besiege(t *testing.T, seed uint64, many int, o testenv.Options) *siege {
 	return s
 }
 
-// besiegedCaddyfile is the standard one without the lines of each request in the log, and with limits that nobody meets.
+// besiegedCaddyfile is the standard one without the lines of each request in the log, with limits that nobody meets, and messages that soon expire, so that rekeys come to an end.
 func besiegedCaddyfile(w *testenv.World) string {
-	text := w.CaddyfileWith("refresh_grace 1h\nrate_limit token 100000 1s\nrate_limit client 100000 1s")
+	text := w.CaddyfileWith("login_ttl 1m\nrefresh_grace 1h\nrate_limit token 100000 1s\nrate_limit client 100000 1s")
 	text = strings.Replace(text, "level DEBUG", "level WARN", 1)
 	return strings.Replace(text, "\tlog\n\toauth_proxy\n", "\toauth_proxy\n", 1)
 }
@@ -145,7 +159,7 @@ func (s *siege) all(do func(*resident)) {
 	wg.Wait()
 }
 
-// load has the residents live, and one of the chores be done, until something falls or all are to rest. It returns at once; wait waits for the end.
+// load has the residents live, and one of the chores be done, or in a long round one after the other, until something falls or all are to rest. It returns at once; wait waits for the end.
 func (s *siege) load() (wait func()) {
 	var wg sync.WaitGroup
 	for _, r := range s.residents {
@@ -156,10 +170,14 @@ func (s *siege) load() (wait func()) {
 			}
 		})
 	}
-	if len(s.chores) > 0 {
-		c := s.chores[s.random.IntN(len(s.chores))]
-		wg.Go(func() { s.do(c) })
-	}
+	chores := s.chores
+	first := s.random.IntN(len(chores))
+	wg.Go(func() {
+		s.do(chores[first])
+		for i := first + 1; s.long && !s.falling.Load(); i++ {
+			s.do(chores[i%len(chores)])
+		}
+	})
 	return wg.Wait
 }
 
@@ -170,8 +188,13 @@ func (s *siege) round(kill func()) {
 	if s.random.IntN(2) == 0 {
 		s.all((*resident).settle)
 	}
+	length := shortRound
+	if s.long = s.random.IntN(longOneIn) == 0; s.long {
+		length = longRound
+		s.count("long round")
+	}
 	wait := s.load()
-	time.Sleep(time.Duration(s.random.Int64N(int64(700 * time.Millisecond))))
+	time.Sleep(time.Duration(s.random.Int64N(int64(length))))
 	s.falling.Store(true)
 	kill()
 	wait()
@@ -185,6 +208,32 @@ func (s *siege) left(at time.Time, gone bool) {
 		}
 		if s.random.IntN(5) == 0 {
 			s.verify(v)
+		}
+		s.leftRekey(v)
+	})
+}
+
+// leftRekey counts in which state of a rekey things were killed.
+func (s *siege) leftRekey(v *tokenstore.Vault) {
+	r, err := v.Rekey(s.t.Context())
+	if err != nil || r.DamagedRows > 0 {
+		s.fail("the rekey that was left: %v %+v", err, r)
+		return
+	}
+	s.count("rekey was left " + string(r.State))
+	if !r.Ended.Equal(s.rekeyEnded) {
+		s.rekeyEnded = r.Ended
+		s.count("rekey ended")
+	}
+}
+
+// passLease has the time pass in which a process that was killed keeps the rekey from the next.
+func (s *siege) passLease() {
+	const lease = 2*time.Minute + 10*time.Second
+	errPass := errors.New("nothing is done")
+	inVaultLater(s.t, s.w, lease, func(v *tokenstore.Vault) {
+		if _, err := v.RunJob(s.t.Context(), "rekey", 0, func(context.Context) error { return errPass }); !errors.Is(err, errPass) {
+			s.fail("the lease of the rekey: %v", err)
 		}
 	})
 }
@@ -213,6 +262,7 @@ func (s *siege) quiet() {
 			r.refused(e)
 		}
 	})
+	s.mustRekey()
 	_, _, again := s.w.Ledger.Presented()
 	for token, all := range again {
 		if len(all) > 2 || !s.cut[token] {
