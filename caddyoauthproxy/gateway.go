@@ -69,6 +69,9 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 			return nil, fmt.Errorf("oauth_proxy: encryption key: %w", err)
 		}
 	}
+	for before := range gateways.Range { // which are in use as long as a response of theirs is: they follow a change of keys, or could not tell when a grant is ended
+		before.(*gateway).vault.LearnKeys(keys...)
+	}
 	end := &anchor{log: a.log.Named("vault")}
 	vault, err := tokenstore.Open(ctx, a.metrics.timeStore(store), tokenstore.Options{Keys: keys, Messages: a.messageTime(), KeysFailed: a.keysFailed,
 		Audit: a.auditor.options(a.Audit, end), Recorded: a.auditor.recorded})

@@ -35,6 +35,9 @@ const (
 	// maxKeyText bounds what a source tells: a key is 64 digits at most, and a newline.
 	maxKeyText = 256
 
+	// minKeyWord is how long a word is at least that may be a key, or a good part of one.
+	minKeyWord = 8
+
 	// maxComplaint bounds what is shown of a program's complaint.
 	maxComplaint = 512
 )
@@ -77,7 +80,7 @@ func (k *KeyCommand) EncryptionKey(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", program, err)
 	}
-	key, complaint := &bounded{limit: maxKeyText, full: io.ErrShortWrite}, &bounded{limit: maxComplaint}
+	key, complaint := &bounded{limit: maxKeyText, full: io.ErrShortWrite}, &bounded{limit: maxComplaint + maxKeyText}
 	cmd := exec.CommandContext(ctx, k.Command[0], k.Command[1:]...) //nolint:gosec // the operator's own configuration
 	cmd.Env, cmd.Stdout, cmd.Stderr = env, key, complaint
 	cmd.WaitDelay = time.Second
@@ -116,16 +119,18 @@ func (k *KeyCommand) environment() ([]string, error) {
 	return env, nil
 }
 
-// complaintOf quotes what a program printed as errors, unless the key is in it, as with a shell that shows what it does.
+// complaintOf quotes what a program printed as errors, unless a part of what may be the key is in it, as with a shell that shows what it does. It is given more than it quotes, so that
+// no key is cut where the quote ends, and so not found.
 func complaintOf(text, key string) string {
-	text, key = strings.TrimSpace(text), strings.TrimSpace(key)
+	text = strings.TrimSpace(text)
+	shown := func(word string) bool { return len(word) >= minKeyWord && strings.Contains(text, word) }
 	switch {
 	case text == "":
 		return ""
-	case key != "" && strings.Contains(text, key):
+	case slices.ContainsFunc(strings.Fields(key), shown):
 		return "; its standard error has what it printed as the key, and is not shown"
 	default:
-		return fmt.Sprintf("; it says %q", text)
+		return fmt.Sprintf("; it says %q", text[:min(len(text), maxComplaint)])
 	}
 }
 

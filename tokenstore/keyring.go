@@ -125,7 +125,7 @@ func openKeyring(ctx context.Context, s Store, keys []RootKey, now time.Time) (*
 	if err != nil {
 		return nil, err
 	}
-	if by == keys[0].id() {
+	if by == keys[0] {
 		return ring, nil
 	}
 	switch err := resealRing(ctx, s, row, stored, keys[0]); {
@@ -210,10 +210,11 @@ func sealRing(ring storedRing, root RootKey, version uint64) (Row, error) {
 	return Row{Kind: KindKeyring, ID: keyringRow, Version: version, Sealed: key.seal(ringContext(version), plain)}, nil
 }
 
-func unsealRing(row Row, keys []RootKey) (storedRing, keyID, error) {
+// unsealRing opens the ring, and returns the root key that did.
+func unsealRing(row Row, keys []RootKey) (storedRing, RootKey, error) {
 	by, err := sealedBy(row.Sealed)
 	if err != nil {
-		return storedRing{}, by, fmt.Errorf("keyring: %w", err)
+		return storedRing{}, RootKey{}, fmt.Errorf("keyring: %w", err)
 	}
 	for _, root := range keys {
 		if root.id() != by {
@@ -221,19 +222,19 @@ func unsealRing(row Row, keys []RootKey) (storedRing, keyID, error) {
 		}
 		key, err := newSealKey(by, root[:])
 		if err != nil {
-			return storedRing{}, by, err
+			return storedRing{}, RootKey{}, err
 		}
 		plain, err := key.open(ringContext(row.Version), row.Sealed)
 		if err != nil {
-			return storedRing{}, by, fmt.Errorf("keyring: %w", err)
+			return storedRing{}, RootKey{}, fmt.Errorf("keyring: %w", err)
 		}
 		var ring storedRing
 		if err := decode(plain, &ring); err != nil {
-			return storedRing{}, by, fmt.Errorf("keyring: %w: %w", ErrTampered, err)
+			return storedRing{}, RootKey{}, fmt.Errorf("keyring: %w: %w", ErrTampered, err)
 		}
-		return ring, by, nil
+		return ring, root, nil
 	}
-	return storedRing{}, by, ErrWrongKey
+	return storedRing{}, RootKey{}, ErrWrongKey
 }
 
 func newKeyring(stored storedRing) (*keyring, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,6 +31,8 @@ type keys struct {
 	messages time.Duration
 	every    time.Duration // ringEvery, where tests have no other
 	current  atomic.Pointer[keyring]
+	learned  atomic.Pointer[[]RootKey] // see LearnKeys
+	learning sync.Mutex                // held while that changes
 
 	reading sync.Mutex // one reading at a time, and of the following
 	read    time.Time  // when the ring was last read
@@ -48,6 +51,25 @@ func newKeys(o Options, ring *keyring) *keys {
 	k.rekey.wake = make(chan struct{}, 1)
 	k.current.Store(ring)
 	return k
+}
+
+// LearnKeys gives the vault root keys that open its keyring beside those of Options. They are those of a configuration that has taken over: what was begun under the one
+// before goes on when the encryption key is changed, and the vault's keys after that.
+func (v *Vault) LearnKeys(keys ...RootKey) {
+	v.keys.learning.Lock()
+	defer v.keys.learning.Unlock()
+	known := v.keys.roots()
+	learned := slices.DeleteFunc(slices.Clone(keys), func(k RootKey) bool { return slices.Contains(known, k) })
+	learned = append(learned, known[len(v.keys.root):]...)
+	v.keys.learned.Store(&learned)
+}
+
+// roots are the root keys that open the ring.
+func (k *keys) roots() []RootKey {
+	if learned := k.learned.Load(); learned != nil {
+		return slices.Concat(k.root, *learned)
+	}
+	return k.root
 }
 
 // ring is the keyring as this process knows it.
@@ -101,7 +123,7 @@ func (v *Vault) openRing(ctx context.Context) (*keyring, error) {
 
 // openRingRow opens the row of the ring, which is to be this vault's.
 func (v *Vault) openRingRow(row Row) (*keyring, error) {
-	stored, _, err := unsealRing(row, v.keys.root)
+	stored, _, err := unsealRing(row, v.keys.roots())
 	if err != nil {
 		return nil, err
 	}

@@ -22,12 +22,18 @@ func (v *Vault) apply(ctx context.Context, changes []Change) error {
 	defer cancel()
 	mark := telling(changes)
 	row, getErr := v.store.Get(ctx, mark.Row.Kind, mark.Row.ID)
-	switch {
-	case mark.Op == OpDelete && errors.Is(getErr, ErrNotFound), getErr == nil && mark.Op != OpDelete && v.holds(ring, row, mark.Row):
+	shows := getErr == nil && mark.Op != OpDelete && v.holds(ring, row, mark.Row) || mark.Op == OpDelete && errors.Is(getErr, ErrNotFound)
+	if shows && v.lasts(ctx) {
 		return nil
-	default:
-		return err
 	}
+	return err
+}
+
+// lasts reports whether what shows is durable. In a file on a disk that refuses to sync it is not, and a power cut would take it back; but it is made durable together with what is
+// committed after it, here nothing. A store that is read-only is about to be copied as it shows.
+func (v *Vault) lasts(ctx context.Context) bool {
+	err := v.store.Apply(ctx, Change{OpCheck, Row{Kind: KindKeyring, ID: generationRow, Version: v.ring().Generation}})
+	return err == nil || errors.Is(err, ErrCheckFailed) || errors.Is(err, ErrReadOnly)
 }
 
 // holds reports whether a row holds the sealed value that was to be written, or, where the vault is sealed anew, what was in it.

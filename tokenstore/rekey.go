@@ -222,7 +222,7 @@ func (v *Vault) ringChanges(ctx context.Context, ring *keyring, e *Event, change
 	if err != nil {
 		return nil, err
 	}
-	next, _, err := unsealRing(row, v.keys.root)
+	next, root, err := unsealRing(row, v.keys.roots())
 	switch {
 	case err != nil:
 		return nil, err
@@ -232,7 +232,7 @@ func (v *Vault) ringChanges(ctx context.Context, ring *keyring, e *Event, change
 		return nil, nil
 	}
 	next.Generation++
-	sealed, err := sealRing(next, v.keys.root[0], row.Version+1)
+	sealed, err := sealRing(next, root, row.Version+1) // the one that it has: another node may have moved the vault to that, and others may have no other any more
 	if err != nil {
 		return nil, err
 	}
