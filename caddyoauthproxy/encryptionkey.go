@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
 
 	"github.com/caddyserver/caddy/v2"
@@ -73,15 +74,25 @@ func tooOpen(path string) string {
 	return fmt.Sprintf("has mode %04o, so others on this machine can read it: set it to 0600, and change the key if they may have", info.Mode().Perm())
 }
 
+// createKeyFile makes the key file whole or not at all: half a key, or one that a power cut takes back, would keep the vault from ever being opened. Nobody else makes it
+// meanwhile, as the vault is open.
 func (a *App) createKeyFile(path string) ([]tokenstore.RootKey, error) {
 	key := tokenstore.NewRootKey()
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new") // with mode 0600
 	if err != nil {
 		return nil, err
 	}
 	_, err = f.WriteString(key.Text() + "\n")
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return nil, errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(path))
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(f.Name()))
+	}
+	if dir, err := os.Open(filepath.Dir(path)); err == nil {
+		_ = dir.Sync() // which not every system can
+		_ = dir.Close()
 	}
 	a.log.Warn("made an encryption key beside the vault: it protects copies of the vault only as long as the key is not copied with it; "+
 		"for production set encryption_key to a secret kept elsewhere", zap.String("path", path))

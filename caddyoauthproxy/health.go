@@ -65,6 +65,9 @@ func (a *App) notReady(r *http.Request) string {
 	if err != nil {
 		return "the vault is not open"
 	}
+	if g.vault.LockedOut() {
+		return "the vault's keys are not known here: load the configuration with its encryption_key"
+	}
 	asking, stale := g.contact.ask(g), time.Duration(0)
 	if v, ok := a.vault.(*PostgresVault); ok {
 		stale = v.options.maxStale

@@ -131,6 +131,7 @@ func openKeyring(ctx context.Context, s Store, keys []RootKey, now time.Time) (*
 	switch err := resealRing(ctx, s, row, stored, keys[0]); {
 	case errors.Is(err, ErrConflict): // another node does the same, or seals the vault anew
 		return openKeyring(ctx, s, keys, now)
+	case errors.Is(err, ErrReadOnly): // it is moved when it is opened next
 	case err != nil:
 		return nil, fmt.Errorf("change of encryption key: %w", err)
 	}

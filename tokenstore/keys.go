@@ -34,6 +34,8 @@ type keys struct {
 	learned  atomic.Pointer[[]RootKey] // see LearnKeys
 	learning sync.Mutex                // held while that changes
 
+	lockedOut atomic.Bool
+
 	reading sync.Mutex // one reading at a time, and of the following
 	read    time.Time  // when the ring was last read
 	err     error      // of that
@@ -105,13 +107,30 @@ func (v *Vault) readRingLocked(ctx context.Context) (*keyring, error) {
 	k.read, k.err = time.Now(), err
 	if err != nil {
 		if !errors.Is(err, ErrUnavailable) && ctx.Err() == nil {
-			k.tell(fmt.Errorf("the vault's keys were changed, and are not known here, so that this process can no longer write to it: %w", err))
+			v.missRing(ctx, err)
 		}
 		return nil, err
 	}
+	k.lockedOut.Store(false)
 	k.current.Store(ring)
 	return ring, nil
 }
+
+// missRing tells of a ring that does not open. While only the root key is another, what the ring before seals is as good as ever.
+func (v *Vault) missRing(ctx context.Context, err error) {
+	row, getErr := v.store.Get(ctx, KindKeyring, generationRow)
+	switch {
+	case getErr != nil && !errors.Is(getErr, ErrNotFound):
+	case row.Version == v.ring().Generation:
+		v.keys.tell(fmt.Errorf("the vault was encrypted with another key meanwhile: this process goes on, but could not be started again: %w", err))
+	default:
+		v.keys.lockedOut.Store(true)
+		v.keys.tell(fmt.Errorf("the vault's keys were changed, and are not known here, so that this process can no longer write to it: %w", err))
+	}
+}
+
+// LockedOut reports whether the vault has keys that this process cannot have: it can no longer write to it, nor read what they seal.
+func (v *Vault) LockedOut() bool { return v.keys.lockedOut.Load() }
 
 func (v *Vault) openRing(ctx context.Context) (*keyring, error) {
 	row, err := v.store.Get(ctx, KindKeyring, keyringRow)

@@ -198,6 +198,10 @@ func TestProcessWithoutTheNewKeyReadsOnAndCannotWrite(t *testing.T) {
 	commit(t, behind, tokenstore.Save(newGrant("grant-1")))
 	v := rekeyVault(t, s, tokenstore.Options{Keys: []tokenstore.RootKey{second, first}})
 	commit(t, behind, tokenstore.Save(newGrant("grant-2"))) // a change of the encryption key alone is nothing to it
+	if _, err := behind.Rekey(t.Context()); !errors.Is(err, tokenstore.ErrWrongKey) || behind.LockedOut() {
+		t.Errorf("with another encryption key: %v, locked out: %t", err, behind.LockedOut())
+	}
+	failed.Store(0)
 	defer v.KeepKeys()()
 	rekey(t, v, tokenstore.RekeyDone)
 	for range 3 {
@@ -208,6 +212,9 @@ func TestProcessWithoutTheNewKeyReadsOnAndCannotWrite(t *testing.T) {
 	}
 	if _, err := behind.Grant(t.Context(), "grant-1"); !errors.Is(err, tokenstore.ErrUnavailable) {
 		t.Errorf("Grant = %v; want ErrUnavailable: it is not damaged", err)
+	}
+	if !behind.LockedOut() || v.LockedOut() {
+		t.Errorf("locked out: %t; who has the keys: %t", behind.LockedOut(), v.LockedOut())
 	}
 	if n := behind.AuditWaiting(); n != 0 {
 		t.Errorf("%d events say that something was tampered with", n)
@@ -262,8 +269,8 @@ func TestRekeyKeepsTheKeysOfRowsThatDoNotOpen(t *testing.T) {
 
 func TestRekeyWaitsWhileTheVaultIsReadOnly(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
-	v := rekeyVault(t, s, tokenstore.Options{Keys: []tokenstore.RootKey{tokenstore.NewRootKey()}})
+	s, key := newStore(t), tokenstore.NewRootKey()
+	v := rekeyVault(t, s, tokenstore.Options{Keys: []tokenstore.RootKey{key}})
 	tokenstore.WithRekeyTimes(v, 300*time.Millisecond, time.Millisecond)
 	commit(t, v, tokenstore.Save(newGrant("grant-1")))
 	m, frozen := s.(tokenstore.Movable), tokenstore.Freeze{State: tokenstore.FreezeMoving, From: "a", To: "b", Since: now}
@@ -289,6 +296,9 @@ func TestRekeyWaitsWhileTheVaultIsReadOnly(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatal("it is not said that the vault is read-only")
 		}
+	}
+	if _, err := tokenstore.Open(t.Context(), s, tokenstore.Options{Keys: []tokenstore.RootKey{tokenstore.NewRootKey(), key}}); err != nil {
+		t.Errorf("with a new encryption key in front: %v", err)
 	}
 	if err := m.Freeze(t.Context(), frozen, tokenstore.Freeze{}); err != nil {
 		t.Fatal(err)
