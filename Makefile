@@ -41,9 +41,9 @@ test: js-deps browser-deps postgres-deps promtool ## run everything: the tests, 
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -race -timeout 20m ./...
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -race -tags=nobadger,nomysql,nopgx,slow -run '^TestSlow' -count=1 -timeout 20m ./internal/e2e ./caddyoauthproxy ./caddyoauthproxy/upstream
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -race -tags=nobadger,nomysql,nopgx,slow -run '^TestSlowNothingOpens' -count=1 ./tokenstore/postgres
-	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -tags=nobadger,nomysql,nopgx,slow -run '^TestSlowTenThousandStreams|^TestSlowCluster|^TestSlowKill' -count=1 ./internal/e2e # more goroutines than -race can follow, and loads that it would be too slow for
+	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -tags=nobadger,nomysql,nopgx,slow -run '^TestSlowTenThousandStreams|^TestSlowCluster|^TestSlowKill' -count=1 -timeout 20m ./internal/e2e # more goroutines than -race can follow, and loads that it would be too slow for
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -tags=nobadger,nomysql,nopgx,slow -run '^TestSlowGrants|^TestSlowGrowth|^TestSlowRekey|^TestManyGrants|^TestMassRevocationSurvives' -count=1 -v ./caddyoauthproxy/authserver ./internal/e2e # figures, which -race would spoil
-	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -tags=nobadger,nomysql,nopgx,slow -run '^TestSlow' -count=1 -timeout 20m -v ./tokenstore/bbolt # the same, and many damaged files
+	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -tags=nobadger,nomysql,nopgx,slow -run '^TestSlow' -count=1 -timeout 20m -v ./tokenstore ./tokenstore/bbolt # the same, and many damaged files
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -run '^$$' -bench . -benchtime 1x ./... # benchmarks that nobody runs break unseen
 	$(MAKE) build
 	./bin/caddy list-modules | grep -x oauth_proxy
