@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -146,6 +147,9 @@ func replaceFile(path string, write func(*os.File) error) (err error) {
 	}
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
+	}
+	if runtime.GOOS == "windows" { // where directories are not synced
+		return nil
 	}
 	d, err := os.Open(dir)
 	if err != nil {

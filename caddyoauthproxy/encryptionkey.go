@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime"
 
 	"github.com/caddyserver/caddy/v2"
@@ -78,21 +77,12 @@ func tooOpen(path string) string {
 // meanwhile, as the vault is open.
 func (a *App) createKeyFile(path string) ([]tokenstore.RootKey, error) {
 	key := tokenstore.NewRootKey()
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new") // with mode 0600
+	err := replaceFile(path, func(f *os.File) error {
+		_, err := f.WriteString(key.Text() + "\n")
+		return err
+	})
 	if err != nil {
-		return nil, err
-	}
-	_, err = f.WriteString(key.Text() + "\n")
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(f.Name()))
-	}
-	if dir, err := os.Open(filepath.Dir(path)); err == nil {
-		_ = dir.Sync() // which not every system can
-		_ = dir.Close()
+		return nil, fmt.Errorf("write %s: %w", path, err)
 	}
 	a.log.Warn("made an encryption key beside the vault: it protects copies of the vault only as long as the key is not copied with it; "+
 		"for production set encryption_key to a secret kept elsewhere", zap.String("path", path))
