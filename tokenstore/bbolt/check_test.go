@@ -207,7 +207,7 @@ func TestCheckTellsOfDamagedPages(t *testing.T) {
 			}
 			s, err := Open(copied, time.Minute)
 			if err != nil {
-				t.Skipf("the file does not even open: %v", err)
+				t.Fatalf("the file does not open, so that it cannot be checked: %v", err)
 			}
 			defer func() { _ = s.Close() }() // which may say that it is damaged
 			found := checked(t, s)
