@@ -245,6 +245,7 @@ func (a *App) Cleanup() error {
 		return drainAll(ctx)
 	default:
 		g.leaveBehind(a)
+		g.vault.LeaveRekeys()
 		time.AfterFunc(lateRequests, g.retire)
 	}
 	return nil

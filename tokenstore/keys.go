@@ -51,6 +51,7 @@ type keys struct {
 func newKeys(o Options, ring *keyring) *keys {
 	k := &keys{root: o.Keys, messages: orDefault(o.Messages, time.Hour), failed: o.KeysFailed, read: time.Now()}
 	k.rekey.wake = make(chan struct{}, 1)
+	k.rekey.left, k.rekey.leave = context.WithCancel(context.Background())
 	k.current.Store(ring)
 	return k
 }

@@ -87,7 +87,9 @@ const (
 
 // rekeying is what a process knows of a rekey.
 type rekeying struct {
-	wake chan struct{}
+	wake  chan struct{}
+	left  context.Context // ends when rekeys are left to others
+	leave context.CancelFunc
 
 	announce, forget time.Duration // those above, where tests have no other
 

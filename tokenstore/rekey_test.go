@@ -402,6 +402,45 @@ func TestWhatWasMadeAndSealedAnewIsKnownToBeMade(t *testing.T) {
 	}
 }
 
+func TestRekeyIsLeftToAnotherVaultOfTheProcess(t *testing.T) {
+	t.Parallel()
+	s, o := newStore(t), tokenstore.Options{Keys: []tokenstore.RootKey{tokenstore.NewRootKey()}, Messages: time.Hour}
+	retired, next := rekeyVault(t, s, o), rekeyVault(t, s, o)
+	for i := range 200 {
+		commit(t, retired, tokenstore.Save(newGrant(fmt.Sprintf("grant-%03d", i))))
+	}
+	defer retired.KeepKeys()()
+	retired.LeaveRekeys()
+	defer next.KeepKeys()()
+	if r := rekey(t, next, tokenstore.RekeyWaiting); r.Resealed < 200 {
+		t.Errorf("another than the one that was asked has sealed rows anew: %+v", r)
+	}
+	if g, err := retired.Grant(t.Context(), "grant-100"); err != nil || g.ID != "grant-100" { // it goes on following the keys
+		t.Errorf("the vault that leaves rekeys to others: %+v, %v", g, err)
+	}
+}
+
+func TestRekeyIsLeftToAnotherVaultMeanwhile(t *testing.T) {
+	t.Parallel()
+	s, o := newStore(t), tokenstore.Options{Keys: []tokenstore.RootKey{tokenstore.NewRootKey()}}
+	retired := tokenstore.WithRekeyTimes(rekeyVault(t, s, o), time.Hour, time.Millisecond)
+	next := rekeyVault(t, s, o)
+	commit(t, retired, tokenstore.Save(newGrant("grant-1")))
+	old := sealingKeys(t, retired)
+	defer retired.KeepKeys()()
+	r, err := retired.BeginRekey(t.Context())
+	for deadline := time.Now().Add(20 * time.Second); err == nil && r.Progress == nil && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		r, err = retired.Rekey(t.Context())
+	}
+	if err != nil || r.Progress == nil || r.Progress.Step != tokenstore.RekeyAnnouncing {
+		t.Fatalf("%+v, %v; want one that announces for an hour", r, err)
+	}
+	retired.LeaveRekeys()
+	defer next.KeepKeys()()
+	awaitRekey(t, next, tokenstore.RekeyDone)
+	wantSealedAnew(t, next, s, old)
+}
+
 func TestRekeyUnderLoadLosesNoChange(t *testing.T) {
 	t.Parallel()
 	s, key := newStore(t), tokenstore.NewRootKey()

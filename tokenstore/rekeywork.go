@@ -24,7 +24,7 @@ const (
 
 var errRingChanged = errors.New("the vault's keys were changed by another process meanwhile")
 
-// KeepKeys follows the vault's keys as they change, and goes on with a rekey wherever one is, in the background, until stop is called.
+// KeepKeys follows the vault's keys as they change, and goes on with a rekey wherever one is, in the background, until stop is called, or LeaveRekeys for the latter.
 func (v *Vault) KeepKeys() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	unwatch := v.store.Watch(KindKeyring, func(string) { signal(v.keys.rekey.wake) })
@@ -41,6 +41,9 @@ func (v *Vault) KeepKeys() (stop func()) {
 	}
 }
 
+// LeaveRekeys has KeepKeys leave rekeys to others from now on, one that it is at as well: of a process's vaults, the one that operators ask how it does is to do it.
+func (v *Vault) LeaveRekeys() { v.keys.rekey.leave() }
+
 // followKeys reads the ring, does what is to be done, and waits until something may have changed.
 func (v *Vault) followKeys(ctx context.Context) {
 	r, every := &v.keys.rekey, keysEvery
@@ -50,8 +53,12 @@ func (v *Vault) followKeys(ctx context.Context) {
 		r.mu.Lock()
 		due := !v.now().Before(r.next) || r.next.After(v.now().Add(2*heldTime))
 		r.mu.Unlock()
-		if due {
-			_, err := v.RunJob(ctx, rekeyJob, 0, v.rekey)
+		if due && r.left.Err() == nil {
+			working, cancel := context.WithCancel(ctx)
+			unheard := context.AfterFunc(r.left, cancel)
+			_, err := v.RunJob(working, rekeyJob, 0, v.rekey)
+			unheard()
+			cancel()
 			r.mu.Lock()
 			r.err = err
 			r.mu.Unlock()
