@@ -29,6 +29,28 @@ func (w *World) LeftVault(t testing.TB, do func(*tokenstore.Vault)) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.inStore(ctx, t, store, do)
+}
+
+// RestingVault opens the vault while Caddy does not run, and closes it again.
+func (w *World) RestingVault(t testing.TB, do func(*tokenstore.Vault)) {
+	t.Helper()
+	var store tokenstore.Store
+	var err error
+	if w.options.Postgres != nil {
+		store, err = w.leftStore(t.Context())
+	} else {
+		store, err = bbolt.Open(w.VaultPath(), time.Second)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.inStore(t.Context(), t, store, do)
+}
+
+// inStore opens the vault in a store, and closes that.
+func (w *World) inStore(ctx context.Context, t testing.TB, store tokenstore.Store, do func(*tokenstore.Vault)) {
+	t.Helper()
 	defer func() {
 		if err := store.Close(); err != nil {
 			t.Error(err)

@@ -1,0 +1,131 @@
+package bench
+
+import (
+	"bufio"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// request is one of a load, but for its token.
+const request = `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search","arguments":{"query":"open issues of the payment team","limit":20}}}`
+
+// load is a number of connections on which requests follow one another.
+type load struct {
+	address, path string
+	tokens        []string // of which each request has one at random; none where there are none
+	conns         []*client
+}
+
+type client struct {
+	conn   net.Conn
+	in     *bufio.Reader
+	out    []byte
+	random *rand.Rand
+	took   []time.Duration
+}
+
+func newLoad(b *testing.B, address, path string, tokens []string, n int) *load {
+	b.Helper()
+	l := &load{address: address, path: path, tokens: tokens}
+	for i := range n {
+		conn, err := (&net.Dialer{}).DialContext(b.Context(), "tcp", address)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { _ = conn.Close() })
+		l.conns = append(l.conns, &client{conn: conn, in: bufio.NewReader(conn), random: rand.New(rand.NewPCG(uint64(i), 1))})
+	}
+	return l
+}
+
+// run calls for so long, and returns how long each call took.
+func (l *load) run(b *testing.B, for_ time.Duration) []time.Duration {
+	b.Helper()
+	var working sync.WaitGroup
+	end := time.Now().Add(for_)
+	for _, c := range l.conns {
+		working.Go(func() {
+			c.took = c.took[:0]
+			for began := time.Now(); began.Before(end); {
+				token := ""
+				if len(l.tokens) > 0 {
+					token = l.tokens[c.random.IntN(len(l.tokens))]
+				}
+				if err := l.call(c, token); err != nil {
+					b.Errorf("%s%s: %v", l.address, l.path, err)
+					return
+				}
+				now := time.Now()
+				c.took = append(c.took, now.Sub(began))
+				began = now
+			}
+		})
+	}
+	working.Wait()
+	var all []time.Duration
+	for _, c := range l.conns {
+		all = append(all, c.took...)
+	}
+	if b.Failed() {
+		b.FailNow()
+	}
+	slices.Sort(all)
+	return all
+}
+
+// each sends one request with each token, in order, and returns how many there were.
+func (l *load) each(b *testing.B, tokens []string) {
+	b.Helper()
+	var working sync.WaitGroup
+	for i, c := range l.conns {
+		working.Go(func() {
+			for n := i; n < len(tokens); n += len(l.conns) {
+				if err := l.call(c, tokens[n]); err != nil {
+					b.Errorf("%s%s: %v", l.address, l.path, err)
+					return
+				}
+			}
+		})
+	}
+	working.Wait()
+	if b.Failed() {
+		b.FailNow()
+	}
+}
+
+func (l *load) call(c *client, token string) error {
+	c.out = fmt.Appendf(c.out[:0], "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\nMCP-Protocol-Version: 2025-11-25\r\nUser-Agent: bench\r\n",
+		l.path, strings.Replace(l.address, "127.0.0.1", "localhost", 1))
+	if token != "" {
+		c.out = append(append(append(c.out, "Authorization: Bearer "...), token...), "\r\n"...)
+	}
+	c.out = fmt.Appendf(c.out, "Content-Length: %d\r\n\r\n%s", len(request), request)
+	if _, err := c.conn.Write(c.out); err != nil {
+		return err
+	}
+	first, length, err := readHead(c.in)
+	if err != nil {
+		return err
+	}
+	if _, err := c.in.Discard(length); err != nil {
+		return err
+	}
+	if !strings.HasPrefix(first, "HTTP/1.1 200 ") || length != len(answer) {
+		return fmt.Errorf("%s, %d bytes", first, length)
+	}
+	return nil
+}
+
+// quantile is that of sorted values.
+func quantile(sorted []time.Duration, q float64) time.Duration {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
+}
