@@ -40,7 +40,7 @@ func fill(b *testing.B, w *testenv.World, n, every int) (of []credentials) {
 			b.Fatal(err)
 		}
 		f := &filler{b: b, v: v, signer: signer(b, v), issuer: w.URL, grant: found[0], account: account, now: v.Now(), random: rand.New(rand.NewPCG(1, 2))}
-		const batch = 10_000
+		const batch = 1000
 		for i := 0; i < n; i += batch {
 			var writes []tokenstore.Write
 			for i := range min(batch, n-i) {

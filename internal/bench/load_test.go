@@ -34,14 +34,34 @@ func newLoad(b *testing.B, address, path string, tokens []string, n int) *load {
 	b.Helper()
 	l := &load{address: address, path: path, tokens: tokens}
 	for i := range n {
-		conn, err := (&net.Dialer{}).DialContext(b.Context(), "tcp", address)
+		c, err := dial(b, address)
 		if err != nil {
 			b.Fatal(err)
 		}
-		b.Cleanup(func() { _ = conn.Close() })
-		l.conns = append(l.conns, &client{conn: conn, in: bufio.NewReader(conn), random: rand.New(rand.NewPCG(uint64(i), 1))})
+		c.random = rand.New(rand.NewPCG(uint64(i), 1))
+		b.Cleanup(func() { _ = c.conn.Close() })
+		l.conns = append(l.conns, c)
 	}
 	return l
+}
+
+func dial(b *testing.B, address string) (*client, error) {
+	conn, err := (&net.Dialer{}).DialContext(b.Context(), "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	return &client{conn: conn, in: bufio.NewReader(conn)}, nil
+}
+
+// tryCall sends a target one request, on a connection of its own.
+func tryCall(b *testing.B, t *target, token string) error {
+	l := &load{address: t.address(), path: t.path}
+	c, err := dial(b, l.address)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.conn.Close() }()
+	return l.call(c, token)
 }
 
 // run calls for so long, and returns how long each call took.
@@ -68,7 +88,12 @@ func (l *load) run(b *testing.B, for_ time.Duration) []time.Duration {
 		})
 	}
 	working.Wait()
-	var all []time.Duration
+	return l.took(b)
+}
+
+// took is how long each call took, sorted.
+func (l *load) took(b *testing.B) (all []time.Duration) {
+	b.Helper()
 	for _, c := range l.conns {
 		all = append(all, c.took...)
 	}

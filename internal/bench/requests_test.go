@@ -115,7 +115,10 @@ func BenchmarkRequests(b *testing.B) {
 			middle(s, cpuOf)/1e3, cpu, middle(s, func(s sample) float64 { return s.allocs }), middle(s, func(s sample) float64 { return s.bytes / 1e3 }),
 			middle(s, func(s sample) float64 { return float64(s.anonymous) })/(1<<20))
 	}
-	b.Logf("\n%s", table.String())
+	report(b, "requests", table.String())
+	if *keep != "" {
+		targets[1].profile(b, loads[1], 8*time.Second)
+	}
 	b.ReportMetric(0, "ns/op")
 	bbolt, _, _ := median(ratios(samples[1], samples[0], rateOf))
 	b.ReportMetric(bbolt, "rate-ratio")
