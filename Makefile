@@ -25,7 +25,7 @@ TESTHOME := $(CURDIR)/.testhome
 # The Node.js that is installed with the JavaScript clients of the tests, and runs them.
 JSNODE := internal/e2e/js/node_modules/.bin/node
 
-.PHONY: help run cluster test js-deps browser-deps postgres-deps promtool lint vulncheck build reproducible sbom fmt clean
+.PHONY: help run cluster test bench js-deps browser-deps postgres-deps promtool lint vulncheck build reproducible sbom fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,16 @@ test: js-deps browser-deps postgres-deps promtool ## run everything: the tests, 
 	elif ! { $(POSTGRES); }; then echo "all passed, but the tests of the vault postgres and of several nodes were SKIPPED: PostgreSQL is missing"; \
 	elif ! { $(PGBOUNCER); }; then echo "all passed, but the tests of the vault postgres behind a pooler were SKIPPED: pgbouncer is missing"; \
 	else echo "nothing was skipped"; fi
+
+# In turns, so that whatever else the machine does meets all of them alike. ROUNDS, TURN, GRANTS and SIZES make it shorter or longer.
+ROUNDS ?= 9
+TURN ?= 2s
+GRANTS ?= 100000
+SIZES ?= 1000,10000,100000,1000000
+bench: postgres-deps ## compare the gateway with plain reverse_proxy, and write docs/performance.md
+	mkdir -p $(TESTHOME)
+	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -run '^$$' -bench '^Benchmark(Requests|Growth|Issuance|Streams)$$' -benchtime $(ROUNDS)x -timeout 60m ./internal/bench \
+		-args -grants $(GRANTS) -sizes $(SIZES) -turn $(TURN) -streams 10000 -write $(CURDIR)/docs/performance.md
 
 js-deps: ## install the JavaScript clients that the tests run
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(JSNODE); \

@@ -1,10 +1,12 @@
 package bench
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -13,10 +15,8 @@ import (
 func (t *target) profile(b *testing.B, l *load, for_ time.Duration) (path string) {
 	b.Helper()
 	done := make(chan error, 1)
-	path = t.w.Dir() + "/cpu.pprof"
-	if *keep != "" {
-		path = *keep
-	}
+	path = cmp.Or(*keep, filepath.Join(t.w.Dir(), "cpu.pprof"))
+	for_ = max(for_, time.Second)
 	go func() { done <- t.fetch(b, fmt.Sprintf("/debug/pprof/profile?seconds=%d", int(for_.Seconds())), path) }()
 	l.run(b, for_+500*time.Millisecond)
 	if err := <-done; err != nil {
