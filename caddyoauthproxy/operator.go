@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -83,7 +84,13 @@ func newAdminPages(a *App, g *gateway) *operator.AdminPages {
 
 // handles reports whether a request to the site is the gateway's.
 func (g *gateway) handles(r *http.Request) bool {
-	return g.server.Handles(r) || g.operator.Handles(r) || g.admin.Handles(r)
+	return looksOurs(r.URL.Path) && (g.server.Handles(r) || g.operator.Handles(r) || g.admin.Handles(r))
+}
+
+// looksOurs reports whether a path has a word that every path of the gateway has, so that those who know which are its own need not be asked about every request to an
+// MCP server. Other spellings of a path, with further slashes and dots, have the same words.
+func looksOurs(path string) bool {
+	return strings.Contains(path, "oauth") || strings.Contains(path, "/.well-known/") || strings.Contains(path, "/admin") || strings.Contains(path, "/connections")
 }
 
 // ServeHTTP answers the gateway's part of the site.

@@ -172,7 +172,7 @@ func writeFlames(b *testing.B, path string, all []trace) {
 		text = strings.ReplaceAll(text, fmt.Sprintf("{%d}", depth), fmt.Sprint((drawn-depth)*height))
 	}
 	svg := fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %d" font-family="monospace" font-size="10"><rect width="100%%" height="100%%" fill="#fff"/>`+"\n%s</svg>\n", width, (drawn+1)*height, text)
-	if err := os.WriteFile(path, []byte(svg), 0o644); err != nil { //nolint:gosec // a picture
+	if err := os.WriteFile(path, []byte(svg), 0o644); err != nil {
 		b.Fatal(err)
 	}
 }

@@ -26,7 +26,7 @@ func report(b *testing.B, name, table string) {
 	if !ok || !ended {
 		b.Fatalf("%s has no place for %s: lines %q and %q", *write, name, begin, end)
 	}
-	if err := os.WriteFile(*write, bytes.Join([][]byte{before, begin, []byte(table), end, after}, nil), 0o644); err != nil { //nolint:gosec // a document
+	if err := os.WriteFile(*write, bytes.Join([][]byte{before, begin, []byte(table), end, after}, nil), 0o644); err != nil {
 		b.Fatal(err)
 	}
 }
@@ -69,7 +69,7 @@ func plot(b *testing.B, name, title string, bars []bar) {
 			left-10, y+15, html.EscapeString(strings.ReplaceAll(bar.name, "`", "")), left, y, w, height-6, color, left+w+6, y+15, bar.value)
 	}
 	out.WriteString("</svg>\n")
-	if err := os.WriteFile(path, []byte(out.String()), 0o644); err != nil { //nolint:gosec // a picture
+	if err := os.WriteFile(path, []byte(out.String()), 0o644); err != nil {
 		b.Fatal(err)
 	}
 }

@@ -131,7 +131,7 @@ func BenchmarkRequests(b *testing.B) {
 	}
 	report(b, "requests", table.String()+first)
 	plot(b, "requests", "CPU of Caddy per request, in µs", bars)
-	seen := traces(b, targets[1].profile(b, loads[1], 10*time.Duration(*turn)))
+	seen := traces(b, targets[1].profile(b, loads[1], 10*(*turn)))
 	report(b, "steps", stepTable(seen, 20))
 	if path := picture("flames"); path != "" {
 		writeFlames(b, path, seen)
