@@ -16,7 +16,7 @@ var (
 	sizes   = flag.String("sizes", "1000,2000", "how many grants the vaults of BenchmarkGrowth have")
 	clients = flag.Int("clients", 32, "how many connections call at the same time")
 	turn    = flag.Duration("turn", 200*time.Millisecond, "how long each target is measured in a round")
-	keep    = flag.String("keep", "", "where the CPU profile of the gateway is kept")
+	keep    = flag.String("keep", "", "where the CPU profile of the gateway is kept, and that of allocations beside it")
 	write   = flag.String("write", "", "the Markdown `file` whose tables are to be replaced; plots go beside it")
 )
 

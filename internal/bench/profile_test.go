@@ -22,6 +22,11 @@ func (t *target) profile(b *testing.B, l *load, for_ time.Duration) (path string
 	if err := <-done; err != nil {
 		b.Fatal(err)
 	}
+	if *keep != "" {
+		if err := t.fetch(b, "/debug/pprof/allocs", *keep+".allocs"); err != nil {
+			b.Fatal(err)
+		}
+	}
 	return path
 }
 
