@@ -84,6 +84,8 @@ func gatewayCaddyfile(w *testenv.World, upstream string, o options) string {
 	text = strings.Replace(text, "level DEBUG", "output file "+filepath.Join(w.Dir(), "caddy.log")+"\n\t\t"+exclude, 1)
 	text = strings.Replace(text, "\tlog\n\toauth_proxy\n", "\toauth_proxy\n", 1)
 	text = strings.Replace(text, "protocols h1 h2c", "", 1)
+	site, rest, _ := strings.Cut(text, "\troute {\n") // the world's answers what is not the gateway's
+	text = site + strings.Replace(strings.Replace(rest, "\t\trespond \"not part of the gateway\" 404\n\t}\n", "", 1), "\t\tmcp_proxy", "\tmcp_proxy", 1)
 	return strings.Replace(text, w.MCPURL, "http://"+upstream, 1)
 }
 
