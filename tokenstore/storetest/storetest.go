@@ -6,6 +6,7 @@
 package storetest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -175,7 +176,21 @@ func wantRow(t *testing.T, s tokenstore.Store, want tokenstore.Row) {
 
 // gets are the two ways to get a row, which see the same wherever one Store is all there is.
 func gets(s tokenstore.Store) map[string]func(context.Context, tokenstore.Kind, string) (tokenstore.Row, error) {
-	return map[string]func(context.Context, tokenstore.Kind, string) (tokenstore.Row, error){"Get": s.Get, "Recall": s.Recall}
+	return map[string]func(context.Context, tokenstore.Kind, string) (tokenstore.Row, error){"Get": s.Get, "Recall": Recalling(s)}
+}
+
+// Recalling is the Recall of a store as a way to get rows: they are what is made of them.
+func Recalling(s tokenstore.Store) func(context.Context, tokenstore.Kind, string) (tokenstore.Row, error) {
+	open := func(row tokenstore.Row) (any, int, error) { return row, len(row.Sealed), nil }
+	return func(ctx context.Context, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
+		opened, err := s.Recall(ctx, kind, id, open)
+		if err != nil {
+			return tokenstore.Row{}, err
+		}
+		row := opened.(tokenstore.Row) // which others have as well
+		row.Refs, row.Sealed = slices.Clone(row.Refs), bytes.Clone(row.Sealed)
+		return row, nil
+	}
 }
 
 // compare says in which field two rows differ.
