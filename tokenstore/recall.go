@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
-	"slices"
+	"time"
 )
 
 // recalls are how the records that every request asks for are opened.
@@ -18,22 +18,46 @@ func (v *Vault) newRecalls() recalls {
 type recalled[T any] interface {
 	*T
 	Record
-
-	// compact makes the slices of the record exactly as long as they are, so that to append to one is to copy it.
-	compact()
 }
 
 // opener makes an OpenRow of a type of records.
 func opener[T any, R recalled[T]](v *Vault) OpenRow {
-	size := int(reflect.TypeFor[T]().Size())
 	return func(row Row) (any, int, error) {
 		r := R(new(T))
 		if err := v.openRecord(row, r); err != nil {
 			return nil, 0, err
 		}
-		r.compact()
-		return r, size + len(row.Sealed), nil // the record's texts and their rounding are about what its names and padding are in JSON
+		record := reflect.ValueOf(r).Elem()
+		return r, int(record.Type().Size()) + settle(record), nil
 	}
+}
+
+// settle takes from the slices in a value the room that they have for more, so that whoever appends to one of a shared record copies it. It returns how many bytes there
+// are outside the value.
+func settle(v reflect.Value) (bytes int) {
+	switch v.Kind() {
+	case reflect.String:
+		bytes = v.Len()
+	case reflect.Slice:
+		bytes = v.Cap() * int(v.Type().Elem().Size())
+		v.SetCap(v.Len())
+		for i := range v.Len() {
+			bytes += settle(v.Index(i))
+		}
+	case reflect.Pointer:
+		if !v.IsNil() {
+			bytes = int(v.Type().Elem().Size()) + settle(v.Elem())
+		}
+	case reflect.Struct:
+		if v.Type() == reflect.TypeFor[time.Time]() {
+			return 0
+		}
+		for _, field := range v.Fields() {
+			bytes += settle(field)
+		}
+	default: // is all in the value
+	}
+	return bytes
 }
 
 // recall is load from memory, see Store.Recall. What is remembered there is shared by all, who each get a copy of the record, but of what it leads to: nobody changes
@@ -68,14 +92,3 @@ func (v *Vault) RecallAccount(ctx context.Context, id string) (*Account, error) 
 func (v *Vault) RecallAPIKey(ctx context.Context, id string) (*APIKey, error) {
 	return recall[APIKey](ctx, v, KindAPIKey, id, v.recalls.apiKey)
 }
-
-func (g *Grant) compact() {
-	g.Scopes, g.Providers, g.User.Groups, g.Family.Replaced = exact(g.Scopes), exact(g.Providers), exact(g.User.Groups), exact(g.Family.Replaced)
-}
-
-func (a *Account) compact() { a.Scopes = exact(a.Scopes) }
-
-func (k *APIKey) compact() { k.Proxies, k.Scopes = exact(k.Proxies), exact(k.Scopes) }
-
-// exact is a slice without room for more.
-func exact[E any](s []E) []E { return slices.Clip(slices.Clone(s)) }
