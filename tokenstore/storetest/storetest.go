@@ -23,6 +23,8 @@ func Run(t *testing.T, open func(t *testing.T) tokenstore.Store) {
 	t.Helper()
 	tests := map[string]func(*testing.T, tokenstore.Store){
 		"row comes back as it was inserted":                       testRoundTrip,
+		"recall returns what is made of the row as it is":         testRecallOpens,
+		"recall remembers nothing that was refused":               testRecallRefused,
 		"row that does not exist is not found":                    testNotFound,
 		"insert of an existing id conflicts":                      testInsertConflict,
 		"update replaces exactly the version before":              testUpdate,
