@@ -175,7 +175,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	a.metrics = measured
-	if err := a.metrics.register(ctx.GetMetricsRegistry(), providerMetrics{a}, databaseGauges{a}, databaseCounters{a}); err != nil {
+	if err := a.metrics.register(ctx.GetMetricsRegistry(), providerMetrics{a}, databaseGauges{a}, databaseCounters{a}, recallRows{a}, recallCounts{a}); err != nil {
 		return err
 	}
 	a.auditor = &auditor{log: a.log.Named("audit"), metrics: measured}

@@ -32,8 +32,8 @@ func (s *watchedStore) Get(ctx context.Context, kind tokenstore.Kind, id string)
 	return s.Store.Get(ctx, kind, id)
 }
 
-func (s *watchedStore) Recall(ctx context.Context, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
-	return s.Get(ctx, kind, id)
+func (s *watchedStore) Recall(ctx context.Context, kind tokenstore.Kind, id string, open tokenstore.OpenRow) (any, error) {
+	return tokenstore.GetOpened(ctx, s, kind, id, open)
 }
 
 func (s *watchedStore) Watch(kind tokenstore.Kind, changed func(id string)) func() {

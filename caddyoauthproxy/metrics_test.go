@@ -22,7 +22,7 @@ func rowsOf(t *testing.T, c prometheus.Collector) (rows []string) {
 	t.Helper()
 	kind := "gauge"
 	switch c.(type) {
-	case *prometheus.CounterVec, databaseCounters:
+	case *prometheus.CounterVec, databaseCounters, recallCounts:
 		kind = "counter"
 	case *prometheus.HistogramVec:
 		kind = "histogram"
@@ -51,7 +51,7 @@ func TestMetricsAreTheOnesThatTheDocumentationTells(t *testing.T) {
 		t.Fatal(err)
 	}
 	doc, want := string(content), 0
-	for _, c := range append(newMetrics().collectors(), providerMetrics{}, databaseGauges{}, databaseCounters{}) {
+	for _, c := range append(newMetrics().collectors(), providerMetrics{}, databaseGauges{}, databaseCounters{}, recallRows{}, recallCounts{}) {
 		for _, row := range rowsOf(t, c) {
 			want++
 			if !strings.Contains(doc, "\n"+row+"\n") {

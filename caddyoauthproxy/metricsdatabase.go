@@ -6,8 +6,8 @@ import (
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/postgres"
 )
 
-// remembering is a store in a database, which remembers rows and knows how it is with the database.
-type remembering interface {
+// inDatabase is a store in a database, which knows how it is with that.
+type inDatabase interface {
 	Status() postgres.Status
 }
 
@@ -28,23 +28,18 @@ var (
 	databaseConnections = databaseDesc("connections", "Connections of this node to the vault's database, beside the one that listens, by state.", "state")
 	databaseMost        = databaseDesc("connections_max", "The most connections of this node to the vault's database, beside the one that listens.")
 	databaseCalls       = databaseDesc("calls", "Calls of the vault's database that run, or wait for a connection or for the database to come back.")
-	databaseRows        = databaseDesc("remembered_rows", "Records that this node remembers, sealed, until they change.")
 	databaseContact     = databaseDesc("contact_timestamp_seconds", "When the vault's database last answered this node, in Unix time.")
 	databaseRepeats     = databaseDesc("repeats_total", "Calls of the vault's database that were made again, because another was in their way or their connection was lost.")
 	databaseWaits       = databaseDesc("waits_total", "Calls of the vault's database that found no idle connection: they wait for one, or make it.")
-	databaseRecalls     = databaseDesc("recalls_total", "Lookups of what every request needs, by where the answer came from.", "from")
 )
 
-// The label values of these.
-var (
-	connectionStates = []string{"used", "idle"}
-	recallSources    = []string{"memory", "database"}
-)
+// connectionStates are the values of the label state.
+var connectionStates = []string{"used", "idle"}
 
 // Describe implements prometheus.Collector.
 func (databaseGauges) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		databaseReachable, databaseChanged, databaseContact, databaseListening, databaseConnections, databaseMost, databaseCalls, databaseRows,
+		databaseReachable, databaseChanged, databaseContact, databaseListening, databaseConnections, databaseMost, databaseCalls,
 	} {
 		descs <- d
 	}
@@ -52,7 +47,6 @@ func (databaseGauges) Describe(descs chan<- *prometheus.Desc) {
 
 // Describe implements prometheus.Collector.
 func (databaseCounters) Describe(descs chan<- *prometheus.Desc) {
-	descs <- databaseRecalls
 	descs <- databaseRepeats
 	descs <- databaseWaits
 }
@@ -76,7 +70,6 @@ func (d databaseGauges) Collect(metrics chan<- prometheus.Metric) {
 	gauge(databaseConnections, float64(max(s.Connections-s.InUse, 0)), connectionStates[1])
 	gauge(databaseMost, float64(s.MaxConns))
 	gauge(databaseCalls, float64(s.Calls))
-	gauge(databaseRows, float64(s.Rows))
 }
 
 // Collect implements prometheus.Collector.
@@ -85,11 +78,9 @@ func (d databaseCounters) Collect(metrics chan<- prometheus.Metric) {
 	if !ok {
 		return
 	}
-	counter := func(d *prometheus.Desc, value uint64, labels ...string) {
-		metrics <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), labels...)
+	counter := func(d *prometheus.Desc, value uint64) {
+		metrics <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value))
 	}
-	counter(databaseRecalls, s.Hits, recallSources[0])
-	counter(databaseRecalls, s.Misses, recallSources[1])
 	counter(databaseRepeats, s.Repeats)
 	counter(databaseWaits, s.Waits)
 }
@@ -100,7 +91,7 @@ func (a *App) databaseStatus() (s postgres.Status, ok bool) {
 	if g == nil {
 		return s, false
 	}
-	store, ok := g.store.(remembering)
+	store, ok := g.store.(inDatabase)
 	if !ok {
 		return s, false
 	}

@@ -21,8 +21,7 @@ type timedStore struct {
 	tokenstore.Store
 	get, recall, apply, list, count, due, sweep timed
 
-	remembers bool
-	deleted   *prometheus.CounterVec
+	deleted *prometheus.CounterVec
 }
 
 // timed is how one operation is measured.
@@ -36,8 +35,7 @@ func (m *metrics) timeStore(s tokenstore.Store) *timedStore {
 	of := func(operation string) timed {
 		return timed{m.vaultTime.WithLabelValues(operation), m.vaultErrors.WithLabelValues(operation)}
 	}
-	_, remembers := s.(remembering)
-	return &timedStore{Store: s, remembers: remembers, get: of("get"), recall: of("recall"), apply: of("apply"), list: of("list"), count: of("count"), due: of("due"), sweep: of("sweep"), deleted: m.deleted}
+	return &timedStore{Store: s, get: of("get"), recall: of("recall"), apply: of("apply"), list: of("list"), count: of("count"), due: of("due"), sweep: of("sweep"), deleted: m.deleted}
 }
 
 // done measures an operation that began then.
@@ -62,19 +60,12 @@ func (s *timedStore) Get(ctx context.Context, kind tokenstore.Kind, id string) (
 }
 
 // Recall implements tokenstore.Store. What is remembered is answered sooner than it could be timed.
-func (s *timedStore) Recall(ctx context.Context, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
-	began := time.Time{}
-	if !s.remembers {
-		began = time.Now()
-	}
-	row, err := s.Store.Recall(ctx, kind, id)
-	switch {
-	case !s.remembers:
-		s.get.done(began, err)
-	case failed(err):
+func (s *timedStore) Recall(ctx context.Context, kind tokenstore.Kind, id string, open tokenstore.OpenRow) (any, error) {
+	opened, err := s.Store.Recall(ctx, kind, id, open)
+	if failed(err) {
 		s.recall.failed.Inc()
 	}
-	return row, err
+	return opened, err
 }
 
 // Apply implements tokenstore.Store.

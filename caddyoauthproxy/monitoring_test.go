@@ -16,7 +16,7 @@ import (
 func exported(t *testing.T, rules string) map[string][]string {
 	t.Helper()
 	names := make(map[string][]string)
-	for _, c := range append(newMetrics().collectors(), providerMetrics{}, databaseGauges{}, databaseCounters{}) {
+	for _, c := range append(newMetrics().collectors(), providerMetrics{}, databaseGauges{}, databaseCounters{}, recallRows{}, recallCounts{}) {
 		_, isHistogram := c.(*prometheus.HistogramVec)
 		descs := make(chan *prometheus.Desc, 10)
 		c.Describe(descs)

@@ -49,11 +49,6 @@ func (v *Vault) APIKey(ctx context.Context, id string) (*APIKey, error) {
 	return load(ctx, v, new(APIKey), id)
 }
 
-// RecallAPIKey is APIKey from memory, see Store.Recall.
-func (v *Vault) RecallAPIKey(ctx context.Context, id string) (*APIKey, error) {
-	return recall(ctx, v, new(APIKey), id)
-}
-
 // APIKeys lists all API keys, ordered by id; those that were revoked or have expired are among them until they are swept. One that does not
 // open does not hide the others: they are returned together with an ErrTampered that names it. Any other error comes with no keys.
 func (v *Vault) APIKeys(ctx context.Context) ([]*APIKey, error) {

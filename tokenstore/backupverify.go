@@ -111,8 +111,8 @@ func (s *backupStore) Get(ctx context.Context, kind Kind, id string) (found Row,
 }
 
 // Recall implements Store.
-func (s *backupStore) Recall(ctx context.Context, kind Kind, id string) (Row, error) {
-	return s.Get(ctx, kind, id)
+func (s *backupStore) Recall(ctx context.Context, kind Kind, id string, open OpenRow) (any, error) {
+	return GetOpened(ctx, s, kind, id, open)
 }
 
 // List implements Store, but for references: a backup has no index.

@@ -160,10 +160,11 @@ type Store interface {
 	// Get returns one row, or ErrNotFound.
 	Get(ctx context.Context, kind Kind, id string) (Row, error)
 
-	// Recall is Get for what every request asks for: it may answer from this process's memory. It sees every Apply and Sweep that has returned on this Store
-	// before it began, and what other nodes changed more than a second before. While the storage is unavailable a Store may go on answering from memory, for no longer than
-	// its operator allows.
-	Recall(ctx context.Context, kind Kind, id string) (Row, error)
+	// Recall is Get for what every request asks for: it returns what open makes of the row, and may answer from this process's memory with what was made of it before, for
+	// another caller too. So what is returned is shared, and not to be changed, and whoever recalls rows of a kind has the same made of them. What open refuses is
+	// not remembered. Recall sees every Apply and Sweep that has returned on this Store before it began, and what other nodes changed more than a second before. While the
+	// storage is unavailable a Store may go on answering from memory, for no longer than its operator allows.
+	Recall(ctx context.Context, kind Kind, id string, open OpenRow) (opened any, err error)
 
 	// Now is the storage's clock, the same on all nodes to within the time of a round trip, whatever their own clocks say. Leases and ends of life are judged by it.
 	Now() time.Time
@@ -211,6 +212,28 @@ type Store interface {
 
 	// Close waits for running calls, then releases what the Store holds. Closing twice is nil.
 	Close() error
+}
+
+// OpenRow makes of a row what Recall is to return, and tells about how many bytes of memory that takes. The row is its own.
+type OpenRow func(row Row) (opened any, bytes int, err error)
+
+// Recalls is what a Store remembers for Recall, and how often that was asked for since the Store was opened.
+type Recalls struct {
+	// Rows is how many rows are in memory.
+	Rows int
+
+	// Hits are the Recalls that were answered from memory, Misses those for which the storage was read.
+	Hits, Misses uint64
+}
+
+// GetOpened is Recall without a memory.
+func GetOpened(ctx context.Context, s Store, kind Kind, id string, open OpenRow) (any, error) {
+	row, err := s.Get(ctx, kind, id)
+	if err != nil {
+		return nil, err
+	}
+	opened, _, err := open(row)
+	return opened, err
 }
 
 // StoreFault is something wrong in a storage, apart from what is sealed.

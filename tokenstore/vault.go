@@ -10,10 +10,11 @@ import (
 
 // Vault reads and writes records on a Store. All methods are safe for concurrent use.
 type Vault struct {
-	store Store
-	keys  *keys
-	now   func() time.Time
-	trail *trail
+	store   Store
+	keys    *keys
+	now     func() time.Time
+	trail   *trail
+	recalls recalls
 }
 
 // Options configures a Vault.
@@ -52,7 +53,13 @@ func Open(ctx context.Context, s Store, o Options) (*Vault, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Vault{store: s, keys: newKeys(o, ring), now: o.Now, trail: newTrail(o)}, nil
+	return newVault(s, o, ring), nil
+}
+
+func newVault(s Store, o Options, ring *keyring) *Vault {
+	v := &Vault{store: s, keys: newKeys(o, ring), now: o.Now, trail: newTrail(o)}
+	v.recalls = v.newRecalls()
+	return v
 }
 
 // Now is the vault's clock, by which records live and end.
@@ -81,19 +88,9 @@ func (v *Vault) Grant(ctx context.Context, id string) (*Grant, error) {
 	return load(ctx, v, new(Grant), id)
 }
 
-// RecallGrant is Grant from memory, see Store.Recall.
-func (v *Vault) RecallGrant(ctx context.Context, id string) (*Grant, error) {
-	return recall(ctx, v, new(Grant), id)
-}
-
 // Account returns the account of this id.
 func (v *Vault) Account(ctx context.Context, id string) (*Account, error) {
 	return load(ctx, v, new(Account), id)
-}
-
-// RecallAccount is Account from memory, see Store.Recall.
-func (v *Vault) RecallAccount(ctx context.Context, id string) (*Account, error) {
-	return recall(ctx, v, new(Account), id)
 }
 
 // Consent returns the remembered consent of this id.
@@ -132,20 +129,12 @@ func (v *Vault) SigningKeys(ctx context.Context) (*SigningKeys, error) {
 }
 
 func load[R Record](ctx context.Context, v *Vault, r R, id string) (R, error) {
-	return read(ctx, v, v.store.Get, r, id)
-}
-
-func recall[R Record](ctx context.Context, v *Vault, r R, id string) (R, error) {
-	return read(ctx, v, v.store.Recall, r, id)
-}
-
-func read[R Record](ctx context.Context, v *Vault, get func(context.Context, Kind, string) (Row, error), r R, id string) (R, error) {
 	var none R
 	kind := r.layout().kind
 	if !plain(id, maxID) { // ids come from requests, and stores differ in what they stand
 		return none, fmt.Errorf("%s %w", kind, ErrNotFound)
 	}
-	row, err := get(ctx, kind, id)
+	row, err := v.store.Get(ctx, kind, id)
 	if err != nil {
 		return none, err
 	}

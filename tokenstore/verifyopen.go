@@ -28,7 +28,7 @@ func OpenReadOnly(ctx context.Context, s Store, o Options) (*Vault, error) {
 	if o.Now == nil {
 		o.Now = s.Now
 	}
-	return &Vault{store: readOnlyStore{s}, keys: newKeys(o, ring), now: o.Now, trail: newTrail(o)}, nil
+	return newVault(readOnlyStore{s}, o, ring), nil
 }
 
 // readOnlyStore is a store that is not written.

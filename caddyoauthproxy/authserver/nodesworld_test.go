@@ -174,9 +174,9 @@ func (s *faultyStore) Get(ctx context.Context, kind tokenstore.Kind, id string) 
 	return row, err
 }
 
-func (s *faultyStore) Recall(ctx context.Context, kind tokenstore.Kind, id string) (row tokenstore.Row, err error) {
-	err = s.call(ctx, func() error { row, err = s.Store.Recall(ctx, kind, id); return err })
-	return row, err
+func (s *faultyStore) Recall(ctx context.Context, kind tokenstore.Kind, id string, open tokenstore.OpenRow) (opened any, err error) {
+	err = s.call(ctx, func() error { opened, err = s.Store.Recall(ctx, kind, id, open); return err })
+	return opened, err
 }
 
 func (s *faultyStore) Apply(ctx context.Context, changes ...tokenstore.Change) error {

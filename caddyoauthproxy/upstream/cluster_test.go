@@ -24,7 +24,7 @@ type nodeStore struct {
 	gone     bool      // for this node
 	steady   time.Time // since when it is not
 	deaf     bool      // is told of no change
-	memory   map[string]tokenstore.Row
+	memory   map[string]any
 	forgets  int // how often something was forgotten
 	watching map[int]func(string)
 	gets     int
@@ -36,7 +36,7 @@ type nodeStore struct {
 
 func newNodeStore(t *testing.T, shared *memStore, clock func() time.Time) *nodeStore {
 	t.Helper()
-	s := &nodeStore{memStore: shared, clock: clock, memory: map[string]tokenstore.Row{}, watching: map[int]func(string){}}
+	s := &nodeStore{memStore: shared, clock: clock, memory: map[string]any{}, watching: map[int]func(string){}}
 	t.Cleanup(shared.Watch(tokenstore.KindAccount, func(id string) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -87,26 +87,26 @@ func (s *nodeStore) List(ctx context.Context, kind tokenstore.Kind, q tokenstore
 	return s.memStore.List(ctx, kind, q)
 }
 
-func (s *nodeStore) Recall(ctx context.Context, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
+func (s *nodeStore) Recall(ctx context.Context, kind tokenstore.Kind, id string, open tokenstore.OpenRow) (any, error) {
 	s.mu.Lock()
-	row, ok := s.memory[rowKey(kind, id)]
+	opened, ok := s.memory[rowKey(kind, id)]
 	forgets := s.forgets
 	s.mu.Unlock()
 	if ok {
-		return row, nil
+		return opened, nil
 	}
 	for patience := 5 * time.Second; patience > 0 && s.away() != nil; patience -= 50 * time.Millisecond { // other than the rest, which is harder on who asks
 		time.Sleep(50 * time.Millisecond)
 	}
-	row, err := s.Get(ctx, kind, id)
+	opened, err := tokenstore.GetOpened(ctx, s, kind, id, open)
 	if err == nil {
 		s.mu.Lock()
 		if s.forgets == forgets {
-			s.memory[rowKey(kind, id)] = row
+			s.memory[rowKey(kind, id)] = opened
 		}
 		s.mu.Unlock()
 	}
-	return row, err
+	return opened, err
 }
 
 func (s *nodeStore) Apply(ctx context.Context, changes ...tokenstore.Change) error {

@@ -151,8 +151,8 @@ func (s *memStore) Watch(kind tokenstore.Kind, changed func(string)) (stop func(
 	})
 }
 
-func (s *memStore) Recall(ctx context.Context, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
-	return s.Get(ctx, kind, id)
+func (s *memStore) Recall(ctx context.Context, kind tokenstore.Kind, id string, open tokenstore.OpenRow) (any, error) {
+	return tokenstore.GetOpened(ctx, s, kind, id, open)
 }
 
 func (*memStore) Now() time.Time    { return time.Now() }

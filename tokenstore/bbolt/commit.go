@@ -151,6 +151,7 @@ func (s *Store) commit(group []*pending) {
 	for _, p := range group {
 		if err != nil || p.err == nil { // changes that the storage refused may show all the same: the file is written before it is synced
 			s.note(p)
+			s.forget(p)
 			s.announce(p.changes)
 		}
 	}

@@ -22,11 +22,6 @@ func (s *Store) Get(ctx context.Context, kind tokenstore.Kind, id string) (row t
 	return row, err
 }
 
-// Recall implements tokenstore.Store. The file is memory already.
-func (s *Store) Recall(ctx context.Context, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
-	return s.Get(ctx, kind, id)
-}
-
 // Now implements tokenstore.Store: there is one process, and it has this machine's clock.
 func (*Store) Now() time.Time { return time.Now() }
 

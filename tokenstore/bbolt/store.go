@@ -17,6 +17,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/internal/memory"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/internal/watch"
 )
 
@@ -68,6 +69,7 @@ type Store struct {
 	done      chan struct{} // the committer has ended, and closed the file
 	err       error         // of closing it; to be read after done
 	watchers  *watch.Watchers
+	memory    *memory.Memory // of what Recall has read
 
 	frozen atomic.Pointer[tokenstore.Freeze] // as it is in the file
 
@@ -107,6 +109,7 @@ func newStore() *Store {
 		done:   make(chan struct{}),
 
 		compacting: make(chan struct{}, 1),
+		memory:     memory.New(),
 	}
 	s.watchers = watch.New(s.closed)
 	return s

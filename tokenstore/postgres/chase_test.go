@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/storetest"
 )
 
 // chase has one store write versions of a row, and the other recall it all the time, while faults happen; and reports where more than a second after an Apply had returned
@@ -67,7 +68,7 @@ func chase(t *testing.T, writer, reader *Store, length time.Duration, fault func
 			for running() {
 				began := time.Now()
 				want := due(began)
-				row, err := reader.Recall(t.Context(), tokenstore.KindGrant, "chased")
+				row, err := storetest.Recalling(reader)(t.Context(), tokenstore.KindGrant, "chased")
 				if errors.Is(err, tokenstore.ErrUnavailable) {
 					continue
 				}
@@ -83,9 +84,9 @@ func chase(t *testing.T, writer, reader *Store, length time.Duration, fault func
 	time.Sleep(length)
 	close(stop)
 	wg.Wait()
-	_, hits, misses := reader.memory.stat()
-	t.Logf("%d versions, %d recalls, %d answered from memory, %d read", versions, answered.Load(), hits, misses)
-	if versions < 20 || answered.Load() < 100 || hits == 0 {
+	memory := reader.Recalls()
+	t.Logf("%d versions, %d recalls, %d answered from memory, %d read", versions, answered.Load(), memory.Hits, memory.Misses)
+	if versions < 20 || answered.Load() < 100 || memory.Hits == 0 {
 		t.Errorf("little happened")
 	}
 	return versions, answered.Load()

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/testpg"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/internal/memory"
 )
 
 // A notification to oneself that came late, from a server that was slow, has come: the connection hears.
@@ -13,7 +14,7 @@ func TestNotificationThatComesLateIsHeard(t *testing.T) {
 	t.Parallel()
 	s := openStore(t, Options{Connection: testpg.Database(t)})
 	l := &listener{
-		config: s.listener.config, password: s.password, listens: true, same: true, channel: s.name, memory: newMemory(), watchers: s.watchers, clock: newClock(), outage: s.outage,
+		config: s.listener.config, password: s.password, listens: true, same: true, channel: s.name, memory: memory.New(), watchers: s.watchers, clock: newClock(), outage: s.outage,
 		logger: s.logger, first: make(chan error, 1), patience: time.Minute,
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/testpg"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/storetest"
 )
 
 // busy is what the machine may take longer than the code.
@@ -29,7 +30,7 @@ func wantUnavailable(t testing.TB, what string, call func() error) time.Duration
 
 func recall(s *Store, id string) func() error {
 	return func() error {
-		_, err := s.Recall(context.Background(), tokenstore.KindGrant, id)
+		_, err := storetest.Recalling(s)(context.Background(), tokenstore.KindGrant, id)
 		return err
 	}
 }
@@ -50,7 +51,7 @@ func TestDatabaseThatIsGone(t *testing.T) {
 	mustApply(t, s, insertGrant("known"), insertGrant("unknown"))
 	for _, store := range []*Store{s, strict} {
 		remembers(t, store, "known", 1)
-		if st := store.Status(); !st.Reachable || st.Rows != 1 {
+		if st := store.Status(); !st.Reachable || store.Recalls().Rows != 1 {
 			t.Errorf("status = %+v", st)
 		}
 	}
@@ -138,7 +139,7 @@ func TestCallsSurviveRestarts(t *testing.T) {
 					t.Errorf("Apply: %v", err)
 					return
 				}
-				if row, err := s.Recall(context.Background(), tokenstore.KindGrant, id); err != nil || row.Version != version {
+				if row, err := storetest.Recalling(s)(context.Background(), tokenstore.KindGrant, id); err != nil || row.Version != version {
 					t.Errorf("Recall = version %d, %v; want %d", row.Version, err, version)
 					return
 				}

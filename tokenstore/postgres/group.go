@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/internal/memory"
 )
 
 const (
@@ -110,21 +111,21 @@ func (s *Store) applyGroup(group []*pending) {
 // sendGroup sends the calls together, and reads how each ended when all have.
 func (s *Store) sendGroup(ctx context.Context, c *pgxpool.Conn, group []*pending) error {
 	b := new(pgx.Batch)
-	slots, keys := make([]int32, 0, len(group)), make([]rowKey, 0, len(group))
+	slots, keys := make([]int32, 0, len(group)), make([]memory.Key, 0, len(group))
 	for _, p := range group {
 		slots = append(slots, p.slot)
 		for i := range p.ids {
 			if p.ops[i] == int32(tokenstore.OpCheck) { // which locks nothing: all have the same one
 				continue
 			}
-			keys = append(keys, rowKey{kind: tokenstore.Kind(p.kinds[i]), id: p.ids[i]})
+			keys = append(keys, memory.Key{Kind: tokenstore.Kind(p.kinds[i]), ID: p.ids[i]})
 		}
 	}
 	slices.Sort(slots)
-	slices.SortFunc(keys, func(a, b rowKey) int { return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.id, b.id)) })
+	slices.SortFunc(keys, func(a, b memory.Key) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID)) })
 	kinds, ids := make([]string, 0, len(keys)), make([]string, 0, len(keys))
 	for _, k := range slices.Compact(keys) {
-		kinds, ids = append(kinds, string(k.kind)), append(ids, k.id)
+		kinds, ids = append(kinds, string(k.Kind)), append(ids, k.ID)
 	}
 	b.Queue(s.aheadSQL, s.node, slots, kinds, ids)
 	for _, p := range group {

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/internal/memory"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/internal/watch"
 )
 
@@ -50,7 +51,7 @@ type listener struct {
 	channel  string                                                   // of notifications
 	notify   func(ctx context.Context, channel, payload string) error // over the way of the calls
 	same     bool                                                     // it goes the way of the calls
-	memory   *memory
+	memory   *memory.Memory
 	watchers *watch.Watchers
 	clock    *clock
 	outage   *outage
@@ -133,7 +134,7 @@ func (l *listener) session(ctx context.Context) error {
 		if hears = hears || l.listens && l.heard; hears { // which may have come late
 			l.asked.Store(&asked)
 			if !l.hearing.Load() {
-				l.memory.forgetAll()
+				l.memory.ForgetAll()
 				l.hearing.Store(true)
 				l.watchers.TellAll()
 			}
@@ -248,11 +249,11 @@ func (l *listener) notified(n *pgconn.Notification) {
 	name, id, _ := strings.Cut(n.Payload, " ")
 	kind := tokenstore.Kind(name)
 	switch {
-	case !recalled(kind):
+	case !memory.Keeps(kind):
 	case id == "":
-		l.memory.forgetKind(kind)
+		l.memory.ForgetKind(kind)
 	default:
-		l.memory.forget(rowKey{kind, id})
+		l.memory.Forget(memory.Key{Kind: kind, ID: id})
 	}
 	l.watchers.Tell(kind, id)
 }

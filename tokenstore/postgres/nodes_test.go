@@ -14,6 +14,8 @@ import (
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/testpg"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/internal/memory"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/storetest"
 )
 
 // bound is what one node has written at the latest acts on all others.
@@ -27,6 +29,12 @@ func updateGrant(id string, version uint64) tokenstore.Change {
 	return tokenstore.Change{Op: tokenstore.OpUpdate, Row: grantRow(id, version)}
 }
 
+func grantKey(id string) memory.Key { return memory.Key{Kind: tokenstore.KindGrant, ID: id} }
+
+func grantRow(id string, version uint64) tokenstore.Row {
+	return tokenstore.Row{Kind: tokenstore.KindGrant, ID: id, Version: version, Refs: []string{"user:1"}, Sealed: []byte("sealed " + id)}
+}
+
 func mustApply(t testing.TB, s *Store, changes ...tokenstore.Change) {
 	t.Helper()
 	if err := s.Apply(t.Context(), changes...); err != nil {
@@ -37,7 +45,7 @@ func mustApply(t testing.TB, s *Store, changes ...tokenstore.Change) {
 // wantRecall recalls a grant in its version.
 func wantRecall(t testing.TB, s *Store, id string, version uint64) {
 	t.Helper()
-	row, err := s.Recall(t.Context(), tokenstore.KindGrant, id)
+	row, err := storetest.Recalling(s)(t.Context(), tokenstore.KindGrant, id)
 	if err != nil || row.Version != version {
 		t.Fatalf("Recall(%s) = version %d, %v; want version %d", id, row.Version, err, version)
 	}
@@ -183,7 +191,7 @@ func TestRecallSeesOwnAppliesAtOnce(t *testing.T) {
 				default:
 				}
 				want := applied.Load()
-				row, err := s.Recall(t.Context(), tokenstore.KindGrant, "a")
+				row, err := storetest.Recalling(s)(t.Context(), tokenstore.KindGrant, "a")
 				if err != nil || row.Version < want {
 					t.Errorf("Recall = version %d, %v after version %d was applied", row.Version, err, want)
 					return
@@ -197,7 +205,7 @@ func TestRecallSeesOwnAppliesAtOnce(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
-	if _, hits, _ := s.memory.stat(); hits == 0 {
+	if s.Recalls().Hits == 0 {
 		t.Error("no Recall was answered from memory")
 	}
 }
@@ -209,13 +217,13 @@ func TestSlowReadDoesNotHideAnApply(t *testing.T) {
 	wantListening(t, s)
 	mustApply(t, s, insertGrant("a"))
 	k := grantKey("a")
-	f, first := s.memory.begin(k)
-	old, err := s.Get(t.Context(), k.kind, k.id)
+	f, first := s.memory.Begin(k)
+	old, err := s.Get(t.Context(), k.Kind, k.ID)
 	if !first || err != nil {
 		t.Fatal(first, err)
 	}
 	mustApply(t, s, updateGrant("a", 2))
-	s.memory.end(k, f, old, true)
+	s.memory.End(k, f, old, len(old.Sealed), true)
 	wantRecall(t, s, "a", 2)
 }
 
@@ -229,17 +237,17 @@ func TestRecallAsksTheDatabaseOnce(t *testing.T) {
 		wg.Go(func() { wantRecall(t, s, "a", 1) })
 	}
 	wg.Wait()
-	if _, hits, misses := s.memory.stat(); misses > 3 || hits < 190 {
-		t.Errorf("of 200 Recalls of one row %d read the database, and %d were answered from memory", misses, hits)
+	if r := s.Recalls(); r.Misses > 3 || r.Hits < 190 {
+		t.Errorf("of 200 Recalls of one row %d read the database, and %d were answered from memory", r.Misses, r.Hits)
 	}
 	for _, kind := range []tokenstore.Kind{tokenstore.KindClient, tokenstore.KindEvent} {
 		row := grantRow("b", 1)
 		row.Kind = kind
 		mustApply(t, s, tokenstore.Change{Op: tokenstore.OpInsert, Row: row})
-		if _, err := s.Recall(t.Context(), kind, "b"); err != nil {
+		if _, err := storetest.Recalling(s)(t.Context(), kind, "b"); err != nil {
 			t.Fatal(err)
 		}
-		if s.memory.has(rowKey{kind, "b"}) {
+		if s.memory.Has(memory.Key{Kind: kind, ID: "b"}) {
 			t.Errorf("a row of the kind %s is kept in memory", kind)
 		}
 	}
@@ -294,7 +302,7 @@ func BenchmarkRecall(b *testing.B) {
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for i := 0; pb.Next(); i++ {
-			if _, err := s.Recall(b.Context(), tokenstore.KindGrant, ids[i%rows]); err != nil {
+			if _, err := storetest.Recalling(s)(b.Context(), tokenstore.KindGrant, ids[i%rows]); err != nil {
 				b.Error(err)
 				return
 			}
@@ -313,7 +321,7 @@ func TestMemoryBeginsAnewWithTheListener(t *testing.T) {
 	remembers(t, here, "a", 1)
 	p.swallow(true)
 	eventually(t, "deaf", func() bool { return !here.Status().Listening })
-	if !here.memory.has(grantKey("a")) {
+	if !here.memory.Has(grantKey("a")) {
 		t.Fatal("the row is not in memory, for when the database is gone")
 	}
 	mustApply(t, there, updateGrant("a", 2))

@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/internal/memory"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/internal/watch"
 )
 
@@ -19,7 +20,7 @@ func FuzzNotified(f *testing.F) {
 	f.Fuzz(func(t *testing.T, channel, payload string) {
 		over := make(chan struct{})
 		defer close(over)
-		l := &listener{channel: "oauth_proxy", self: ":self", memory: newMemory(), watchers: watch.New(over)}
+		l := &listener{channel: "oauth_proxy", self: ":self", memory: memory.New(), watchers: watch.New(over)}
 		l.notified(&pgconn.Notification{Channel: channel, Payload: payload})
 		if l.heard != (channel == "oauth_proxy" && payload == ":self") {
 			t.Errorf("%q %q is heard as one to oneself: %t", channel, payload, l.heard)

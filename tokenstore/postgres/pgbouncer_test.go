@@ -162,7 +162,7 @@ func TestNotificationsThatDoNotArriveAreFoundOut(t *testing.T) {
 		version++
 	}
 	wantTold(t, w, "b", func() { mustApply(t, there, insertGrant("b")) })
-	if st := here.Status(); st.Listening || st.Hits > 0 || !st.Reachable {
+	if st := here.Status(); st.Listening || here.Recalls().Hits > 0 || !st.Reachable {
 		t.Errorf("status = %+v", st)
 	}
 	if d := time.Since(here.Now()).Abs(); d > time.Second { // both clocks are this machine's

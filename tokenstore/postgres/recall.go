@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/internal/memory"
 )
 
 // patience is how long a Recall waits for another one that reads the same row, before it reads it itself.
@@ -13,71 +14,74 @@ const patience = 250 * time.Millisecond
 
 // Recall implements tokenstore.Store. What was changed is seen here at once, and within a second on other nodes. While the database is gone, it answers as the row was when the
 // database was last reached, for MaxStale from then on.
-func (s *Store) Recall(ctx context.Context, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
-	if !recalled(kind) {
-		return s.Get(ctx, kind, id)
+func (s *Store) Recall(ctx context.Context, kind tokenstore.Kind, id string, open tokenstore.OpenRow) (any, error) {
+	if !memory.Keeps(kind) {
+		return tokenstore.GetOpened(ctx, s, kind, id, open)
 	}
 	if err := s.usable(ctx); err != nil {
-		return tokenstore.Row{}, err
+		return nil, err
 	}
-	k := rowKey{kind, id}
+	k := memory.Key{Kind: kind, ID: id}
 	if s.listener.trusted(time.Now()) {
-		if row, ok := s.memory.get(k); ok {
-			return row, nil
+		if opened, ok := s.memory.Get(k); ok {
+			return opened, nil
 		}
 	}
-	return s.recall(ctx, k)
+	return s.recall(ctx, k, open)
 }
 
 // recall reads a row that the memory cannot answer for, and fills it.
-func (s *Store) recall(ctx context.Context, k rowKey) (row tokenstore.Row, err error) {
-	if row, ok := s.stale(k); ok {
-		return row, nil
+func (s *Store) recall(ctx context.Context, k memory.Key, open tokenstore.OpenRow) (opened any, err error) {
+	if opened, ok := s.stale(k); ok {
+		return opened, nil
 	}
-	f, first := s.memory.begin(k)
+	f, first := s.memory.Begin(k)
 	if !first && s.listener.trusted(time.Now()) {
-		if row, ok := s.recallWith(ctx, k, f); ok {
-			return row, nil
+		if opened, ok := s.recallWith(ctx, k, f); ok {
+			return opened, nil
 		}
 	}
-	s.memory.missed(k)
-	filled := false
+	s.memory.Missed(k)
+	bytes, filled := 0, false
 	if first {
-		defer func() { s.memory.end(k, f, row, filled) }()
+		defer func() { s.memory.End(k, f, opened, bytes, filled) }()
 	}
-	known := s.memory.has(k) && s.listener.knewWithin(time.Now(), s.maxStale)
-	row, err = s.get(ctx, manner{hasty: known}, k.kind, k.id)
-	filled = err == nil
+	known := s.memory.Has(k) && s.listener.knewWithin(time.Now(), s.maxStale)
+	row, err := s.get(ctx, manner{hasty: known}, k.Kind, k.ID)
+	if err == nil {
+		opened, bytes, err = open(row)
+		filled = err == nil
+	}
 	switch {
 	case errors.Is(err, tokenstore.ErrUnavailable):
 		if old, ok := s.stale(k); ok {
 			return old, nil
 		}
 	case !first && !s.listener.trusted(time.Now()):
-		s.memory.forget(k) // whoever was first may have read an older one, and nobody is told of it
+		s.memory.Forget(k) // whoever was first may have read an older one, and nobody is told of it
 	}
-	return row, err
+	return opened, err
 }
 
 // recallWith waits for another read of the row to fill the memory.
-func (s *Store) recallWith(ctx context.Context, k rowKey, f *fill) (tokenstore.Row, bool) {
+func (s *Store) recallWith(ctx context.Context, k memory.Key, f *memory.Fill) (any, bool) {
 	late := time.NewTimer(patience)
 	defer late.Stop()
 	select {
-	case <-f.done:
+	case <-f.Done():
 	case <-late.C:
 	case <-ctx.Done():
 	}
 	if !s.listener.trusted(time.Now()) {
-		return tokenstore.Row{}, false
+		return nil, false
 	}
-	return s.memory.get(k)
+	return s.memory.Get(k)
 }
 
 // stale is a row as it was when the database was last reached, which is now gone.
-func (s *Store) stale(k rowKey) (tokenstore.Row, bool) {
+func (s *Store) stale(k memory.Key) (any, bool) {
 	if !s.outage.gone() || !s.listener.knewWithin(time.Now(), s.maxStale) {
-		return tokenstore.Row{}, false
+		return nil, false
 	}
-	return s.memory.get(k)
+	return s.memory.Get(k)
 }

@@ -1,6 +1,10 @@
 package postgres
 
-import "time"
+import (
+	"time"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+)
 
 // Status is how a Store is with its database, for metrics and for who asks whether this node is ready.
 type Status struct {
@@ -15,10 +19,6 @@ type Status struct {
 	// wait for one of them, or for the database to come back.
 	Connections, InUse, MaxConns, Calls int
 
-	// Rows is how many rows are in memory. Recalls that it answered, since the Store was opened, are Hits; those that had to read the database are Misses.
-	Rows         int
-	Hits, Misses uint64
-
 	// Contact is when the database has last answered, by this process's clock.
 	Contact time.Time
 
@@ -26,6 +26,9 @@ type Status struct {
 	// found no idle connection, and waited for one or made it.
 	Repeats, Waits uint64
 }
+
+// Recalls says what is in memory, and what for.
+func (s *Store) Recalls() tokenstore.Recalls { return s.memory.Stat() }
 
 // Status says how the Store is with its database. It asks nobody.
 func (s *Store) Status() Status {
@@ -36,7 +39,6 @@ func (s *Store) Status() Status {
 		Calls: int(s.calls.Load()),
 	}
 	st.Reachable, st.Since = s.outage.state()
-	st.Rows, st.Hits, st.Misses = s.memory.stat()
 	st.Contact = s.outage.contact()
 	st.Repeats, st.Waits = s.repeats.Load(), uint64(max(stat.EmptyAcquireCount(), 0))
 	return st

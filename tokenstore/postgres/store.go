@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/internal/memory"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/internal/watch"
 )
 
@@ -89,7 +90,7 @@ type Store struct {
 	repeats  atomic.Uint64 // calls that were made again, see do
 	writing  chan struct{} // has a place for each connection that may write at a time, and rating for each that may count events
 	rating   chan struct{}
-	memory   *memory
+	memory   *memory.Memory
 	clock    *clock
 	outage   *outage
 	sockets  *sockets // of calls, and ears of what listens
@@ -129,7 +130,7 @@ func open(ctx context.Context, o Options) (*Store, error) {
 	s.ears = newSockets()
 	s.writing, s.rating = make(chan struct{}, max(1, o.MaxConns-o.MaxConns/4-1)), make(chan struct{}, max(1, o.MaxConns/4))
 	s.over = make(chan struct{})
-	s.memory, s.clock, s.watchers = newMemory(), newClock(), watch.New(s.over)
+	s.memory, s.clock, s.watchers = memory.New(), newClock(), watch.New(s.over)
 	s.outage = newOutage(s.wait, s.clock.now, s.logger, s.reach, s.cut)
 	if err := s.connectListener(o); err != nil {
 		return nil, fmt.Errorf("listen: %w", err)

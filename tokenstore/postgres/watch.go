@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/internal/memory"
 )
 
 // Watch implements tokenstore.Store.
@@ -20,8 +21,8 @@ func (s *Store) Steady() time.Time { return s.outage.steadySince() }
 // forget is called for each row that an Apply or a Sweep was about, when that has ended, however it did: the row is read anew. Others hear of it from the database, and
 // so do those who watch here.
 func (s *Store) forget(row tokenstore.Row) {
-	if recalled(row.Kind) {
-		s.memory.forget(rowKey{row.Kind, row.ID})
+	if memory.Keeps(row.Kind) {
+		s.memory.Forget(memory.Key{Kind: row.Kind, ID: row.ID})
 	}
 	if !s.listener.trusted(time.Now()) {
 		s.watchers.Tell(row.Kind, row.ID)
@@ -30,8 +31,8 @@ func (s *Store) forget(row tokenstore.Row) {
 
 // forgetKind is forget for a Sweep that does not know of what rows.
 func (s *Store) forgetKind(kind tokenstore.Kind) {
-	if recalled(kind) {
-		s.memory.forgetKind(kind)
+	if memory.Keeps(kind) {
+		s.memory.ForgetKind(kind)
 	}
 	if !s.listener.trusted(time.Now()) {
 		s.watchers.Tell(kind, "")

@@ -127,7 +127,7 @@ func TestListenOff(t *testing.T) {
 		wantTold(t, w, "a", func() { mustApply(t, there, change) })
 		wantRecall(t, here, "a", version)
 	}
-	if st := here.Status(); st.Listening || st.Hits != 0 || !st.Reachable {
+	if st := here.Status(); st.Listening || here.Recalls().Hits != 0 || !st.Reachable {
 		t.Errorf("status = %+v", st)
 	}
 	if d := time.Since(here.Now()).Abs(); d > time.Second { // both clocks are this machine's

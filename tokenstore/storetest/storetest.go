@@ -6,6 +6,7 @@
 package storetest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,8 @@ func Run(t *testing.T, open func(t *testing.T) tokenstore.Store) {
 	t.Helper()
 	tests := map[string]func(*testing.T, tokenstore.Store){
 		"row comes back as it was inserted":                       testRoundTrip,
+		"recall returns what is made of the row as it is":         testRecallOpens,
+		"recall remembers nothing that was refused":               testRecallRefused,
 		"row that does not exist is not found":                    testNotFound,
 		"insert of an existing id conflicts":                      testInsertConflict,
 		"update replaces exactly the version before":              testUpdate,
@@ -175,7 +178,21 @@ func wantRow(t *testing.T, s tokenstore.Store, want tokenstore.Row) {
 
 // gets are the two ways to get a row, which see the same wherever one Store is all there is.
 func gets(s tokenstore.Store) map[string]func(context.Context, tokenstore.Kind, string) (tokenstore.Row, error) {
-	return map[string]func(context.Context, tokenstore.Kind, string) (tokenstore.Row, error){"Get": s.Get, "Recall": s.Recall}
+	return map[string]func(context.Context, tokenstore.Kind, string) (tokenstore.Row, error){"Get": s.Get, "Recall": Recalling(s)}
+}
+
+// Recalling is the Recall of a store as a way to get rows: they are what is made of them.
+func Recalling(s tokenstore.Store) func(context.Context, tokenstore.Kind, string) (tokenstore.Row, error) {
+	open := func(row tokenstore.Row) (any, int, error) { return row, len(row.Sealed), nil }
+	return func(ctx context.Context, kind tokenstore.Kind, id string) (tokenstore.Row, error) {
+		opened, err := s.Recall(ctx, kind, id, open)
+		if err != nil {
+			return tokenstore.Row{}, err
+		}
+		row := opened.(tokenstore.Row) // which others have as well
+		row.Refs, row.Sealed = slices.Clone(row.Refs), bytes.Clone(row.Sealed)
+		return row, nil
+	}
 }
 
 // compare says in which field two rows differ.
