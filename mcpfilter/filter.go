@@ -147,6 +147,7 @@ func (f *Filter) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("mcp_filter %q: %w", f.Proxy, err)
 	}
 	f.proxy = f.gateway.Proxy()
+	f.proxy.Policy = f.proxy.Policy.ready()
 	f.origins = ownOrigins(&f.proxy)
 	if len(f.proxy.Policy.Rules) > 0 && f.Credential == credentialHeader {
 		return fmt.Errorf("mcp_filter %q: this proxy has a policy, for which the lists that the MCP server answers pass through transport mcp: use mcp_proxy, or credential transport here and transport mcp in the reverse_proxy behind", f.Proxy)

@@ -11,7 +11,7 @@ import (
 
 // identify says in placeholders and in the access log who sends the request, and what it is.
 func (f *Filter) identify(r *http.Request, x *exchange) {
-	grant, user := x.session.Grant, x.session.Grant.User
+	grant := x.session.Grant
 	var said *contents
 	if r.Method == http.MethodPost {
 		said = x.body.contents()
@@ -21,11 +21,10 @@ func (f *Filter) identify(r *http.Request, x *exchange) {
 	x.method, x.target, x.name = p.method, p.target, p.name
 
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Set("http.auth.user.id", grant.UserID)
-		repl.Set("http.auth.user.email", user.VerifiedEmail())
-		repl.Set("http.auth.user.login", user.Login)
-		repl.Set("http.auth.user.name", user.Name)
-		repl.Set("http.auth.user.provider", user.Provider)
+		repl.Set(userPlaceholders+"id", grant.UserID)
+		for _, other := range [...]string{userPlaceholders + "email", userPlaceholders + "login", userPlaceholders + "name", userPlaceholders + "provider"} {
+			repl.Delete(other) // what a handler in front of us found is of somebody else
+		}
 	}
 
 	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {

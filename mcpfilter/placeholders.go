@@ -18,6 +18,9 @@ type placeholders struct {
 // placeholdersVar is the variable of a request's context under which they are kept.
 const placeholdersVar = "mcp_placeholders"
 
+// userPlaceholders is how the placeholders begin that tell of the user.
+const userPlaceholders = "http.auth.user."
+
 // describe sets the placeholders that tell of a request what it is, for whom it is not yet known. said is nil where there is no message.
 func describe(r *http.Request, said *contents) *placeholders {
 	method, target, name := aboutRequest(r.Header, said)
@@ -37,7 +40,7 @@ func describe(r *http.Request, said *contents) *placeholders {
 
 // value is that of a placeholder.
 func (p *placeholders) value(key string) (any, bool) {
-	if !strings.HasPrefix(key, "mcp.") {
+	if !strings.HasPrefix(key, "mcp.") && !strings.HasPrefix(key, userPlaceholders) {
 		return nil, false
 	}
 	switch key {
@@ -56,6 +59,14 @@ func (p *placeholders) value(key string) (any, bool) {
 		return nil, false
 	}
 	switch key {
+	case userPlaceholders + "email":
+		return p.x.session.Grant.User.VerifiedEmail(), true
+	case userPlaceholders + "login":
+		return p.x.session.Grant.User.Login, true
+	case userPlaceholders + "name":
+		return p.x.session.Grant.User.Name, true
+	case userPlaceholders + "provider":
+		return p.x.session.Grant.User.Provider, true
 	case "mcp.proxy":
 		return p.x.proxy.ID, true
 	case "mcp.client_id":

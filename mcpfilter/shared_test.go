@@ -120,7 +120,9 @@ func TestPlaceholdersOfTheFilterTakeThePlaceOfTheMatchers(t *testing.T) {
 	t.Parallel()
 	_, r := benchRequest()
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	repl.Set("http.auth.user.id", "whoever another handler found")
+	for _, what := range []string{"id", "email", "login", "name", "provider", "of_another"} {
+		repl.Set("http.auth.user."+what, "what another handler found")
+	}
 	asked := func(key string) any { v, _ := repl.Get(key); return v }
 	describe(r, readContents([]byte(`{"method":"ping"}`)))
 	if _, known := repl.Get("mcp.grant"); known || asked("mcp.method") != "ping" || asked("mcp.session") != "" {
@@ -134,7 +136,8 @@ func TestPlaceholdersOfTheFilterTakeThePlaceOfTheMatchers(t *testing.T) {
 	f.identify(r, &exchange{proxy: &f.proxy, session: newKnowing().session, body: taken})
 	for key, want := range map[string]any{
 		"mcp.method": "tools/call", "mcp.target": "tool", "mcp.name": "search_issues", "mcp.protocol_version": "2025-11-25", "mcp.session": "",
-		"mcp.proxy": "jira", "mcp.client_id": "client-1", "mcp.client_name": "Claude", "mcp.grant": "grant-1", "http.auth.user.id": "user-1", "mcp.other": nil,
+		"mcp.proxy": "jira", "mcp.client_id": "client-1", "mcp.client_name": "Claude", "mcp.grant": "grant-1", "http.auth.user.id": "user-1", "http.auth.user.email": "ada@example.com", "http.auth.user.login": "ada",
+		"http.auth.user.name": "Ada Lovelace", "http.auth.user.provider": "jira", "http.auth.user.of_another": "what another handler found", "mcp.other": nil,
 	} {
 		if got := asked(key); got != want {
 			t.Errorf("{%s} is %v, want %v", key, got, want)

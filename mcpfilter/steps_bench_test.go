@@ -80,7 +80,7 @@ func knowingFilter(tb testing.TB, rules int, audit *zap.Logger) *Filter {
 		StreamRecheck: caddy.Duration(30 * time.Second), StreamPastExpiry: caddy.Duration(15 * time.Minute),
 		gateway: gateway, proxy: gateway.Proxy(), log: zap.NewNop(), audit: audit,
 	}
-	f.proxy.Policy = benchPolicy(rules)
+	f.proxy.Policy = benchPolicy(rules).ready()
 	f.origins = ownOrigins(&f.proxy)
 	f.own = f.proxy.ownHeaders()
 	var err error
