@@ -21,60 +21,84 @@ import (
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/testenv"
 )
 
-// BenchmarkOpenStreams tells what open event streams hold of Caddy's memory, and how long one event to each takes, through the whole gateway, and how many times that of
-// plain reverse_proxy it is. Each iteration has both in turn, each in a process of its own, because what a process once had is not given back.
-// `-bench 'OpenStreams/10000' -benchtime 3x` has ten thousand: HTTP/2 brings them in fifty connections, since as many sockets as Caddy has towards the MCP
-// server would be too many descriptors.
+// BenchmarkOpenStreams tells what open event streams cost through the whole gateway, and how many times that of plain reverse_proxy it is: bytes of the heap and of
+// stacks that each holds while nothing is said (live), bytes of the process (resident), and how long one event to each takes, with the time of
+// processors that Caddy spends on one. Memory is that of processes of their own, because a process does not give back what it once had; events go in turns, to half of
+// the streams through one and half through the other, so that whatever else the machine does meets both. With HTTP/2 few connections bring them, as
+// many sockets as Caddy has towards the MCP server would be too many descriptors.
 func BenchmarkOpenStreams(b *testing.B) {
 	for _, streams := range []int{100, 10_000} {
 		b.Run(strconv.Itoa(streams), func(b *testing.B) {
 			if streams > 1000 && testing.Short() {
-				b.Skip("many streams take a while")
+				b.Skip("so many streams take most of a minute")
 			}
 			benchmarkOpenStreams(b, streams)
 		})
 	}
 }
 
+// streamPaths are what is compared, as clients know it. The first is what the other is measured by.
+var streamPaths = [2]string{"/plain", "/demo/mcp"}
+
 func benchmarkOpenStreams(b *testing.B, streams int) {
-	server := newAnnouncer()
+	server := &announcer{open: make(map[string]map[chan struct{}]bool)}
 	up := httptest.NewUnstartedServer(server)
 	up.Config.SetKeepAlivesEnabled(false)
 	up.Start()
 	b.Cleanup(up.Close)
 	w := testenv.Start(b, testenv.Options{TokenLife: time.Hour, Caddyfile: func(w *testenv.World) string {
-		return strings.NewReplacer(w.MCPURL, up.URL, "\trespond ", "\thandle /plain {\n\t\treverse_proxy "+up.URL+"\n\t}\n\trespond ", "\t\tlevel DEBUG", "\t\tlevel ERROR").Replace(w.CaddyfileWith(""))
+		plain := "\thandle /plain {\n\t\trewrite /plain\n\t\treverse_proxy " + up.URL + "\n\t}\n\trespond "
+		return strings.NewReplacer(w.MCPURL+"/mcp", up.URL+"/demo/mcp", "\trespond ", plain, "\t\tlevel DEBUG", "\t\tlevel ERROR").Replace(w.CaddyfileWith(""))
 	}})
 	bot := w.NewPlainBot(b)
 	bot.Login(b, testenv.NewBrowser(testenv.Alice))
-	paths := []string{"/plain", "/demo/mcp"}
-	costs := make(map[string][]streamCost)
+	world := &streamWorld{w, server, bot.Access()}
+	costs := make(map[string]*[2][]float64)
+	add := func(unit string, which int, cost float64) {
+		if costs[unit] == nil {
+			costs[unit] = new([2][]float64)
+		}
+		costs[unit][which] = append(costs[unit][which], cost)
+	}
 	for i := 0; b.Loop(); i++ {
-		for turn := range paths {
-			path := paths[(i+turn)%len(paths)]
+		for turn := range streamPaths {
+			which := (i + turn) % 2
 			w.Terminate()
 			w.Run()
-			cost := server.cost(b, w, path, bot.Access(), streams)
-			b.Logf("%s: %+v", path, cost)
-			costs[path] = append(costs[path], cost)
+			live, resident := world.memory(b, streamPaths[which], streams)
+			add("B-live", which, live)
+			add("B-resident", which, resident)
 		}
+		w.Terminate()
+		w.Run()
+		world.events(b, streams/2, func(which int, event, cpu time.Duration) {
+			add("ns-event", which, float64(event))
+			add("ns-cpu", which, float64(cpu))
+		})
 	}
-	b.ReportMetric(0, "ns/op") // of both together
-	for unit, of := range map[string]func(streamCost) float64{
-		"live":     func(c streamCost) float64 { return float64(c.Live) },
-		"resident": func(c streamCost) float64 { return float64(c.Resident) },
-		"event":    func(c streamCost) float64 { return float64(c.Event) },
-	} {
-		var plain, gateway, ratios []float64
-		for i := range costs[paths[0]] {
-			p, g := of(costs[paths[0]][i]), of(costs[paths[1]][i])
-			plain, gateway, ratios = append(plain, p), append(gateway, g), append(ratios, g/p)
+	b.ReportMetric(0, "ns/op") // of all together
+	for unit, cost := range costs {
+		var ratios []float64
+		for i := range cost[0] {
+			if cost[0][i] > 0 {
+				ratios = append(ratios, cost[1][i]/cost[0][i])
+			}
 		}
-		of := map[string]string{"live": "B-live", "resident": "B-resident", "event": "ns-event"}[unit]
-		b.ReportMetric(middle(plain), of+"/reverse_proxy")
-		b.ReportMetric(middle(gateway), of+"/gateway")
-		b.ReportMetric(middle(ratios), of+"/ratio")
+		if unit == "ns-cpu" { // of which a process knows hundredths of seconds
+			ratios = []float64{sum(cost[1]) / sum(cost[0])}
+			cost[0], cost[1] = []float64{sum(cost[0]) / float64(len(cost[0]))}, []float64{sum(cost[1]) / float64(len(cost[1]))}
+		}
+		b.ReportMetric(middle(cost[0]), unit+"/reverse_proxy")
+		b.ReportMetric(middle(cost[1]), unit+"/gateway")
+		b.ReportMetric(middle(ratios), unit+"/ratio")
 	}
+}
+
+func sum(values []float64) (s float64) {
+	for _, v := range values {
+		s += v
+	}
+	return s
 }
 
 func middle[T cmp.Ordered](values []T) T {
@@ -82,31 +106,24 @@ func middle[T cmp.Ordered](values []T) T {
 	return values[len(values)/2]
 }
 
-// streamCost is what one open stream costs: bytes of the heap and of stacks after garbage collections, bytes of the process, and the time of
-// one event, when each stream gets one.
-type streamCost struct {
-	Live, Resident int
-	Goroutines     float64
-	Event          time.Duration
-}
-
 // announcer is an MCP server whose every answer is a stream of what is announced.
 type announcer struct {
 	mu   sync.Mutex
-	open map[chan struct{}]bool
+	open map[string]map[chan struct{}]bool // by path
 }
-
-func newAnnouncer() *announcer { return &announcer{open: make(map[chan struct{}]bool)} }
 
 func (a *announcer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	next := make(chan struct{}, 1)
 	a.mu.Lock()
-	a.open[next] = true
+	if a.open[r.URL.Path] == nil {
+		a.open[r.URL.Path] = make(map[chan struct{}]bool)
+	}
+	a.open[r.URL.Path][next] = true
 	a.mu.Unlock()
 	defer func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		delete(a.open, next)
+		delete(a.open[r.URL.Path], next)
 	}()
 	w.Header().Set("Content-Type", "text/event-stream")
 	flush := http.NewResponseController(w).Flush
@@ -122,83 +139,54 @@ func (a *announcer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// announce sends an event on each stream.
-func (a *announcer) announce() {
+// announce sends an event on each stream of a path.
+func (a *announcer) announce(path string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for next := range a.open {
+	for next := range a.open[path] {
 		next <- struct{}{}
 	}
 }
 
-func (a *announcer) streams() int {
+func (a *announcer) streams(path string) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return len(a.open)
+	return len(a.open[path])
 }
 
-// cost opens streams through a path of a Caddy that has just been started, measures, and closes them.
-func (a *announcer) cost(b *testing.B, w *testenv.World, path, token string, streams int) (cost streamCost) {
+// streamWorld is a Caddy in front of an announcer, and the token of somebody whom the gateway lets in.
+type streamWorld struct {
+	w      *testenv.World
+	server *announcer
+	token  string
+}
+
+// openStreams are streams through one path.
+type openStreams struct {
+	path    string
+	streams int
+	server  *announcer
+	arrived atomic.Int64
+	close   func()
+}
+
+// open opens streams.
+func (s *streamWorld) open(b *testing.B, path string, streams int) *openStreams {
 	b.Helper()
 	const perConnection = 200 // Caddy takes 250
-	var arrived atomic.Int64
-	var clients []*http.Client
+	o := &openStreams{path: path, streams: streams, server: s.server}
 	ctx, leave := context.WithCancel(b.Context())
-	var reading sync.WaitGroup
-	defer func() {
+	var clients []*http.Client
+	var opening, reading sync.WaitGroup
+	o.close = func() {
 		leave()
 		reading.Wait()
 		for _, c := range clients {
 			c.CloseIdleConnections()
 		}
-		testenv.Eventually(b, "the server to be left", func() bool { return a.streams() == 0 })
-	}()
-	open := func(client *http.Client) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, w.URL+path, nil)
-		if err != nil {
-			b.Error(err)
-			return
-		}
-		req.Header.Set("Authorization", "Bearer "+token)
-		req.Header.Set("Accept", "text/event-stream")
-		res, err := client.Do(req)
-		if err != nil {
-			b.Error(err)
-			return
-		}
-		if res.StatusCode != http.StatusOK {
-			b.Errorf("%s: status %d", path, res.StatusCode)
-		}
-		reading.Go(func() {
-			defer res.Body.Close()
-			events := bufio.NewReaderSize(res.Body, 256)
-			for {
-				if _, err := events.ReadSlice('\n'); err != nil {
-					return
-				}
-				if _, err := events.ReadSlice('\n'); err != nil {
-					return
-				}
-				arrived.Add(1)
-			}
-		})
+		testenv.Eventually(b, "the server to be left", func() bool { return s.server.streams(path) == 0 })
 	}
-	announced := func() time.Duration {
-		arrived.Store(0)
-		began := time.Now()
-		a.announce()
-		for arrived.Load() < int64(streams) {
-			if time.Since(began) > time.Minute {
-				b.Fatalf("%s: of %d events %d arrived", path, streams, arrived.Load())
-			}
-			time.Sleep(100 * time.Microsecond)
-		}
-		return time.Since(began)
-	}
-
-	before := held(b, w)
 	slots := make(chan struct{}, 50) // streams that begin at the same time
-	var opening sync.WaitGroup
 	for i := range streams {
 		if i%perConnection == 0 {
 			var p http.Protocols
@@ -209,62 +197,82 @@ func (a *announcer) cost(b *testing.B, w *testenv.World, path, token string, str
 		slots <- struct{}{}
 		opening.Go(func() {
 			defer func() { <-slots }()
-			open(client)
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.w.URL+path, nil)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			req.Header.Set("Authorization", "Bearer "+s.token)
+			req.Header.Set("Accept", "text/event-stream")
+			res, err := client.Do(req)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			if res.StatusCode != http.StatusOK {
+				b.Errorf("%s: status %d", path, res.StatusCode)
+			}
+			reading.Go(func() { o.read(res.Body) })
 		})
 	}
 	opening.Wait()
 	if b.Failed() {
+		o.close()
 		b.FailNow()
 	}
-	announced()                 // what a stream needs for its first
-	time.Sleep(2 * time.Second) // it is watched by now
-	after := held(b, w)
-	if dir := os.Getenv("STREAMS_PROFILES"); dir != "" {
-		saveProfiles(b, w, dir+"/"+strings.ReplaceAll(path[1:], "/", "-"))
-	}
-	var took []time.Duration
-	for range 9 {
-		took = append(took, announced())
-	}
-	return streamCost{
-		Live: (after.live - before.live) / streams, Resident: (after.resident - before.resident) / streams,
-		Goroutines: float64(after.goroutines-before.goroutines) / float64(streams), Event: middle(took) / time.Duration(streams),
-	}
+	o.announce(b) // what a stream needs for its first event
+	return o
 }
 
-func saveProfiles(b *testing.B, w *testenv.World, prefix string) {
-	for _, p := range []string{"heap", "goroutine", "goroutine?debug=1"} {
-		res, err := http.Get(w.AdminURL() + "/debug/pprof/" + p)
+func (o *openStreams) read(body io.ReadCloser) {
+	defer body.Close()
+	lines := bufio.NewReaderSize(body, 256)
+	for {
+		line, err := lines.ReadSlice('\n')
 		if err != nil {
-			b.Fatal(err)
+			return
 		}
-		all, _ := io.ReadAll(res.Body)
-		_ = res.Body.Close()
-		_ = os.WriteFile(prefix+"."+strings.ReplaceAll(p, "?", "-"), all, 0o600)
+		if len(line) == 1 { // the end of an event
+			o.arrived.Add(1)
+		}
 	}
 }
 
-// holding is what Caddy's process holds after its garbage was collected, in bytes.
-type heldMemory struct{ live, resident, goroutines int }
-
-func held(b *testing.B, w *testenv.World) heldMemory {
+// announce sends an event on each stream, and tells how long it took until all of them were read.
+func (o *openStreams) announce(b *testing.B) time.Duration {
 	b.Helper()
-	fetch := func(profile string) string {
-		res, err := http.Get(w.AdminURL() + "/debug/pprof/" + profile)
-		if err != nil {
-			b.Fatal(err)
+	o.arrived.Store(0)
+	began := time.Now()
+	o.server.announce(o.path)
+	for o.arrived.Load() < int64(o.streams) {
+		if time.Since(began) > time.Minute {
+			b.Fatalf("%s: of %d events %d arrived", o.path, o.streams, o.arrived.Load())
 		}
-		defer res.Body.Close()
-		all, err := io.ReadAll(res.Body)
-		if err != nil {
-			b.Fatal(err)
-		}
-		return string(all)
+		time.Sleep(50 * time.Microsecond)
 	}
+	return time.Since(began)
+}
+
+// memory is what each of so many streams through a path holds, in bytes, of a Caddy that has just been started.
+func (s *streamWorld) memory(b *testing.B, path string, streams int) (live, resident float64) {
+	b.Helper()
+	liveBefore, residentBefore := s.held(b)
+	open := s.open(b, path, streams)
+	defer open.close()
+	time.Sleep(time.Second) // a stream is watched by then
+	liveAfter, residentAfter := s.held(b)
+	live, resident = float64(liveAfter-liveBefore)/float64(streams), float64(residentAfter-residentBefore)/float64(streams)
+	b.Logf("%s: %.0f bytes are live, %.0f resident", path, live, resident)
+	return live, resident
+}
+
+// held is what Caddy's process holds after its garbage was collected: objects and stacks, and what is in memory of it.
+func (s *streamWorld) held(b *testing.B) (live, resident int) {
+	b.Helper()
 	number := func(text, pattern string) int {
 		m := regexp.MustCompile(pattern).FindStringSubmatch(text)
 		if m == nil {
-			b.Fatalf("nothing like %s in the profile", pattern)
+			b.Fatalf("nothing like %s is told", pattern)
 		}
 		n, err := strconv.Atoi(m[1])
 		if err != nil {
@@ -273,19 +281,38 @@ func held(b *testing.B, w *testenv.World) heldMemory {
 		return n
 	}
 	heap := ""
-	for range 4 { // pools let go of what they hold at the second collection, and stacks shrink by half at each
-		heap = fetch("heap?gc=1&debug=1")
+	for range 4 { // pools let go of what they hold at the second collection, and each halves stacks
+		res, err := http.Get(s.w.AdminURL() + "/debug/pprof/heap?gc=1&debug=1")
+		if err != nil {
+			b.Fatal(err)
+		}
+		all, err := io.ReadAll(res.Body)
+		if _ = res.Body.Close(); err != nil {
+			b.Fatal(err)
+		}
+		heap = string(all)
 	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.PID()))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.w.PID()))
 	if err != nil {
 		b.Fatal(err)
 	}
-	if testing.Verbose() {
-		b.Logf("HeapAlloc %d HeapInuse %d Stack %d", number(heap, `# HeapAlloc = (\d+)`), number(heap, `# HeapInuse = (\d+)`), number(heap, `# Stack = (\d+)`))
+	return number(heap, `# HeapAlloc = (\d+)`) + number(heap, `# Stack = (\d+)`), number(string(status), `VmRSS:\s+(\d+) kB`) << 10
+}
+
+// events measures events to so many streams through each path. A cost is that of one event.
+func (s *streamWorld) events(b *testing.B, streams int, add func(which int, event, cpu time.Duration)) {
+	b.Helper()
+	var open [2]*openStreams
+	for which, path := range streamPaths {
+		open[which] = s.open(b, path, streams)
+		defer open[which].close()
 	}
-	return heldMemory{
-		live:       number(heap, `# HeapAlloc = (\d+)`) + number(heap, `# Stack = (\d+)`),
-		resident:   number(string(status), `VmRSS:\s+(\d+) kB`) << 10,
-		goroutines: number(fetch("goroutine?debug=1"), `goroutine profile: total (\d+)`),
+	for i := range max(20, 100_000/streams) {
+		for turn := range open {
+			which := (i + turn) % 2
+			cpu := testenv.CPU(s.w.PID())
+			event := open[which].announce(b)
+			add(which, event/time.Duration(streams), (testenv.CPU(s.w.PID())-cpu)/time.Duration(streams))
+		}
 	}
 }
