@@ -50,11 +50,8 @@ type guard struct {
 	r      *http.Request
 	x      *exchange
 
-	// begun is called when the response begins, and told whether it is an event stream.
-	begun func(stream bool)
-
-	// refused is called when the response is refused, and what is left of it is not wanted.
-	refused func()
+	// watch begins with the response.
+	watch *watch
 
 	// began is when the request went to the handler.
 	began time.Time
@@ -67,10 +64,10 @@ type guard struct {
 	wroteHeader, discard bool
 }
 
-func newGuard(w http.ResponseWriter, r *http.Request, f *Filter, x *exchange) *guard {
+func newGuard(w http.ResponseWriter, r *http.Request, f *Filter, x *exchange, watch *watch) *guard {
 	return &guard{
 		ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
-		filter:                f, r: r, x: x,
+		filter:                f, r: r, x: x, watch: watch,
 		began:  time.Now(),
 		before: fieldsOf(w.Header()),
 	}
@@ -138,7 +135,9 @@ func (g *guard) WriteHeader(status int) {
 	if _, typed := h["Content-Type"]; !typed && h.Get("Content-Length") != "0" {
 		h["Content-Type"] = nil // or the server would guess one
 	}
-	g.begun(stream)
+	g.x.stream = stream
+	g.filter.streams(g.x, 1)
+	g.watch.begin(g.filter.watchAfter(g.x.session), g.watch.look)
 	g.ResponseWriter.WriteHeader(status)
 }
 
@@ -214,7 +213,7 @@ func (g *guard) replace(no *refusal) {
 	// A client that left is told nothing, and the handler finds that out itself.
 	_ = g.filter.refuse(g.ResponseWriter, no)
 	_ = http.NewResponseController(g.ResponseWriter).Flush() // not after the rest of the MCP server's
-	g.refused()
+	g.watch.begin(refusedRest, g.watch.abandon)              // what is left of the MCP server's is not wanted
 }
 
 // withhold takes back the headers that are not the MCP server's to set.

@@ -34,12 +34,18 @@ func eachPart(text []byte, open byte, tell func(jsonPart) error) error {
 	for {
 		var p jsonPart
 		if open == '{' {
-			end := skipName(text, i)
+			if i == len(text) || text[i] != '"' {
+				return errNotOneValue
+			}
+			end := skipString(text, i)
 			if end < 0 {
 				return errNotOneValue
 			}
-			p.name, p.plain = nameAt(text, i)
-			i = skipSpace(text, end)
+			p.name, p.plain = nameIn(text[i:end])
+			if i = skipSpace(text, end); i == len(text) || text[i] != ':' {
+				return errNotOneValue
+			}
+			i = skipSpace(text, i+1)
 		}
 		p.start = i
 		if p.end = skipValue(text, i); p.end < 0 {
@@ -237,14 +243,13 @@ func skipDigits(text []byte, i int) int {
 	return i
 }
 
-// nameAt is the name that begins at i, which is one. It is plain when it says what stands there.
-func nameAt(text []byte, i int) (name []byte, plain bool) {
-	end := skipString(text, i)
-	inner := text[i+1 : end-1]
+// nameIn is what a string says, which stands between its quotation marks. It is plain when that is what stands there, and otherwise with them.
+func nameIn(quoted []byte) (name []byte, plain bool) {
+	inner := quoted[1 : len(quoted)-1]
 	if bytes.IndexByte(inner, '\\') < 0 && utf8.Valid(inner) {
 		return inner, true
 	}
-	return text[i:end], false
+	return quoted, false
 }
 
 // stringIn is the string that a JSON value is.
@@ -252,7 +257,7 @@ func stringIn(raw []byte) (s string, ok bool) {
 	if len(raw) == 0 || raw[0] != '"' {
 		return "", false
 	}
-	if inner, plain := nameAt(raw, 0); plain {
+	if inner, plain := nameIn(raw); plain {
 		return string(inner), true
 	}
 	return unquoted(raw), true

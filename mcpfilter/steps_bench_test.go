@@ -60,7 +60,7 @@ func (k knowing) Proxy() Proxy {
 func (k knowing) Enter() (func(), error)                                      { return func() {}, nil }
 func (k knowing) Authenticate(context.Context, string) (*Session, error)      { return k.session, nil }
 func (k knowing) CheckGrant(context.Context, *Session) error                  { return nil }
-func (k knowing) Watch(context.Context, *Session) (<-chan struct{}, func())   { return nil, func() {} }
+func (k knowing) Watch(context.Context, *Session, func()) func()              { return func() {} }
 func (k knowing) SessionTag(*Session, string) (string, error)                 { return "tag", nil }
 func (k knowing) UpstreamToken(context.Context, *Session) (string, error)     { return "upstream", nil }
 func (k knowing) IdentityAssertion(context.Context, *Session) (string, error) { return "", nil }
@@ -307,10 +307,11 @@ func BenchmarkGuard(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		w := nowhere{http.Header{"Server": {"Caddy"}}}
-		g := newGuard(w, r, f, x)
-		g.begun, g.refused = func(bool) {}, func() {}
+		watch := &watch{filter: f, x: x, ctx: r.Context(), end: func() {}}
+		g := newGuard(w, r, f, x, watch)
 		h := g.Header()
 		h["Content-Type"], h["Content-Length"], h["Date"] = []string{"application/json"}, []string{"36"}, []string{"Mon, 02 Jan 2006 15:04:05 GMT"}
 		g.WriteHeader(http.StatusOK)
+		watch.stop()
 	}
 }
