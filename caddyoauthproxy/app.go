@@ -277,7 +277,14 @@ func (a *App) open() (*gateway, error) {
 }
 
 // endStreams tells open event streams to end.
-func (a *App) endStreams() { a.stopOnce.Do(func() { close(a.stopping) }) }
+func (a *App) endStreams() {
+	a.stopOnce.Do(func() {
+		close(a.stopping)
+		if g := a.gateway.Load(); g != nil {
+			g.grants.tellAll()
+		}
+	})
+}
 
 // watchExit ends the streams when the process is on its way out, as soon as the HTTP app takes no more requests. Neither Stop nor Cleanup can do it: the HTTP app's own
 // Stop may come first, and it waits for the streams, those of earlier configs among them.

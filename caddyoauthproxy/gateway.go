@@ -316,12 +316,12 @@ func (p *proxyGateway) CheckGrant(ctx context.Context, s *mcpfilter.Session) err
 }
 
 // Watch implements mcpfilter.Gateway.
-func (p *proxyGateway) Watch(ctx context.Context, s *mcpfilter.Session) (<-chan struct{}, func()) {
+func (p *proxyGateway) Watch(ctx context.Context, s *mcpfilter.Session, told func()) (stop func()) {
 	g, err := p.app.open()
 	if err != nil {
-		return nil, func() {}
+		return func() {}
 	}
-	return g.grants.wait(ctx, s.Grant.ID)
+	return g.grants.wait(ctx, s.Grant.ID, told)
 }
 
 // authenticationError says in the filter's words what authserver says in its own.

@@ -15,44 +15,47 @@ type grantWatch struct {
 	stop    func()
 
 	mu      sync.Mutex
-	waiting map[string]map[chan struct{}]struct{} // by grant
-	changed map[string]struct{}                   // grants to look up
+	waiting map[string]map[*waiter]struct{} // by grant
+	changed map[string]struct{}             // grants to look up
 	looking bool
 }
+
+// waiter is somebody who wants to be told.
+type waiter struct{ told func() }
 
 // watchGrants watches a vault until stop is called. over reports whether a grant, or an API key, has ended, and acquire holds the vault open.
 func watchGrants(v *tokenstore.Vault, over func(ctx context.Context, grant string) bool, acquire func() (release func(), err error)) *grantWatch {
 	w := &grantWatch{
 		over: over, acquire: acquire,
-		waiting: make(map[string]map[chan struct{}]struct{}), changed: make(map[string]struct{}),
+		waiting: make(map[string]map[*waiter]struct{}), changed: make(map[string]struct{}),
 	}
 	w.stop = v.WatchGrants(w.grantChanged)
 	return w
 }
 
-// wait returns a channel that receives when the grant has ended, or had before. done is called when nobody waits any more.
-func (w *grantWatch) wait(ctx context.Context, grant string) (ended <-chan struct{}, done func()) {
-	c := make(chan struct{}, 1)
-	w.add(grant, c)
+// wait has told called when the grant has ended, or had before, until done is called. Nothing runs and nobody sleeps for it meanwhile.
+func (w *grantWatch) wait(ctx context.Context, grant string, told func()) (done func()) {
+	one := &waiter{told}
+	w.add(grant, one)
 	if w.over(ctx, grant) {
-		signal(c)
+		told()
 	}
-	return c, func() { w.remove(grant, c) }
+	return func() { w.remove(grant, one) }
 }
 
-func (w *grantWatch) add(grant string, c chan struct{}) {
+func (w *grantWatch) add(grant string, one *waiter) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.waiting[grant] == nil {
-		w.waiting[grant] = make(map[chan struct{}]struct{})
+		w.waiting[grant] = make(map[*waiter]struct{})
 	}
-	w.waiting[grant][c] = struct{}{}
+	w.waiting[grant][one] = struct{}{}
 }
 
-func (w *grantWatch) remove(grant string, c chan struct{}) {
+func (w *grantWatch) remove(grant string, one *waiter) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	delete(w.waiting[grant], c)
+	delete(w.waiting[grant], one)
 	if len(w.waiting[grant]) == 0 {
 		delete(w.waiting, grant)
 	}
@@ -107,15 +110,18 @@ func (w *grantWatch) next() (grant string, more bool) {
 func (w *grantWatch) tell(grant string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for c := range w.waiting[grant] {
-		signal(c)
+	for one := range w.waiting[grant] {
+		one.told()
 	}
 }
 
-// signal makes the channel receive, once if nobody has looked since the last time.
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
+// tellAll tells everybody, whatever their grants.
+func (w *grantWatch) tellAll() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, ones := range w.waiting {
+		for one := range ones {
+			one.told()
+		}
 	}
 }

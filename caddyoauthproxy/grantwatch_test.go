@@ -88,6 +88,24 @@ func save(t *testing.T, v *tokenstore.Vault, g *tokenstore.Grant, state tokensto
 	}
 }
 
+// waitFor waits for a grant's end with a channel that receives then.
+func waitFor(t *testing.T, w *grantWatch, grant string) (ended <-chan struct{}, done func()) {
+	t.Helper()
+	c, told := toldBy()
+	return c, w.wait(t.Context(), grant, told)
+}
+
+// toldBy returns what makes a channel receive, once if nobody has looked since the last time.
+func toldBy() (ended <-chan struct{}, told func()) {
+	c := make(chan struct{}, 1)
+	return c, func() {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+}
+
 // wantTold waits for what is to come within a second, for longer only because the machine may be busy.
 func wantTold(t *testing.T, what string, ended <-chan struct{}) {
 	t.Helper()
@@ -119,7 +137,7 @@ func passed(t *testing.T, w *grantWatch, v *tokenstore.Vault) {
 	t.Helper()
 	last := newGrant()
 	save(t, v, last, tokenstore.StateActive)
-	ended, done := w.wait(t.Context(), last.ID)
+	ended, done := waitFor(t, w, last.ID)
 	defer done()
 	save(t, v, last, tokenstore.StateRevoked)
 	wantTold(t, "the last change", ended)
@@ -145,13 +163,13 @@ func TestT58GrantsEndIsToldToThoseWhoWaitForIt(t *testing.T) {
 			mine, other := newGrant(), newGrant()
 			save(t, v, mine, tokenstore.StateActive)
 			save(t, v, other, tokenstore.StateActive)
-			first, firstDone := w.wait(t.Context(), mine.ID)
-			second, secondDone := w.wait(t.Context(), mine.ID)
-			others, othersDone := w.wait(t.Context(), other.ID)
+			first, firstDone := waitFor(t, w, mine.ID)
+			second, secondDone := waitFor(t, w, mine.ID)
+			others, othersDone := waitFor(t, w, other.ID)
 			end(t, v, mine)
 			wantTold(t, "one", first)
 			wantTold(t, "the other", second)
-			late, lateDone := w.wait(t.Context(), mine.ID)
+			late, lateDone := waitFor(t, w, mine.ID)
 			wantTold(t, "who comes late", late)
 			if len(others) != 0 {
 				t.Error("told of another grant's end")
@@ -174,10 +192,10 @@ func TestRefreshesOfAGrantDisturbNoneOfItsResponses(t *testing.T) {
 	w, v, s := watchWorld(t)
 	g := newGrant()
 	save(t, v, g, tokenstore.StateActive)
-	var ended []chan struct{}
+	var ended []<-chan struct{}
 	for range responses {
-		c := make(chan struct{}, 1)
-		w.add(g.ID, c)
+		c, told := toldBy()
+		w.add(g.ID, &waiter{told})
 		ended = append(ended, c)
 	}
 	reads := s.reads.Load()
@@ -208,7 +226,7 @@ func TestT58GrantsEndInAnOutageIsToldWhenItIsOver(t *testing.T) {
 	var ended []<-chan struct{}
 	for _, g := range grants {
 		save(t, v, g, tokenstore.StateActive)
-		c, done := w.wait(t.Context(), g.ID)
+		c, done := waitFor(t, w, g.ID)
 		defer done()
 		ended = append(ended, c)
 	}
@@ -222,7 +240,7 @@ func TestT58GrantsEndInAnOutageIsToldWhenItIsOver(t *testing.T) {
 		}
 	}
 	settled(t, w)
-	late, done := w.wait(t.Context(), grants[1].ID)
+	late, done := waitFor(t, w, grants[1].ID)
 	defer done()
 	for _, c := range append(ended, late) {
 		if len(c) != 0 {
@@ -260,7 +278,8 @@ func TestT58GrantsEndIsToldAcrossConfigs(t *testing.T) {
 	}
 	g := newGrant()
 	save(t, after.gateway.Load().vault, g, tokenstore.StateActive)
-	ended, stop := old.Watch(t.Context(), &mcpfilter.Session{Grant: g})
+	ended, told := toldBy()
+	stop := old.Watch(t.Context(), &mcpfilter.Session{Grant: g}, told)
 	save(t, after.gateway.Load().vault, g, tokenstore.StateRevoked)
 	wantTold(t, "revocation by the next config", ended)
 	stop()
@@ -288,7 +307,7 @@ func TestWatchOfGrantsEndsWithItsGateway(t *testing.T) {
 			t.Fatal(err)
 		}
 		gateway := app.gateway.Load()
-		_, done := gateway.grants.wait(t.Context(), g.ID)
+		_, done := waitFor(t, gateway.grants, g.ID)
 		var leaving sync.WaitGroup
 		leaving.Go(func() { // as Cleanup does after a while
 			close(app.done)
@@ -315,7 +334,7 @@ func TestWatchOfGrantsEndsWithItsGateway(t *testing.T) {
 		gateway.grants.looking = false // it may have been told of the last change while it was being released
 		clear(gateway.grants.changed)
 		gateway.grants.mu.Unlock()
-		gateway.grants.add(g.ID, make(chan struct{}, 1))
+		gateway.grants.add(g.ID, &waiter{func() {}})
 	}
 	save(t, v, g, tokenstore.StateRevoked)
 	passed(t, live.gateway.Load().grants, v)

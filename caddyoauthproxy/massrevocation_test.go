@@ -33,11 +33,11 @@ func TestRevocationOrdersEndOpenResponses(t *testing.T) {
 			save(t, g.vault, living, tokenstore.StateActive)
 		}
 		for range 2 {
-			ended, done := g.grants.wait(t.Context(), meant.ID)
+			ended, done := waitFor(t, g.grants, meant.ID)
 			defer done()
 			waits = append(waits, ended)
 		}
-		ended, done := g.grants.wait(t.Context(), living.ID)
+		ended, done := waitFor(t, g.grants, living.ID)
 		defer done()
 		other = append(other, ended)
 	}

@@ -44,7 +44,7 @@ func TestResponsesOfBeforeAChangeOfKeysEndWithTheirGrant(t *testing.T) {
 	if err := before.vault.Commit(t.Context(), tokenstore.Save(grant)); err != nil {
 		t.Fatal(err)
 	}
-	ended, done := before.grants.wait(t.Context(), "grant")
+	ended, done := waitFor(t, before.grants, "grant")
 	defer done()
 
 	g, err := withKeys(t, provisioned(t, path), second, first).open()

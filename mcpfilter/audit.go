@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 // auditLogger is the name of the audit trail's logger, under the filter's own.
@@ -32,7 +33,7 @@ var errBrokenOff = errors.New("the response broke off")
 
 // audited is a response that the audit trail tells of.
 type audited struct {
-	*caddyhttp.ResponseWriterWrapper
+	caddyhttp.ResponseWriterWrapper
 	began  time.Time
 	status int
 	bytes  int64
@@ -43,7 +44,7 @@ type audited struct {
 }
 
 func newAudited(w http.ResponseWriter) *audited {
-	return &audited{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, began: time.Now()}
+	return &audited{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, began: time.Now()}
 }
 
 // WriteHeader notes the status.
@@ -70,42 +71,63 @@ func (a *audited) ReadFrom(r io.Reader) (int64, error) {
 
 // record writes a request's line of the audit trail.
 func (f *Filter) record(a *audited, r *http.Request, method, path string, err error) {
-	entry := f.audit.Check(zap.InfoLevel, "mcp request")
-	if entry == nil {
-		return
+	if entry := f.audit.Check(zap.InfoLevel, "mcp request"); entry != nil {
+		entry.Write(zap.Inline(&auditLine{audited: a, filter: f, r: r, method: method, path: path, err: err}))
 	}
-	clientIP, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
-	fields := make([]zap.Field, 0, 24)
-	fields = append(fields,
-		zap.String("proxy", f.proxy.ID), zap.String("decision", a.decision()), zap.String("method", method), zap.String("path", path), zap.String("client_ip", clientIP),
-		zap.Int("status", a.answered(err)), zap.Int64("bytes", a.bytes), zap.Duration("duration", time.Since(a.began)))
-	if a.x != nil {
-		fields = append(fields, f.aboutExchange(a.x)...)
-	}
-	if a.no != nil {
-		fields = append(fields, zap.String("reason", a.no.text))
-		if err == nil {
-			err = a.no.cause
-		}
-	}
-	entry.Write(append(fields, zap.Error(err))...)
 }
 
-// aboutExchange is what is known of a request when it is known who asks.
-func (f *Filter) aboutExchange(x *exchange) []zap.Field {
-	grant := x.session.Grant
-	fields := []zap.Field{
-		zap.String("user", grant.User.Label()), zap.String("user_id", grant.UserID), zap.String("client_id", grant.ClientID), zap.String("client", grant.Client),
-		zap.String("grant", grant.ID), zap.String("jti", x.session.JTI),
-		zap.String("mcp_method", x.method), zap.String("mcp_target", string(x.target)), zap.String("mcp_name", x.name),
+// auditLine is what such a line says.
+type auditLine struct {
+	*audited
+	filter       *Filter
+	r            *http.Request
+	method, path string
+	err          error
+}
+
+// MarshalLogObject writes the fields.
+func (l *auditLine) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	clientIP, _ := caddyhttp.GetVar(l.r.Context(), caddyhttp.ClientIPVarKey).(string)
+	enc.AddString("proxy", l.filter.proxy.ID)
+	enc.AddString("decision", l.decision())
+	enc.AddString("method", l.method)
+	enc.AddString("path", l.path)
+	enc.AddString("client_ip", clientIP)
+	enc.AddInt("status", l.answered(l.err))
+	enc.AddInt64("bytes", l.bytes)
+	enc.AddDuration("duration", time.Since(l.began))
+	if l.x != nil {
+		l.aboutExchange(enc)
 	}
+	err := l.err
+	if l.no != nil {
+		enc.AddString("reason", l.no.text)
+		if err == nil {
+			err = l.no.cause
+		}
+	}
+	zap.Error(err).AddTo(enc)
+	return nil
+}
+
+// aboutExchange tells what is known of a request when it is known who asks.
+func (l *auditLine) aboutExchange(enc zapcore.ObjectEncoder) {
+	x, grant := l.x, l.x.session.Grant
+	enc.AddString("user", grant.User.Label())
+	enc.AddString("user_id", grant.UserID)
+	enc.AddString("client_id", grant.ClientID)
+	enc.AddString("client", grant.Client)
+	enc.AddString("grant", grant.ID)
+	enc.AddString("jti", x.session.JTI)
+	enc.AddString("mcp_method", x.method)
+	enc.AddString("mcp_target", string(x.target))
+	enc.AddString("mcp_name", x.name)
 	if x.upstreamStatus != 0 {
-		fields = append(fields, zap.Int("upstream_status", x.upstreamStatus))
+		enc.AddInt("upstream_status", x.upstreamStatus)
 	}
-	if arguments := x.arguments(f.proxy.AuditArguments); len(arguments) > 0 {
-		fields = append(fields, zap.Any("arguments", arguments))
+	if arguments := x.arguments(l.filter.proxy.AuditArguments); len(arguments) > 0 {
+		zap.Any("arguments", arguments).AddTo(enc)
 	}
-	return fields
 }
 
 // answered is the status that the client saw, or sees when the error has become an answer.

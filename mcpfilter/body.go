@@ -47,14 +47,10 @@ func captureBody(r *http.Request) (*body, error) {
 	case !isJSON(r.Header):
 		return b, nil
 	}
-	var head bytes.Buffer
-	if r.ContentLength > 0 {
-		head.Grow(int(min(r.ContentLength, 64<<10)) + bytes.MinRead)
-	}
-	if _, err := head.ReadFrom(io.LimitReader(r.Body, maxBody+1)); err != nil {
+	var err error
+	if b.bytes, err = readUpTo(r.Body, maxBody+1, r.ContentLength); err != nil {
 		return nil, caddyhttp.Error(http.StatusBadRequest, fmt.Errorf("read request body: %w", err))
 	}
-	b.bytes = head.Bytes()
 	b.complete = len(b.bytes) <= maxBody
 	if b.complete {
 		b.reader = io.NopCloser(bytes.NewReader(b.bytes)) // the server closes its own
@@ -67,6 +63,33 @@ func captureBody(r *http.Request) (*body, error) {
 	r.Body = b.reader
 	caddyhttp.SetVar(r.Context(), bodyVar, b)
 	return b, nil
+}
+
+// maxAnnounced is how much memory a body gets because it says that it is long, in bytes.
+const maxAnnounced = 64 << 10
+
+// readUpTo reads a body to its end, or to so many bytes of it. Its length, where that is known, is what it says itself.
+func readUpTo(from io.Reader, most int, length int64) ([]byte, error) {
+	size := int64(bytes.MinRead)
+	if length > 0 {
+		size = min(length, maxAnnounced) + 1 // one more to see the end
+	}
+	read := make([]byte, 0, size)
+	for len(read) < most {
+		if len(read) == cap(read) {
+			read = slices.Grow(read, len(read))
+		}
+		n, err := from.Read(read[len(read):min(cap(read), most)])
+		read = read[:len(read)+n]
+		switch err {
+		case nil:
+		case io.EOF:
+			return read, nil
+		default:
+			return nil, err
+		}
+	}
+	return read, nil
 }
 
 // contents is what a body says, which is looked at once.

@@ -90,7 +90,7 @@ func member(object []byte, name string) (value json.RawMessage, at int, ok bool)
 		if p.name != name || value != nil {
 			return nil, 0, false
 		}
-		value, at = p.raw(object), int(p.start)
+		value, at = p.raw(object), p.start
 	}
 	return value, at, true
 }

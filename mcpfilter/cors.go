@@ -45,15 +45,15 @@ func answerPreflight(w http.ResponseWriter, r *http.Request) {
 
 // protectResponse sets what every answer of the filter carries: readable by
 // scripts that hold the token, kept by no cache, sniffed by no browser.
-func protectResponse(h http.Header) {
-	setCORS(h)
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
-}
+func protectResponse(h http.Header) { protect(h, "no-store") }
 
-func setCORS(h http.Header) {
-	h.Set("Access-Control-Allow-Origin", "*")
-	h.Set("Access-Control-Expose-Headers", corsExposedHeaders)
+// protect does so with what caches are told. Handlers may change a response's header in place, so that each response has values of its own.
+func protect(h http.Header, caching string) {
+	values := [...]string{"*", corsExposedHeaders, "nosniff", caching}
+	h["Access-Control-Allow-Origin"] = values[0:1:1]
+	h["Access-Control-Expose-Headers"] = values[1:2:2]
+	h["X-Content-Type-Options"] = values[2:3:3]
+	h["Cache-Control"] = values[3:4:4]
 }
 
 func hasPrefixFold(s, prefix string) bool {

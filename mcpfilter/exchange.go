@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"maps"
 	"net/http"
 	"sync/atomic"
 )
@@ -69,9 +70,14 @@ func (x *exchange) report(ctx context.Context) error {
 	return nil
 }
 
-// authorized returns req with the upstream token, and the identity assertion if there is one. req itself is left as it is, because it gets logged.
+// authorized returns req with the upstream token, and the identity assertion if there is one. req itself is left as it is, because it gets logged. The copy shares
+// with it what transports only read, values of headers among them.
 func (x *exchange) authorized(req *http.Request) *http.Request {
-	out := req.Clone(req.Context())
+	out := req.WithContext(req.Context())
+	target := *req.URL // of which the transport sets the scheme
+	out.URL = &target
+	out.Header = make(http.Header, len(req.Header)+2)
+	maps.Copy(out.Header, req.Header)
 	x.proxy.inject(out.Header, x.token)
 	if x.prunes(req.Method) {
 		out.Header.Set("Accept-Encoding", "identity")

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -147,6 +146,7 @@ func (f *Filter) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("mcp_filter %q: %w", f.Proxy, err)
 	}
 	f.proxy = f.gateway.Proxy()
+	f.proxy.Policy = f.proxy.Policy.ready()
 	f.origins = ownOrigins(&f.proxy)
 	if len(f.proxy.Policy.Rules) > 0 && f.Credential == credentialHeader {
 		return fmt.Errorf("mcp_filter %q: this proxy has a policy, for which the lists that the MCP server answers pass through transport mcp: use mcp_proxy, or credential transport here and transport mcp in the reverse_proxy behind", f.Proxy)
@@ -242,14 +242,9 @@ const refusedRest = time.Second
 // forward hands an authenticated request on and guards the response.
 func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, x *exchange) error {
 	ctx, end := context.WithCancel(context.WithValue(r.Context(), exchangeKey{}, x))
-	var watching sync.WaitGroup
-	var watch *time.Timer
+	watch := &watch{filter: f, x: x, ctx: ctx, end: end}
 	defer func() {
-		end()
-		if watch != nil && watch.Stop() { // a short response
-			watching.Done()
-		}
-		watching.Wait()
+		watch.stop()
 		f.streams(x, -1)
 	}()
 	r = r.WithContext(ctx)
@@ -289,24 +284,7 @@ func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		_ = http.NewResponseController(w).EnableFullDuplex()
 	}
 
-	g := newGuard(w, r, f, x)
-	g.begun = func(stream bool) {
-		x.stream = stream
-		f.streams(x, 1)
-		watching.Add(1)
-		watch = time.AfterFunc(f.watchAfter(x.session), func() {
-			defer watching.Done()
-			f.watch(ctx, x, stream, end)
-		})
-	}
-	g.refused = func() {
-		watching.Add(1)
-		watch = time.AfterFunc(refusedRest, func() {
-			defer watching.Done()
-			x.cut.Store(true)
-			end()
-		})
-	}
+	g := newGuard(w, r, f, x, watch)
 	if err = g.run(next, r); g.discard {
 		return nil // the client has its answer
 	}

@@ -41,10 +41,10 @@ type Gateway interface {
 	// alive, and still lets the user in. Its errors are those of Authenticate.
 	CheckGrant(ctx context.Context, s *Session) error
 
-	// Watch tells when the grant of a session has ended, on whichever node: ended then receives within a second, and at once where that was
-	// before Watch, but after the session was authenticated. It may receive without need, so ask CheckGrant; and while the vault cannot be
-	// read it does not. stop must be called in the end.
-	Watch(ctx context.Context, s *Session) (ended <-chan struct{}, stop func())
+	// Watch calls told when the grant of a session has ended, on whichever node: within a second then, and at once where that was
+	// before Watch, but after the session was authenticated. It calls it when Stopping is closed, too, and may do so without need: ask CheckGrant. While the
+	// vault cannot be read it does not. told must not wait for anything. stop must be called in the end; told is not called after that.
+	Watch(ctx context.Context, s *Session, told func()) (stop func())
 
 	// SessionTag binds an Mcp-Session-Id to who opened it: it is always the same for one user, proxy and id, whatever the client, and nobody
 	// else can make it. Printable ASCII without spaces and dots.

@@ -126,7 +126,7 @@ type testGateway struct {
 	change func(*tokenstore.Grant)
 	// assertErr is what an assertion fails with.
 	assertErr error
-	watchers  map[chan struct{}]bool
+	watchers  map[*func()]bool
 
 	entered, asked atomic.Int64
 }
@@ -136,7 +136,7 @@ func newGateway(t *testing.T) *testGateway {
 	t.Helper()
 	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-", "#", "-").Replace(t.Name()))
 	id := fmt.Sprintf("%s-%d", name, gatewayCount.Add(1)) // names of tests may differ in case alone
-	g := &testGateway{id: id, stopping: make(chan struct{}), watchers: make(map[chan struct{}]bool), scopes: []string{"read:jira", "write:jira"}, expires: time.Now().Add(time.Hour)}
+	g := &testGateway{id: id, stopping: make(chan struct{}), watchers: make(map[*func()]bool), scopes: []string{"read:jira", "write:jira"}, expires: time.Now().Add(time.Hour)}
 	gateways.Store(id, g)
 	t.Cleanup(func() { gateways.Delete(id) })
 	return g
@@ -224,27 +224,30 @@ func (g *testGateway) CheckGrant(_ context.Context, s *mcpfilter.Session) error 
 }
 
 // Watch tells when the test says so with tell, and at once when the grant has ended already.
-func (g *testGateway) Watch(context.Context, *mcpfilter.Session) (<-chan struct{}, func()) {
+func (g *testGateway) Watch(_ context.Context, _ *mcpfilter.Session, told func()) func() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	c := make(chan struct{}, 1)
-	g.watchers[c] = true
+	w := &told
+	g.watchers[w] = true
 	if errors.Is(g.authErr, mcpfilter.ErrInvalidToken) {
-		c <- struct{}{}
+		told()
 	}
-	return c, func() { g.set(func() { delete(g.watchers, c) }) }
+	return func() { g.set(func() { delete(g.watchers, w) }) }
 }
 
 // tell tells all who watch that the grant may have ended.
 func (g *testGateway) tell() {
 	g.set(func() {
-		for c := range g.watchers {
-			select {
-			case c <- struct{}{}:
-			default:
-			}
+		for told := range g.watchers {
+			(*told)()
 		}
 	})
+}
+
+// stop says that the process is on its way out.
+func (g *testGateway) stop() {
+	close(g.stopping)
+	g.tell()
 }
 
 // watched is how many watch.

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"errors"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -29,6 +28,15 @@ var withheldHeaders = []string{
 	"Cdn-Cache-Control", "Surrogate-Control",
 }
 
+// isWithheld finds them by name.
+var isWithheld = func() map[string]bool {
+	withheld := make(map[string]bool, len(withheldHeaders))
+	for _, name := range withheldHeaders {
+		withheld[name] = true
+	}
+	return withheld
+}()
+
 // validScope reports whether s is one scope-token (RFC 6749 §3.3).
 func validScope(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '"' || r == '\\' })
@@ -37,35 +45,60 @@ func validScope(s string) bool {
 // guard is the way back: it turns the MCP server's response into one of this gateway.
 // Bodies pass through as they come.
 type guard struct {
-	*caddyhttp.ResponseWriterWrapper
+	caddyhttp.ResponseWriterWrapper
 	filter *Filter
 	r      *http.Request
 	x      *exchange
 
-	// begun is called when the response begins, and told whether it is an event stream.
-	begun func(stream bool)
-
-	// refused is called when the response is refused, and what is left of it is not wanted.
-	refused func()
+	// watch begins with the response.
+	watch *watch
 
 	// began is when the request went to the handler.
 	began time.Time
 
 	// before is the header as handlers in front of the filter left it.
-	before http.Header
+	before []headerField
 
 	// wroteHeader says that the header is out, and discard that the answer is our own
 	// and the MCP server's body goes nowhere.
 	wroteHeader, discard bool
 }
 
-func newGuard(w http.ResponseWriter, r *http.Request, f *Filter, x *exchange) *guard {
+func newGuard(w http.ResponseWriter, r *http.Request, f *Filter, x *exchange, watch *watch) *guard {
 	return &guard{
-		ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
-		filter:                f, r: r, x: x,
+		ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
+		filter:                f, r: r, x: x, watch: watch,
 		began:  time.Now(),
-		before: w.Header().Clone(),
+		before: fieldsOf(w.Header()),
 	}
+}
+
+// headerField is a header with its values.
+type headerField struct {
+	name   string
+	values []string
+}
+
+// fieldsOf is a copy of a header that has few names.
+func fieldsOf(h http.Header) []headerField {
+	if len(h) == 0 {
+		return nil
+	}
+	n := 0
+	for _, values := range h {
+		n += len(values)
+	}
+	fields, all := make([]headerField, 0, len(h)), make([]string, 0, n)
+	for name, values := range h {
+		if values == nil { // which keeps a server from setting one
+			fields = append(fields, headerField{name, nil})
+			continue
+		}
+		start := len(all)
+		all = append(all, values...)
+		fields = append(fields, headerField{name, all[start:len(all):len(all)]})
+	}
+	return fields
 }
 
 // WriteHeader judges the response and sends its header, or a refusal in its place.
@@ -93,10 +126,8 @@ func (g *guard) WriteHeader(status int) {
 	}
 	g.withhold(h)
 	stream := isEventStream(h)
-	setCORS(h)
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Add("Vary", "Authorization")
-	setCaching(h, stream)
+	protect(h, caching(h["Cache-Control"], stream))
+	h["Vary"] = append(h["Vary"], "Authorization")
 	if !stream && !isJSON(h) {
 		// Whatever else it is, it must not run on the origin of the consent page.
 		h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
@@ -104,7 +135,9 @@ func (g *guard) WriteHeader(status int) {
 	if _, typed := h["Content-Type"]; !typed && h.Get("Content-Length") != "0" {
 		h["Content-Type"] = nil // or the server would guess one
 	}
-	g.begun(stream)
+	g.x.stream = stream
+	g.filter.streams(g.x, 1)
+	g.watch.begin(g.filter.watchAfter(g.x.session), g.watch.look)
 	g.ResponseWriter.WriteHeader(status)
 }
 
@@ -174,31 +207,37 @@ func (g *guard) replace(no *refusal) {
 	g.discard = true
 	h := g.Header()
 	clear(h)
-	maps.Copy(h, g.before)
+	for _, field := range g.before {
+		h[field.name] = field.values
+	}
 	// A client that left is told nothing, and the handler finds that out itself.
 	_ = g.filter.refuse(g.ResponseWriter, no)
 	_ = http.NewResponseController(g.ResponseWriter).Flush() // not after the rest of the MCP server's
-	g.refused()
+	g.watch.begin(refusedRest, g.watch.abandon)              // what is left of the MCP server's is not wanted
 }
 
 // withhold takes back the headers that are not the MCP server's to set.
 func (g *guard) withhold(h http.Header) {
 	for name := range h {
-		if strings.HasPrefix(name, "Access-Control-") {
+		if strings.HasPrefix(name, "Access-Control-") || isWithheld[name] {
 			g.restore(h, name)
 		}
 	}
-	for _, name := range withheldHeaders {
-		g.restore(h, name)
+	for _, field := range g.before { // some of which the MCP server's response may have taken away
+		if isWithheld[field.name] {
+			h[field.name] = field.values
+		}
 	}
 }
 
 func (g *guard) restore(h http.Header, name string) {
-	if values, ok := g.before[name]; ok {
-		h[name] = values
-	} else {
-		delete(h, name)
+	for _, field := range g.before {
+		if field.name == name {
+			h[name] = field.values
+			return
+		}
 	}
+	delete(h, name)
 }
 
 // Write sends a piece of the body.
@@ -244,9 +283,10 @@ func (g *guard) begin() {
 	}
 }
 
-// setCaching keeps responses out of shared caches, and tells `encode` and proxies to leave event streams as they are.
-func setCaching(h http.Header, stream bool) {
-	value := strings.Join(h["Cache-Control"], ", ")
+// caching is the Cache-Control of a response whose MCP server has set these values. It keeps responses out of shared caches, and tells `encode` and proxies to
+// leave event streams as they are.
+func caching(values []string, stream bool) string {
+	value := strings.Join(values, ", ")
 	switch {
 	case strings.TrimSpace(value) == "" || strings.Contains(value, `"`):
 		// Qualified forms such as private="field" leave the rest to shared caches.
@@ -265,7 +305,7 @@ func setCaching(h http.Header, stream bool) {
 	if stream && !httpguts.HeaderValuesContainsToken([]string{value}, "no-transform") {
 		value += ", no-transform"
 	}
-	h.Set("Cache-Control", value)
+	return value
 }
 
 // Interface guards

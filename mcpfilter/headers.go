@@ -82,22 +82,55 @@ func cleanRequest(r *http.Request, own map[string]bool) {
 	h := r.Header
 	cleanConnection(h)
 	for name := range h {
-		folded := foldName(name)
-		odd := (strings.HasPrefix(folded, "x-forwarded-") || mirrorHeaders.has(folded)) && http.CanonicalHeaderKey(folded) != name
-		if odd || own[folded] || deletedHeaders.has(folded) {
+		judged, usual := usualHeaders[name]
+		if !usual {
+			judged = judgeName(name)
+		}
+		if judged.deleted || own[judged.folded] {
 			delete(h, name)
 		}
 	}
 	// Some servers merge trailers into headers, behind every check of them.
 	r.Trailer = nil
-	h.Del("Trailer")
+	delete(h, "Trailer")
+}
+
+// judgedName is what is to be known of a header's name.
+type judgedName struct {
+	folded  string
+	deleted bool
+}
+
+func judgeName(name string) judgedName {
+	folded := foldName(name)
+	odd := (strings.HasPrefix(folded, "x-forwarded-") || mirrorHeaders.has(folded)) && http.CanonicalHeaderKey(folded) != name
+	return judgedName{folded, odd || deletedHeaders.has(folded)}
+}
+
+// usualHeaders are judged once: those that clients, browsers and proxies send with most requests. All others are judged when they come.
+var usualHeaders = judgeNames(
+	"Accept", "Accept-Encoding", "Accept-Language", "Authorization", "Baggage", "Cache-Control", "Content-Length", "Content-Type", "Cookie", "Dnt", "Last-Event-Id",
+	"Mcp-Method", "Mcp-Name", "Mcp-Protocol-Version", "Mcp-Session-Id", "Origin", "Pragma", "Priority", "Referer",
+	"Sec-Ch-Ua", "Sec-Ch-Ua-Mobile", "Sec-Ch-Ua-Platform", "Sec-Fetch-Dest", "Sec-Fetch-Mode", "Sec-Fetch-Site", "Traceparent", "Tracestate", "User-Agent", "Via",
+	"X-Api-Key", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Proto", "X-Real-Ip", "X-Request-Id", "X-Session-Token",
+)
+
+func judgeNames(names ...string) map[string]judgedName {
+	judged := make(map[string]judgedName, len(names))
+	for _, name := range names {
+		judged[name] = judgeName(name)
+	}
+	return judged
 }
 
 // cleanConnection deletes Connection and the headers that it names (RFC 9110 section
 // 7.6.1). reverse_proxy would do the same later, and delete with them what we and its
 // own options set meanwhile.
 func cleanConnection(h http.Header) {
-	values := h["Connection"]
+	values, named := h["Connection"]
+	if !named {
+		return
+	}
 	delete(h, "Connection")
 	for _, value := range values {
 		for name := range strings.SplitSeq(value, ",") {

@@ -6,38 +6,42 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 // identify says in placeholders and in the access log who sends the request, and what it is.
 func (f *Filter) identify(r *http.Request, x *exchange) {
-	grant, user := x.session.Grant, x.session.Grant.User
+	grant := x.session.Grant
 	var said *contents
 	if r.Method == http.MethodPost {
 		said = x.body.contents()
 	}
-	describe(r, said)
-	x.method, x.target, x.name = aboutRequest(r.Header, said)
+	p := describe(r, said)
+	p.x = x
+	x.method, x.target, x.name = p.method, p.target, p.name
 
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Set("http.auth.user.id", grant.UserID)
-		repl.Set("http.auth.user.email", user.VerifiedEmail())
-		repl.Set("http.auth.user.login", user.Login)
-		repl.Set("http.auth.user.name", user.Name)
-		repl.Set("http.auth.user.provider", user.Provider)
-		repl.Set("mcp.proxy", f.Proxy)
-		repl.Set("mcp.client_id", grant.ClientID)
-		repl.Set("mcp.client_name", grant.Client)
-		repl.Set("mcp.grant", grant.ID)
+		repl.Set(userPlaceholders+"id", grant.UserID)
+		for _, other := range [...]string{userPlaceholders + "email", userPlaceholders + "login", userPlaceholders + "name", userPlaceholders + "provider"} {
+			repl.Delete(other) // what a handler in front of us found is of somebody else
+		}
 	}
 
 	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		extra.Set(zap.String("user", user.Label()))
-		extra.Set(zap.String("client_id", grant.ClientID))
-		extra.Set(zap.String("grant", grant.ID))
-		extra.Set(zap.String("jti", x.session.JTI))
-		extra.Set(zap.String("proxy", f.Proxy))
-		extra.Set(zap.String("mcp_method", x.method))
-		extra.Set(zap.String("mcp_target", string(x.target)))
-		extra.Set(zap.String("mcp_name", x.name))
+		extra.Set(zap.Inline(x))
 	}
+}
+
+// MarshalLogObject tells the access log of the request. It is asked when a line is written.
+func (x *exchange) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	grant := x.session.Grant
+	enc.AddString("user", grant.User.Label())
+	enc.AddString("client_id", grant.ClientID)
+	enc.AddString("grant", grant.ID)
+	enc.AddString("jti", x.session.JTI)
+	enc.AddString("proxy", x.proxy.ID)
+	enc.AddString("mcp_method", x.method)
+	enc.AddString("mcp_target", string(x.target))
+	enc.AddString("mcp_name", x.name)
+	return nil
 }

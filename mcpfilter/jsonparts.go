@@ -10,36 +10,42 @@ import (
 
 var errNotOneValue = errors.New("is not one JSON object or array")
 
+// knownMember is a member of an object that a reader looks for.
+type knownMember struct {
+	name string
+	into *json.RawMessage
+}
+
 // readMembers reads the members of one JSON object that are known, each at most once and in its own spelling. Others are left out.
-func readMembers(raw []byte, known map[string]*json.RawMessage) error {
-	members, err := membersOf(raw)
-	if err != nil {
-		return err
-	}
-	for _, m := range members {
-		if !plainText(m.name) {
+func readMembers(raw []byte, known ...knownMember) error {
+	return eachPart(raw, '{', func(p jsonPart) error {
+		name := p.name
+		if !p.plain {
+			name = []byte(unquoted(p.name))
+		}
+		if !plainBytes(name) {
 			return errors.New("has a member with control or broken characters in its name") // where some parsers end it
 		}
-		for name := range known {
-			if name != m.name && strings.EqualFold(name, m.name) {
-				return fmt.Errorf("has %q in another spelling", name)
+		for _, m := range known {
+			switch {
+			case string(name) != m.name:
+				if foldsTo(name, m.name) {
+					return fmt.Errorf("has %q in another spelling", strings.Clone(m.name))
+				}
+			case *m.into != nil:
+				return fmt.Errorf("has %q twice", strings.Clone(m.name)) // a copy, so that known need not be on the heap
+			default:
+				*m.into = raw[p.start:p.end]
 			}
 		}
-		switch into := known[m.name]; {
-		case into == nil:
-		case *into != nil:
-			return fmt.Errorf("has %q twice", m.name)
-		default:
-			*into = m.raw(raw)
-		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // part is where a value stands in a text, and its name where it is a member of an object.
 type part struct {
 	name       string
-	start, end int64
+	start, end int
 }
 
 func (p part) raw(text []byte) []byte { return text[p.start:p.end] }
@@ -50,51 +56,29 @@ func membersOf(text []byte) ([]part, error) { return partsOf(text, '{') }
 // elementsOf finds the elements of the one array that a text is.
 func elementsOf(text []byte) ([]part, error) { return partsOf(text, '[') }
 
-func partsOf(text []byte, open json.Delim) ([]part, error) {
-	dec := json.NewDecoder(bytes.NewReader(text))
-	if first, err := dec.Token(); err != nil || first != open {
-		return nil, errNotOneValue
-	}
+func partsOf(text []byte, open byte) ([]part, error) {
 	var parts []part
-	for dec.More() {
-		var p part
-		if open == '{' {
-			token, err := dec.Token()
-			if err != nil {
-				return nil, errNotOneValue
-			}
-			p.name, _ = token.(string)
+	err := eachPart(text, open, func(p jsonPart) error {
+		found := part{start: p.start, end: p.end}
+		switch {
+		case p.plain:
+			found.name = string(p.name)
+		case open == '{':
+			found.name = unquoted(p.name)
 		}
-		var size length
-		if err := dec.Decode(&size); err != nil {
-			return nil, errNotOneValue
-		}
-		p.end = dec.InputOffset()
-		p.start = p.end - int64(size)
-		parts = append(parts, p)
-	}
-	if _, err := dec.Token(); err != nil {
-		return nil, errNotOneValue
-	}
-	if len(bytes.TrimLeft(text[dec.InputOffset():], " \t\r\n")) > 0 {
-		return nil, errNotOneValue
+		parts = append(parts, found)
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return parts, nil
-}
-
-// length is how long a JSON value is, without the space around it.
-type length int64
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (l *length) UnmarshalJSON(value []byte) error {
-	*l = length(len(value))
-	return nil
 }
 
 // replaceParts puts what edit makes of each part in its place. A text of which no part changes is returned as it is.
 func replaceParts(text []byte, parts []part, edit func(part) ([]byte, error)) ([]byte, error) {
 	var out []byte
-	var done int64
+	done := 0
 	for _, p := range parts {
 		replacement, err := edit(p)
 		if err != nil {

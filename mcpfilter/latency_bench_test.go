@@ -27,7 +27,7 @@ var benchSites = []struct{ name, directives string }{
 func benchSite(b *testing.B, directives, upstream string) http.Handler {
 	b.Helper()
 	id := fmt.Sprintf("bench-%d", gatewayCount.Add(1))
-	gateways.Store(id, &testGateway{id: id, watchers: make(map[chan struct{}]bool), expires: time.Now().Add(24 * time.Hour)})
+	gateways.Store(id, &testGateway{id: id, watchers: make(map[*func()]bool), expires: time.Now().Add(24 * time.Hour)})
 	b.Cleanup(func() { gateways.Delete(id) })
 	return loadQuiet(b, strings.NewReplacer("PROXY", id, "UPSTREAM", upstream).Replace(
 		"{\n\tauto_https off\n\toauth_proxy {\n\t\tproxy PROXY "+resource+"\n\t}\n}\nhttp:// {\n\t"+directives+"\n}\n"))

@@ -79,7 +79,7 @@ func pruneList(member string, raw []byte, allowed func(Target, string) bool) ([]
 		for _, e := range elements {
 			item := e.raw(raw)
 			var value json.RawMessage
-			if err := readMembers(item, map[string]*json.RawMessage{list.name: &value}); err != nil {
+			if err := readMembers(item, knownMember{list.name, &value}); err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)
 			}
 			text, err := readString(list.name, value)

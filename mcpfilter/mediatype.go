@@ -18,7 +18,11 @@ func isEventStream(h http.Header) bool { return mediaType(h) == "text/event-stre
 // foreignCharset says whether a body claims to be in another encoding than JSON's, which is UTF-8 (RFC 8259 section 8.1). There are servers that
 // decode as they are told: in UTF-7, harmless letters become the name of another tool.
 func foreignCharset(h http.Header) bool {
-	_, params, err := mime.ParseMediaType(h.Get("Content-Type"))
+	value := h.Get("Content-Type")
+	if !strings.Contains(value, ";") { // which parameters follow
+		return false
+	}
+	_, params, err := mime.ParseMediaType(value)
 	charset, told := params["charset"]
 	return err == nil && told && !strings.EqualFold(charset, "utf-8")
 }
@@ -28,6 +32,12 @@ func mediaType(h http.Header) string {
 	values := h["Content-Type"]
 	if len(values) != 1 {
 		return ""
+	}
+	switch values[0] { // as most write it
+	case mediaJSON, mediaEvents:
+		return values[0]
+	case mediaJSON + "; charset=utf-8", mediaJSON + ";charset=utf-8":
+		return mediaJSON
 	}
 	t, _, err := mime.ParseMediaType(values[0])
 	if err != nil {

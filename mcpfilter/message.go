@@ -1,6 +1,7 @@
 package mcpfilter
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -70,6 +71,7 @@ func (m *message) name() string {
 type contents struct {
 	batch    bool
 	messages []message
+	single   [1]message // where there is no batch
 
 	// unclear says why two parsers could disagree on the methods; nil when they cannot.
 	unclear error
@@ -108,15 +110,16 @@ var (
 // another case, what follows the message, and text that is not well encoded.
 func readContents(body []byte) *contents {
 	c := new(contents)
-	text := strings.TrimLeft(string(body[:min(len(body), 64)]), " \t\r\n")
-	c.batch = strings.HasPrefix(text, "[")
+	text := bytes.TrimLeft(body[:min(len(body), 64)], " \t\r\n")
+	c.batch = len(text) > 0 && text[0] == '['
 	if !utf8.Valid(body) {
 		c.unclear = errEncoding
 		return c
 	}
 	if !c.batch {
 		m, err := readMessage(body)
-		c.messages, c.unclear = []message{m}, err
+		c.single[0] = m
+		c.messages, c.unclear = c.single[:], err
 		return c
 	}
 	var all []json.RawMessage
@@ -152,8 +155,8 @@ func readContents(body []byte) *contents {
 // readMessage reads one message.
 func readMessage(raw []byte) (message, error) {
 	var method, id, params, answer json.RawMessage
-	known := map[string]*json.RawMessage{"method": &method, "id": &id, "params": &params, "result": &answer, "error": &answer}
-	if err := readMembers(raw, known); err != nil {
+	err := readMembers(raw, knownMember{"method", &method}, knownMember{"id", &id}, knownMember{"params", &params}, knownMember{"result", &answer}, knownMember{"error", &answer})
+	if err != nil {
 		return message{}, err
 	}
 	var m message
@@ -171,20 +174,31 @@ func readMessage(raw []byte) (message, error) {
 	case method == nil:
 		return m, nil
 	}
-	if json.Unmarshal(method, &m.method) != nil || !plainMethod(m.method) {
+	var ok bool
+	if m.method, ok = methodIn(method); !ok || !plainMethod(m.method) {
 		return message{}, errors.New("the method is no plain name")
 	}
 	m.readNames(params)
 	return m, nil
 }
 
+// methodIn is the string that a JSON value is. Those of MCP are not copied.
+func methodIn(raw json.RawMessage) (method string, ok bool) {
+	if len(raw) > 2 {
+		if known, ok := methodIndex[string(raw[1:len(raw)-1])]; ok && raw[0] == '"' {
+			return MethodNames[known], true
+		}
+	}
+	return stringIn(raw)
+}
+
 // named are the methods that are about something, and how it is found.
 var named = map[string]func(params json.RawMessage) (Target, []string, error){
 	"tools/call":            oneName(TargetTool, "name", "arguments"),
-	"prompts/get":           oneName(TargetPrompt, "name"),
-	"resources/read":        oneName(TargetResource, "uri"),
-	"resources/subscribe":   oneName(TargetResource, "uri"),
-	"resources/unsubscribe": oneName(TargetResource, "uri"),
+	"prompts/get":           oneName(TargetPrompt, "name", ""),
+	"resources/read":        oneName(TargetResource, "uri", ""),
+	"resources/subscribe":   oneName(TargetResource, "uri", ""),
+	"resources/unsubscribe": oneName(TargetResource, "uri", ""),
 	"completion/complete":   referenced,
 	"subscriptions/listen":  subscribed,
 }
@@ -211,29 +225,30 @@ func (m *message) readNames(params json.RawMessage) {
 	}
 }
 
-// oneName finds the one member that names the target. Others must be clear as well.
-func oneName(target Target, member string, others ...string) func(json.RawMessage) (Target, []string, error) {
+// oneName finds the one member that names the target. Another, where given, must be clear as well.
+func oneName(target Target, name, other string) func(json.RawMessage) (Target, []string, error) {
 	return func(params json.RawMessage) (Target, []string, error) {
-		var value json.RawMessage
-		known := map[string]*json.RawMessage{member: &value}
-		for _, other := range others {
-			known[other] = new(json.RawMessage)
+		var value, ignored json.RawMessage
+		known := [...]knownMember{{name, &value}, {other, &ignored}}
+		wanted := known[:]
+		if other == "" {
+			wanted = known[:1]
 		}
-		if err := readMembers(params, known); err != nil {
+		if err := readMembers(params, wanted...); err != nil {
 			return target, nil, err
 		}
-		name, err := readString(member, value)
-		return target, []string{name}, err
+		text, err := readString(name, value)
+		return target, []string{text}, err
 	}
 }
 
 // referenced finds what completion/complete is about: a prompt, or a resource template.
 func referenced(params json.RawMessage) (Target, []string, error) {
 	var ref, kind, name, uri json.RawMessage
-	if err := readMembers(params, map[string]*json.RawMessage{"ref": &ref}); err != nil {
+	if err := readMembers(params, knownMember{"ref", &ref}); err != nil {
 		return "", nil, err
 	}
-	if err := readMembers(ref, map[string]*json.RawMessage{"type": &kind, "name": &name, "uri": &uri}); err != nil {
+	if err := readMembers(ref, knownMember{"type", &kind}, knownMember{"name", &name}, knownMember{"uri", &uri}); err != nil {
 		return "", nil, fmt.Errorf("ref: %w", err)
 	}
 	text, err := readString("type", kind)
@@ -255,13 +270,13 @@ func referenced(params json.RawMessage) (Target, []string, error) {
 // subscribed finds the resources that a client wants to be told of.
 func subscribed(params json.RawMessage) (Target, []string, error) {
 	var notifications, uris json.RawMessage
-	if err := readMembers(params, map[string]*json.RawMessage{"notifications": &notifications}); err != nil {
+	if err := readMembers(params, knownMember{"notifications", &notifications}); err != nil {
 		return "", nil, err
 	}
 	if notifications == nil || string(notifications) == "null" {
 		return TargetResource, nil, nil
 	}
-	if err := readMembers(notifications, map[string]*json.RawMessage{"resourceSubscriptions": &uris}); err != nil {
+	if err := readMembers(notifications, knownMember{"resourceSubscriptions", &uris}); err != nil {
 		return "", nil, fmt.Errorf("notifications: %w", err)
 	}
 	var names []string
@@ -277,11 +292,11 @@ func subscribed(params json.RawMessage) (Target, []string, error) {
 }
 
 func readString(member string, raw json.RawMessage) (string, error) {
-	var s *string
-	if raw == nil || json.Unmarshal(raw, &s) != nil || s == nil {
+	s, ok := stringIn(raw)
+	if !ok {
 		return "", fmt.Errorf("%q is missing or no string", member)
 	}
-	return *s, nil
+	return s, nil
 }
 
 // plainMethod keeps what a client invents out of logs and labels.
@@ -324,8 +339,16 @@ func spellings(target Target, name string) []string {
 	return []string{name}
 }
 
-func plainText(s string) bool {
-	return !strings.ContainsFunc(s, func(c rune) bool { return unicode.Is(unicode.C, c) || c == utf8.RuneError })
+func plainText(s string) bool { return !strings.ContainsFunc(s, hidden) }
+
+func plainBytes(s []byte) bool { return !bytes.ContainsFunc(s, hidden) }
+
+// hidden reports whether a character is a control character, or broken.
+func hidden(c rune) bool {
+	if c < utf8.RuneSelf {
+		return c < ' ' || c == 0x7f
+	}
+	return unicode.Is(unicode.C, c) || c == utf8.RuneError
 }
 
 // resolvable says whether a URI has segments by which it could be another one. For dot segments that is all of it: servers that make a file name of a URI know

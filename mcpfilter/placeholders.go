@@ -2,22 +2,81 @@ package mcpfilter
 
 import (
 	"net/http"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
+// placeholders are what the placeholders of a request stand for, those of the exchange once there is one. They are asked for when somebody uses them.
+type placeholders struct {
+	method, name, version, session string
+	target                         Target
+	x                              *exchange
+}
+
+// placeholdersVar is the variable of a request's context under which they are kept.
+const placeholdersVar = "mcp_placeholders"
+
+// userPlaceholders is how the placeholders begin that tell of the user.
+const userPlaceholders = "http.auth.user."
+
 // describe sets the placeholders that tell of a request what it is, for whom it is not yet known. said is nil where there is no message.
-func describe(r *http.Request, said *contents) {
-	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	if !ok {
-		return
-	}
+func describe(r *http.Request, said *contents) *placeholders {
 	method, target, name := aboutRequest(r.Header, said)
-	repl.Set("mcp.method", method)
-	repl.Set("mcp.target", string(target))
-	repl.Set("mcp.name", name)
-	repl.Set("mcp.protocol_version", r.Header.Get("Mcp-Protocol-Version"))
-	repl.Set("mcp.session", r.Header.Get(sessionHeader))
+	p, _ := caddyhttp.GetVar(r.Context(), placeholdersVar).(*placeholders)
+	if p == nil {
+		p = new(placeholders)
+		if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+			repl.Map(p.value)
+			caddyhttp.SetVar(r.Context(), placeholdersVar, p)
+		}
+	}
+	*p = placeholders{
+		method: method, target: target, name: name, version: r.Header.Get("Mcp-Protocol-Version"), session: r.Header.Get(sessionHeader), x: p.x,
+	}
+	return p
+}
+
+// value is that of a placeholder.
+func (p *placeholders) value(key string) (any, bool) {
+	if !strings.HasPrefix(key, "mcp.") && !strings.HasPrefix(key, userPlaceholders) {
+		return nil, false
+	}
+	switch key {
+	case "mcp.method":
+		return p.method, true
+	case "mcp.target":
+		return string(p.target), true
+	case "mcp.name":
+		return p.name, true
+	case "mcp.protocol_version":
+		return p.version, true
+	case "mcp.session":
+		return p.session, true
+	}
+	if p.x == nil {
+		return nil, false
+	}
+	switch key {
+	case userPlaceholders + "email":
+		return p.x.session.Grant.User.VerifiedEmail(), true
+	case userPlaceholders + "login":
+		return p.x.session.Grant.User.Login, true
+	case userPlaceholders + "name":
+		return p.x.session.Grant.User.Name, true
+	case userPlaceholders + "provider":
+		return p.x.session.Grant.User.Provider, true
+	case "mcp.proxy":
+		return p.x.proxy.ID, true
+	case "mcp.client_id":
+		return p.x.session.Grant.ClientID, true
+	case "mcp.client_name":
+		return p.x.session.Grant.Client, true
+	case "mcp.grant":
+		return p.x.session.Grant.ID, true
+	}
+	return nil, false
 }
 
 // aboutRequest tells the method of a request, and the one thing that it is about. Of a body that was not read to its end, the headers are told

@@ -3,6 +3,7 @@ package mcpfilter
 import (
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // Policy says which tools, resources and prompts of a proxy's server may be used by whom. The zero value lets everybody use all.
@@ -31,6 +32,30 @@ type Rule struct {
 
 	// Scopes are those that the caller needs, all of them, where the rule allows.
 	Scopes []string
+
+	// forms are what names are compared with, in rules that are ready.
+	forms []string
+}
+
+// ready is the policy with the forms of all its patterns, so that no request has to find them.
+func (p Policy) ready() Policy {
+	p.Rules = slices.Clone(p.Rules)
+	for i := range p.Rules {
+		r := &p.Rules[i]
+		r.forms = formsOf(r.Target, r.Patterns)
+	}
+	return p
+}
+
+// formsOf are the patterns in all their spellings, folded.
+func formsOf(target Target, patterns []string) []string {
+	forms := make([]string, 0, len(patterns))
+	for _, pattern := range patterns {
+		for _, spelling := range spellings(target, pattern) {
+			forms = append(forms, fold(spelling))
+		}
+	}
+	return forms
 }
 
 // verdict is what a policy says of a message.
@@ -47,12 +72,20 @@ func (v verdict) allowed() bool { return !v.denied && len(v.missing) == 0 }
 
 // restricts reports whether there is a rule for the target.
 func (p *Policy) restricts(target Target) bool {
-	return slices.ContainsFunc(p.Rules, func(r Rule) bool { return r.Target == target })
+	for i := range p.Rules {
+		if p.Rules[i].Target == target {
+			return true
+		}
+	}
+	return false
 }
 
 // judge says whether a caller may use what goes by this name, in each of the ways in which servers may read it.
 func (p *Policy) judge(s *Session, target Target, name string) verdict {
 	var all verdict
+	if target != TargetResource { // of which names have one spelling
+		return all.and(p.judgeSpelling(s, target, name))
+	}
 	for _, spelling := range spellings(target, name) {
 		all = all.and(p.judgeSpelling(s, target, spelling))
 	}
@@ -60,14 +93,18 @@ func (p *Policy) judge(s *Session, target Target, name string) verdict {
 }
 
 func (p *Policy) judgeSpelling(s *Session, target Target, name string) verdict {
-	opened := false
+	opened, folded := false, fold(name)
 	for i := range p.Rules {
 		r := &p.Rules[i]
 		if r.Target != target {
 			continue
 		}
 		opened = opened || !r.Deny
-		if !matchName(target, r.Patterns, name) || r.For != nil && !r.For(s) {
+		forms := r.forms
+		if forms == nil {
+			forms = formsOf(target, r.Patterns)
+		}
+		if !matchForms(forms, folded) || r.For != nil && !r.For(s) {
 			continue
 		}
 		if r.Deny {
@@ -117,11 +154,28 @@ func (p *Policy) includes(held, scope string, seen []string) bool {
 
 // matchName reports whether a name has the form of any of the patterns, in the way in which it is spelled. A URI that is decoded has the form of patterns that are.
 func matchName(target Target, patterns []string, name string) bool {
-	return slices.ContainsFunc(patterns, func(p string) bool { return MatchAny(spellings(target, p), name) })
+	return matchForms(formsOf(target, patterns), fold(name))
+}
+
+// matchForms reports whether a folded name has any of the forms.
+func matchForms(forms []string, folded string) bool {
+	for _, form := range forms {
+		if matchFolded(form, folded) {
+			return true
+		}
+	}
+	return false
 }
 
 // fold makes names equal that differ in case alone, in the sense of any server's: there are letters of which only the upper case is the same.
-func fold(s string) string { return strings.ToLower(strings.ToUpper(s)) }
+func fold(s string) string {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return strings.ToLower(strings.ToUpper(s))
+		}
+	}
+	return strings.ToLower(s)
+}
 
 // CheckPattern says why no name that the gateway lets pass has the form of a pattern.
 func CheckPattern(target Target, pattern string) error {

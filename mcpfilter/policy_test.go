@@ -81,3 +81,27 @@ func TestPatternsThatNameNothingAreFound(t *testing.T) {
 		}
 	}
 }
+
+// A policy that is ready judges as one that is not.
+func TestReadyPoliciesJudgeTheSame(t *testing.T) {
+	t.Parallel()
+	p := Policy{Rules: []Rule{
+		{Target: TargetTool, Deny: true, Patterns: []string{"Delete_*", "\u017fecret*"}}, {Target: TargetTool, Patterns: []string{"get_*"}},
+		{Target: TargetResource, Patterns: []string{"file:///my%20docs/*"}}, {Target: TargetTool, Patterns: nil},
+	}}
+	ready := p.ready()
+	if p.Rules[0].forms != nil {
+		t.Error("the policy itself was changed, which others may read")
+	}
+	for target, names := range map[Target][]string{
+		TargetTool: {"delete_all", "DELETE_ALL", "SECRETS", "get_issue", "GET_\u0130", "other"}, TargetResource: {"file:///my%20docs/a", "file:///my docs/a", "FILE:///MY%20DOCS/a", "x://a"},
+		TargetPrompt: {"any"},
+	} {
+		for _, name := range names {
+			got, want := ready.judge(&Session{}, target, name), p.judge(&Session{}, target, name)
+			if got.denied != want.denied {
+				t.Errorf("%s %s: %v, want %v", target, name, got, want)
+			}
+		}
+	}
+}

@@ -3,7 +3,6 @@ package mcpfilter
 import (
 	"encoding/base64"
 	"net/http"
-	"regexp"
 	"strings"
 )
 
@@ -11,18 +10,33 @@ import (
 // Streamable HTTP). Before, clients may write into them what they like.
 const mirrored = "2026-07-28"
 
-var protocolDate = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}$`)
-
 // mirrors reports whether the request is of a protocol version whose headers say what the body says. Headers that Connection names do not reach the
 // MCP server (RFC 9110 section 7.6.1), which then compares nothing.
 func mirrors(h http.Header) bool {
+	values := h["Mcp-Protocol-Version"]
+	if len(values) != 1 || !isDate(values[0]) || values[0] < mirrored {
+		return false
+	}
 	for name := range strings.SplitSeq(strings.Join(h["Connection"], ","), ",") {
 		if hasPrefixFold(strings.TrimSpace(name), "Mcp-") {
 			return false
 		}
 	}
-	values := h["Mcp-Protocol-Version"]
-	return len(values) == 1 && protocolDate.MatchString(values[0]) && values[0] >= mirrored
+	return true
+}
+
+// isDate reports whether a protocol version has the form of those of MCP: YYYY-MM-DD.
+func isDate(version string) bool {
+	const form = "0000-00-00"
+	if len(version) != len(form) {
+		return false
+	}
+	for i := range len(form) {
+		if digit := '0' <= version[i] && version[i] <= '9'; form[i] == '-' && version[i] != '-' || form[i] == '0' && !digit {
+			return false
+		}
+	}
+	return true
 }
 
 // mirrorValue is the value of a header that mirrors the body; ok is false where it is not there once, or not well encoded.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -44,57 +46,125 @@ func (f *Filter) watchAfter(s *Session) time.Duration {
 }
 
 // watch ends a response when its grant is revoked or expires, and some time after its gateway token expired. Event streams end when
-// the process leaves, too; other responses may finish then. It returns when ctx ends, which is when the request does.
-func (f *Filter) watch(ctx context.Context, x *exchange, stream bool, end func()) {
-	cut := func(reason string) {
-		f.log.Debug("response ended", zap.String("proxy", f.Proxy), zap.String("reason", reason))
-		x.cut.Store(true)
-		end()
-	}
+// the process leaves, too; other responses may finish then. Nothing runs meanwhile, so that an idle response costs no more than this: a timer
+// has it looked at whenever there is something to see.
+type watch struct {
+	filter *Filter
+	x      *exchange
+	ctx    context.Context // of the request
+	end    func()          // cancels it
 
-	var recheck, over <-chan time.Time
-	again := func() {}
-	if f.StreamRecheck > 0 {
-		timer := time.NewTimer(f.untilRecheck())
-		defer timer.Stop()
-		recheck, again = timer.C, func() { timer.Reset(f.untilRecheck()) }
-	}
-	last, why := f.last(x.session)
-	if !last.IsZero() {
-		timer := time.NewTimer(time.Until(last))
-		defer timer.Stop()
-		over = timer.C
-	}
-	var stopping <-chan struct{}
-	if stream {
-		stopping = f.gateway.Stopping()
-	}
-	ended, stop := f.gateway.Watch(ctx, x.session)
-	defer stop()
+	// told says that the gateway has something to tell, and recheck when to ask it in any case; zero: never.
+	told    atomic.Bool
+	recheck time.Time
 
-	for {
+	mu    sync.Mutex // held while it is looked
+	timer *time.Timer
+	over  bool   // the request is
+	leave func() // has the gateway tell no more
+}
+
+// begin has the response looked at after a while.
+func (w *watch) begin(after time.Duration, look func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timer = time.AfterFunc(after, look)
+}
+
+// stop ends the watch with its request, and waits for what is being looked at.
+func (w *watch) stop() {
+	w.end()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = true
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	if w.leave != nil {
+		w.leave()
+	}
+}
+
+// tell has the response looked at now.
+func (w *watch) tell() {
+	w.told.Store(true)
+	w.timer.Reset(0)
+}
+
+// look ends the response if it is to end, and otherwise has it looked at again in time.
+func (w *watch) look() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over {
+		return
+	}
+	if w.leave == nil {
+		w.recheck = w.filter.nextRecheck()
+		w.leave = w.filter.gateway.Watch(w.ctx, w.x.session, w.tell)
+	}
+	if reason := w.judge(); reason != "" {
+		w.filter.log.Debug("response ended", zap.String("proxy", w.filter.Proxy), zap.String("reason", reason))
+		w.cut()
+		return
+	}
+	next := w.recheck
+	if last, _ := w.filter.last(w.x.session); next.IsZero() || !last.IsZero() && last.Before(next) {
+		next = last
+	}
+	if !next.IsZero() {
+		w.timer.Reset(time.Until(next))
+	}
+	if w.told.Load() { // meanwhile, and that may have been undone here
+		w.timer.Reset(0)
+	}
+}
+
+// judge says why the response is to end, if it is.
+func (w *watch) judge() (reason string) {
+	f := w.filter
+	if w.x.stream {
 		select {
-		case <-ctx.Done():
-			return
-		case <-stopping:
-			cut("shutting down")
-			return
-		case <-over:
-			cut(why)
-			return
-		case <-ended:
-			if errors.Is(f.gateway.CheckGrant(ctx, x.session), ErrInvalidToken) {
-				cut("grant revoked")
-				return
-			}
-		case <-recheck:
-			if f.revoked(ctx, x) {
-				cut("grant revoked")
-				return
-			}
-			again()
+		case <-f.gateway.Stopping():
+			return "shutting down"
+		default:
 		}
 	}
+	if last, why := f.last(w.x.session); !last.IsZero() && !time.Now().Before(last) {
+		return why
+	}
+	if w.told.Swap(false) && errors.Is(f.gateway.CheckGrant(w.ctx, w.x.session), ErrInvalidToken) {
+		return "grant revoked"
+	}
+	if !w.recheck.IsZero() && !time.Now().Before(w.recheck) {
+		if f.revoked(w.ctx, w.x) {
+			return "grant revoked"
+		}
+		w.recheck = f.nextRecheck()
+	}
+	return ""
+}
+
+// abandon ends what is left of a response that was refused.
+func (w *watch) abandon() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.over {
+		w.cut()
+	}
+}
+
+func (w *watch) cut() {
+	w.over = true
+	w.x.cut.Store(true)
+	w.end()
+}
+
+// nextRecheck is when a response is to be rechecked next. Zero: never.
+func (f *Filter) nextRecheck() time.Time {
+	if f.StreamRecheck <= 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(f.untilRecheck())
 }
 
 // untilRecheck is stream_recheck or up to a quarter less, so that responses that began together are not rechecked together for ever.

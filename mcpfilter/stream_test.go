@@ -134,7 +134,7 @@ func TestR06StoppingEndsStreamsCleanly(t *testing.T) {
 			if got := event(t, events); got != "one" {
 				t.Fatalf("event %q", got)
 			}
-			close(g.stopping)
+			g.stop()
 			if rest, err := io.ReadAll(events); err != nil || len(rest) != 0 {
 				t.Errorf("the stream ended with %q, %v; want a clean end", rest, err)
 			}
@@ -152,7 +152,7 @@ func TestR06StoppingEndsStreamsOfOtherTransports(t *testing.T) {
 	events := bufio.NewReader(res.Body)
 	up.events <- "one"
 	event(t, events)
-	close(g.stopping)
+	g.stop()
 	_, _ = io.ReadAll(events)
 	up.waitLeft(t)
 	eventually(t, "the vault to be let go", func() bool { return g.entered.Load() == 0 })
@@ -161,7 +161,7 @@ func TestR06StoppingEndsStreamsOfOtherTransports(t *testing.T) {
 func TestR06StoppingLetsCallsFinish(t *testing.T) {
 	t.Parallel()
 	g := newGateway(t)
-	close(g.stopping)
+	g.stop()
 	s := startCaddy(t, g, resource, viaProxy, new(recorder))
 	res := s.post(t, "/jira/mcp", nil)
 	wantStatus(t, res, http.StatusOK)
@@ -281,7 +281,7 @@ func TestR06StoppingLetsLongResponsesFinish(t *testing.T) {
 		events := bufio.NewReader(res.Body)
 		up.events <- "one"
 		event(t, events)
-		close(g.stopping)
+		g.stop()
 		asked := g.asked.Load()
 		eventually(t, "the grant to be checked again", func() bool { return g.asked.Load() > asked+2 })
 		up.events <- "two"
