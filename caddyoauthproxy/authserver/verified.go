@@ -13,7 +13,7 @@ import (
 // its proxy and its grant, which are judged with every request.
 
 const (
-	// verifiedSets and verifiedWays say how many tokens' claims are kept: 128 k, of some 300 bytes each. A token has its place in one set alone.
+	// verifiedSets and verifiedWays say how many tokens' claims are kept: 131,072, of some 300 bytes each. A token has its place in one set alone.
 	verifiedSets = 16 << 10
 	verifiedWays = 8
 
@@ -32,17 +32,16 @@ type verifiedTokens struct {
 	slots [verifiedSets * verifiedWays]atomic.Pointer[verifiedToken]
 }
 
-// set is the places that a token may have.
-func (v *verifiedTokens) set(sum *[sha256.Size]byte) []atomic.Pointer[verifiedToken] {
-	at := binary.LittleEndian.Uint32(sum[:]) % verifiedSets * verifiedWays
-	return v.slots[at : at+verifiedWays]
+// place is the nth of the places that a token may have. The first differs among those of one set, so that most tokens are found there.
+func (v *verifiedTokens) place(sum *[sha256.Size]byte, n int) *atomic.Pointer[verifiedToken] {
+	set := int(binary.LittleEndian.Uint32(sum[:]) % verifiedSets)
+	return &v.slots[set*verifiedWays+(int(sum[len(sum)-1])+n)%verifiedWays]
 }
 
 // get returns the claims of a token, nil if they are not kept. They are shared.
 func (v *verifiedTokens) get(sum *[sha256.Size]byte) *Claims {
-	set := v.set(sum)
-	for i := range set {
-		if t := set[i].Load(); t != nil && t.sum == *sum {
+	for n := range verifiedWays {
+		if t := v.place(sum, n).Load(); t != nil && t.sum == *sum {
 			return &t.claims
 		}
 	}
@@ -54,15 +53,14 @@ func (v *verifiedTokens) put(sum *[sha256.Size]byte, c *Claims, now time.Time) {
 	if len(c.Audience)+len(c.Subject)+len(c.ClientID)+len(c.Scope)+len(c.JTI)+len(c.GrantID) > maxVerifiedText {
 		return
 	}
-	set := v.set(sum)
-	place := int(sum[len(sum)-1]) % verifiedWays
-	for i := range set {
-		if t := set[i].Load(); t == nil || t.claims.Expires <= now.Unix() {
-			place = i
+	place := v.place(sum, 0)
+	for n := range verifiedWays {
+		if t := v.place(sum, n).Load(); t == nil || t.claims.Expires <= now.Unix() {
+			place = v.place(sum, n)
 			break
 		}
 	}
-	set[place].Store(&verifiedToken{sum: *sum, claims: compact(c)})
+	place.Store(&verifiedToken{sum: *sum, claims: compact(c)})
 }
 
 // compact is claims in as little memory as they need: what is the same in many tokens is shared, and the rest is in one piece.
