@@ -18,7 +18,7 @@ import (
 )
 
 // BenchmarkIssue has chatbots get tokens on a vault file that is synced with every answer: by their refresh tokens, each after the one before, and by codes.
-// Many at once share syncs: sixty-four together are to get more than ten times as many tokens in the same time as one alone.
+// One alone waits for the disk each time. Many at once share its syncs, and are as fast as the processors let them.
 func BenchmarkIssue(b *testing.B) {
 	for _, clients := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("refresh/clients=%d", clients), func(b *testing.B) { benchmarkRefreshes(b, clients) })
