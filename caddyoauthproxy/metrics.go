@@ -24,6 +24,7 @@ type metrics struct {
 	ended       *prometheus.CounterVec
 	grantLife   *prometheus.HistogramVec
 	rateLimited *prometheus.CounterVec
+	verified    *prometheus.CounterVec
 
 	// of the upstream tokens
 	refreshes   *prometheus.CounterVec
@@ -87,6 +88,8 @@ func newMetrics() *metrics {
 		ended:       counter("grants_ended_total", "Grants that have ended, by reason and proxy.", "reason", "proxy"),
 		grantLife:   histogram("grant_lifetime_seconds", "How long the grants have lived that have ended, by proxy.", lifeBuckets, "proxy"),
 		rateLimited: counter("rate_limited_total", "Requests that a rate limit has refused, by limit.", "limit"),
+		verified: counter("token_verifications_total",
+			"Access tokens and session tokens that requests came with, by where the gateway knew from whether their signatures are good.", "from"),
 
 		refreshes: counter("upstream_refreshes_total",
 			"Requests to providers for new upstream tokens, by provider and outcome: ok, or the class of the failure.", "provider", "outcome"),
@@ -124,7 +127,7 @@ func newMetrics() *metrics {
 // collectors are all of them.
 func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{
-		m.steps, m.issued, m.tokenLife, m.ended, m.grantLife, m.rateLimited,
+		m.steps, m.issued, m.tokenLife, m.ended, m.grantLife, m.rateLimited, m.verified,
 		m.refreshes, m.refreshTime, m.waits, m.broken, m.revocations,
 		m.requests, m.requestTime, m.streams,
 		m.vaultTime, m.vaultErrors, m.deleted, m.records, m.grants, m.fileBytes, m.freeBytes,
@@ -197,6 +200,9 @@ func outcomeOf(failure upstream.Class) string {
 	return string(failure)
 }
 
+// verificationSources are where it is known from whether a token's signature is good.
+var verificationSources = []string{"memory", "signature"}
+
 // cleanupOutcomes are those of a clean-up.
 var cleanupOutcomes = []string{"ok", "failed", "held"}
 
@@ -232,6 +238,7 @@ func (m *metrics) audited(e *tokenstore.Event) {
 
 // ofServer count what the authorization server does.
 func (m *metrics) ofServer() authserver.Acts {
+	remembered, checked := m.verified.WithLabelValues(verificationSources[0]), m.verified.WithLabelValues(verificationSources[1])
 	return authserver.Acts{
 		Stepped: func(step authserver.Step, outcome authserver.Outcome, proxy string) {
 			m.steps.WithLabelValues(string(step), string(outcome), proxy).Inc()
@@ -245,5 +252,12 @@ func (m *metrics) ofServer() authserver.Acts {
 			m.grantLife.WithLabelValues(proxy).Observe(life.Seconds())
 		},
 		Limited: func(limit string) { m.rateLimited.WithLabelValues(limit).Inc() },
+		Verified: func(known bool) {
+			if known {
+				remembered.Inc()
+			} else {
+				checked.Inc()
+			}
+		},
 	}
 }

@@ -95,8 +95,9 @@ func TestLabelValuesAreTheOnesThatTheDocumentationTells(t *testing.T) {
 		"`operation`":                           words(storeOperations...),
 		"`state`":                               words(connectionStates...),
 		"`from`":                                words(recallSources...),
-		"`kind` of `caddy_oauth_proxy_vault_records`":       words(countedKinds...),
-		"`kind` of `caddy_oauth_proxy_vault_deleted_total`": words(sweptKinds()...),
+		"`from` of `caddy_oauth_proxy_token_verifications_total`": words(verificationSources...),
+		"`kind` of `caddy_oauth_proxy_vault_records`":             words(countedKinds...),
+		"`kind` of `caddy_oauth_proxy_vault_deleted_total`":       words(sweptKinds()...),
 	} {
 		if row := "\n| " + label + " | " + values + " |"; !strings.Contains(string(content), row) {
 			t.Errorf("docs/metrics.md lacks the line%s", row)
@@ -129,7 +130,7 @@ func TestCountersGoOnInTheNextConfigurationsRegistry(t *testing.T) {
 		}
 		m.ofServer().Limited("token")
 		families, err := registry.Gather()
-		if err != nil || len(families) != 1 {
+		if err != nil || len(families) != 2 { // and the tokens that were verified, from the beginning
 			t.Fatalf("%d families, %v", len(families), err)
 		}
 	}

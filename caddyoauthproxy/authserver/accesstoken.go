@@ -34,6 +34,9 @@ const (
 	// maxAccessToken bounds what is looked at at all, in bytes.
 	maxAccessToken = 4 << 10
 
+	// usualAccessToken is how long a token is at most that costs no memory to look up, in bytes.
+	usualAccessToken = 1 << 10
+
 	// clockLeeway is how far the clocks of two gateway nodes may differ.
 	clockLeeway = 30 * time.Second
 
@@ -54,12 +57,12 @@ func (s *Server) Authenticate(ctx context.Context, token, proxyID string) (*toke
 	if p == nil {
 		return nil, nil, invalid("no such proxy")
 	}
-	ctx, cancel := context.WithTimeout(ctx, judgeTime)
-	defer cancel()
+	bounded := judge(ctx)
+	defer bounded.stop()
 	if strings.HasPrefix(token, tokenstore.APIKeyPrefix) {
-		return s.authenticateAPIKey(ctx, token, p)
+		return s.authenticateAPIKey(bounded, token, p)
 	}
-	g, c, err := s.grantOfAccessToken(ctx, token, s.vault.RecallGrant)
+	g, c, err := s.grantOfAccessToken(bounded, token, s.vault.RecallGrant)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -96,12 +99,12 @@ func (s *Server) CheckGrant(ctx context.Context, grantID, proxyID string) error 
 	if p == nil {
 		return invalid("no such proxy")
 	}
-	ctx, cancel := context.WithTimeout(ctx, judgeTime)
-	defer cancel()
+	bounded := judge(ctx)
+	defer bounded.stop()
 	if isAPIKeyID(grantID) {
-		return s.checkAPIKey(ctx, grantID, p)
+		return s.checkAPIKey(bounded, grantID, p)
 	}
-	g, err := s.activeGrant(ctx, grantID, s.vault.RecallGrant)
+	g, err := s.activeGrant(bounded, grantID, s.vault.RecallGrant)
 	if err != nil {
 		return err
 	}
@@ -120,13 +123,13 @@ func (s *Server) CheckGrant(ctx context.Context, grantID, proxyID string) error 
 
 // Ended reports whether a grant, or an API key, was ended or is gone. A vault that does not answer says neither.
 func (s *Server) Ended(ctx context.Context, grantID string) bool {
-	ctx, cancel := context.WithTimeout(ctx, judgeTime)
-	defer cancel()
+	bounded := judge(ctx)
+	defer bounded.stop()
 	if isAPIKeyID(grantID) {
-		k, err := s.vault.RecallAPIKey(ctx, grantID)
+		k, err := s.vault.RecallAPIKey(bounded, grantID)
 		return errors.Is(err, tokenstore.ErrNotFound) || err == nil && !k.Revoked.IsZero()
 	}
-	g, err := s.vault.RecallGrant(ctx, grantID)
+	g, err := s.vault.RecallGrant(bounded, grantID)
 	return errors.Is(err, tokenstore.ErrNotFound) || err == nil && s.over(g)
 }
 
@@ -217,15 +220,18 @@ func (k *keyring) verify(token string) (*Claims, error) {
 	if len(token) > maxAccessToken {
 		return nil, errors.New("too long")
 	}
-	set, sum := k.current.Load(), sha256.Sum256([]byte(token))
-	if c, ok := set.verified.get(sum); ok {
-		return &c, nil
+	var text [usualAccessToken]byte // on the stack
+	set, sum := k.current.Load(), sha256.Sum256(append(text[:0], token...))
+	c := set.verified.get(&sum)
+	k.looked(c != nil)
+	if c != nil {
+		return c, nil
 	}
 	c, err := set.verify(token)
 	if err != nil {
 		return nil, err
 	}
-	set.verified.put(sum, *c)
+	set.verified.put(&sum, c, k.vault.Now())
 	return c, nil
 }
 

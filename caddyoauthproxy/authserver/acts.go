@@ -23,6 +23,10 @@ type Acts struct {
 
 	// Limited is told of each request that a limit refuses, by the limit's name.
 	Limited func(limit string)
+
+	// Verified is told of each access token, and session token, that is looked at, good or not: whether its signature was remembered to be good, and so
+	// not checked again.
+	Verified func(remembered bool)
 }
 
 func (a *Acts) setDefaults() {
@@ -37,6 +41,9 @@ func (a *Acts) setDefaults() {
 	}
 	if a.Limited == nil {
 		a.Limited = func(string) {}
+	}
+	if a.Verified == nil {
+		a.Verified = func(bool) {}
 	}
 }
 

@@ -150,7 +150,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		return nil, fmt.Errorf("issuer %q: %w", s.issuer, err)
 	}
 	var err error
-	if s.keys, err = openKeyring(ctx, s.vault, o.Signing); err != nil {
+	if s.keys, err = openKeyring(ctx, s.vault, o.Signing, s.acts.Verified); err != nil {
 		return nil, fmt.Errorf("signing keys: %w", err)
 	}
 	s.routes()

@@ -58,7 +58,8 @@ type keyring struct {
 	options Signing
 	current atomic.Pointer[keySet]
 	looks   looks
-	stop    func() // of watching the vault
+	looked  func(remembered bool) // is told of each token that is looked at, see Acts.Verified
+	stop    func()                // of watching the vault
 }
 
 // keySet is the keys at one time, ready for use. They never change.
@@ -68,13 +69,8 @@ type keySet struct {
 	byHeader map[string]*signingKey // by the header of access tokens
 	public   *jose.JSONWebKeySet
 
-	// verified are the claims of tokens that these keys verified, by the hash of the whole token: each comes with many requests, and
-	// checking its signature costs more than all the rest of one.
-	verified *recent[[sha256.Size]byte, Claims]
+	verified verifiedTokens
 }
-
-// maxVerified bounds how many tokens' claims are kept.
-const maxVerified = 4096
 
 type signingKey struct {
 	stored    tokenstore.SigningKey
@@ -85,14 +81,14 @@ type signingKey struct {
 }
 
 // openKeyring reads the keys from the vault, where the first node to come makes them.
-func openKeyring(ctx context.Context, v *tokenstore.Vault, o Signing) (*keyring, error) {
+func openKeyring(ctx context.Context, v *tokenstore.Vault, o Signing, looked func(remembered bool)) (*keyring, error) {
 	if o.Algorithm == "" {
 		o.Algorithm = string(jose.ES256)
 	}
 	if o.RotateAfter == 0 {
 		o.RotateAfter = defaultRotateAfter
 	}
-	k := &keyring{vault: v, options: o}
+	k := &keyring{vault: v, options: o, looked: looked}
 	return k, k.maintain(ctx)
 }
 
@@ -272,7 +268,7 @@ func generateKey(algorithm jose.SignatureAlgorithm) (any, error) {
 }
 
 func newKeySet(keys *tokenstore.SigningKeys) (*keySet, error) {
-	set := &keySet{version: keys.Version, byHeader: make(map[string]*signingKey), public: &jose.JSONWebKeySet{}, verified: newRecent[[sha256.Size]byte, Claims](maxVerified)}
+	set := &keySet{version: keys.Version, byHeader: make(map[string]*signingKey), public: &jose.JSONWebKeySet{}}
 	for _, stored := range keys.Keys {
 		var jwk jose.JSONWebKey
 		if err := jwk.UnmarshalJSON(stored.JWK); err != nil {

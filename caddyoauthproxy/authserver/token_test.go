@@ -531,12 +531,35 @@ func TestTokensThatWereVerifiedBeforeAreJudgedAnew(t *testing.T) {
 	}
 }
 
+// BenchmarkAuthenticate judges the access tokens of requests: one that came before, by one at a time and by many, and one whose signature is checked.
 func BenchmarkAuthenticate(b *testing.B) {
 	w := newWorld(b)
 	_, got := w.session()
-	for b.Loop() {
+	authenticate := func(b *testing.B) {
+		b.Helper()
 		if _, _, err := w.server.Authenticate(b.Context(), got.access, "a"); err != nil {
-			b.Fatal(err)
+			b.Error(err)
 		}
 	}
+	b.Run("warm", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			authenticate(b)
+		}
+	})
+	b.Run("warm by many", func(b *testing.B) {
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				authenticate(b)
+			}
+		})
+	})
+	b.Run("first", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			w.server.ForgetVerified(got.access)
+			authenticate(b)
+		}
+	})
 }

@@ -83,8 +83,12 @@ type Accounts struct {
 	closed  bool
 	gates   map[string]*gate // by provider and authorization server
 	flights map[string]*flight
-	unsaved map[string]*tokenstore.Account
 	pauses  map[string]*backoff
+
+	// needed are the flights that everybody must wait for, and unsaved the accounts whose renewed tokens are not saved yet, by account's id. They are
+	// changed with mu held, and read by every request without it.
+	needed  sync.Map // of *flight
+	unsaved sync.Map // of *tokenstore.Account
 
 	// inconclusive are leases by account of which this process knows more than the vault: they did not end the account.
 	inconclusive map[string]string
@@ -104,7 +108,6 @@ func NewAccounts(o AccountsOptions) *Accounts {
 		turn:      rand.Text(),
 		closing:   make(chan struct{}),
 		flights:   make(map[string]*flight),
-		unsaved:   make(map[string]*tokenstore.Account),
 		pauses:    make(map[string]*backoff),
 
 		inconclusive: make(map[string]string),
@@ -224,7 +227,7 @@ func (a *Accounts) Close(ctx context.Context) error {
 	a.unwatch()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if n := len(a.unsaved); n > 0 {
+	if n := a.unsavedAccounts(); n > 0 {
 		return fmt.Errorf("renewed tokens of %d accounts could not be saved: their users must log in again", n)
 	}
 	return nil
@@ -290,11 +293,20 @@ func (a *Accounts) account(ctx context.Context, id string) (acc *tokenstore.Acco
 	return acc, false, nil
 }
 
-func (a *Accounts) unsavedAccount(id string) (*tokenstore.Account, bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	acc, kept := a.unsaved[id]
+func (a *Accounts) unsavedAccount(id string) (acc *tokenstore.Account, kept bool) {
+	v, kept := a.unsaved.Load(id)
+	if kept {
+		acc = v.(*tokenstore.Account)
+	}
 	return acc, kept
+}
+
+// unsavedAccounts is how many accounts' renewed tokens are not saved yet.
+func (a *Accounts) unsavedAccounts() (n int) {
+	for range a.unsaved.Range {
+		n++
+	}
+	return n
 }
 
 // vaultError says in this package's words why an account cannot be read or written.
@@ -316,6 +328,9 @@ func (a *Accounts) due(acc *tokenstore.Account, now time.Time) bool {
 		return false
 	}
 	before := min(a.before, acc.Expires.Sub(acc.Obtained)/2)
+	if now.Before(acc.Expires.Add(-before)) { // as for most requests, which need not know by how much it is put off
+		return false
+	}
 	return !now.Before(acc.Expires.Add(-before + spread(acc.ID, before*19/100) + spread(a.turn+acc.ID, before/100)))
 }
 

@@ -17,19 +17,14 @@ type flight struct {
 	done  chan struct{}
 	token string
 	err   error
-
-	// needed says that the account has no token to go on with meanwhile.
-	needed bool
 }
 
 var errClosed = errors.New("gateway is shutting down")
 
 // joinNeeded returns the account's flight when there is one that everybody must wait for: then nobody need read the account to know.
 func (a *Accounts) joinNeeded(id string) *flight {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if f := a.flights[id]; f != nil && f.needed {
-		return f
+	if f, ok := a.needed.Load(id); ok {
+		return f.(*flight)
 	}
 	return nil
 }
@@ -38,7 +33,9 @@ func (a *Accounts) joinNeeded(id string) *flight {
 func (a *Accounts) need(ctx context.Context, acc *tokenstore.Account) (string, error) {
 	f, begun := a.begin(ctx, acc, "")
 	a.mu.Lock()
-	f.needed = true
+	if a.flights[acc.ID] == f { // it has not landed yet
+		a.needed.Store(acc.ID, f)
+	}
 	a.mu.Unlock()
 	if !begun {
 		return a.waitForOthers(ctx, f)
@@ -66,8 +63,8 @@ func (a *Accounts) begin(ctx context.Context, acc *tokenstore.Account, rejected 
 		return f, false
 	}
 	f = &flight{provider: acc.Provider, done: make(chan struct{})}
-	switch kept := a.unsaved[id]; {
-	case kept != nil: // its stored refresh token is spent
+	switch kept, unsaved := a.unsavedAccount(id); {
+	case unsaved: // its stored refresh token is spent
 		f.token = kept.AccessToken
 		close(f.done)
 	case a.closed:
@@ -102,6 +99,7 @@ func (a *Accounts) fly(ctx context.Context, f *flight, id, rejected string) {
 func (a *Accounts) land(f *flight, id string) {
 	a.mu.Lock()
 	delete(a.flights, id)
+	a.needed.Delete(id)
 	a.mu.Unlock()
 	close(f.done)
 }

@@ -25,6 +25,7 @@ type Provider struct {
 	config     Config
 	template   *template
 	issuer     string
+	identity   string
 	authMethod string
 	scopes     []string
 	timeout    time.Duration
@@ -84,6 +85,7 @@ func New(name string, c Config, client *http.Client) (*Provider, error) {
 		}
 	}
 	p.metadata.init(p.timeout, p.now, p.discover)
+	p.identity = p.name + " " + cmp.Or(p.config.TokenURL, p.config.Server, p.issuer)
 	p.clients.provider = p
 	p.keys.init(p.timeout, p.now, p.fetchKeys)
 	return p, nil
@@ -93,9 +95,7 @@ func New(name string, c Config, client *http.Client) (*Provider, error) {
 func (p *Provider) Name() string { return p.name }
 
 // Identity tells the provider from all others, also from one that is given its name later: by where its tokens come from.
-func (p *Provider) Identity() string {
-	return p.name + " " + cmp.Or(p.config.TokenURL, p.config.Server, p.issuer)
-}
+func (p *Provider) Identity() string { return p.identity }
 
 // ClientID is the client identifier that the operator has written, empty where the gateway registers itself.
 func (p *Provider) ClientID() string { return p.config.ClientID }

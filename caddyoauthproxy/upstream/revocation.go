@@ -69,7 +69,7 @@ func (a *Accounts) loadToEnd(ctx context.Context, id string) (*tokenstore.Accoun
 func (a *Accounts) forget(id string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	delete(a.unsaved, id) // whoever is saving it finds the account ended, and revokes the renewed tokens
+	a.unsaved.Delete(id) // whoever is saving it finds the account ended, and revokes the renewed tokens
 	delete(a.pauses, id)
 	delete(a.inconclusive, id)
 }

@@ -82,7 +82,7 @@ func (a *Accounts) keep(acc *tokenstore.Account, o *outcome) {
 	o.write(&renewed)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.unsaved[o.id] = &renewed
+	a.unsaved.Store(o.id, &renewed)
 }
 
 // saveLater tries to save an outcome, until it is saved or nobody wants it any more, or Close gives up. A vault that comes back gets it at once: others may
@@ -144,6 +144,6 @@ func (a *Accounts) trySave(o *outcome) bool {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	delete(a.unsaved, o.id)
+	a.unsaved.Delete(o.id)
 	return true
 }

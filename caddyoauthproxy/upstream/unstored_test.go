@@ -216,11 +216,7 @@ func TestTokensInMemorySurviveAWriteOfUnknownOutcome(t *testing.T) {
 	if got := w.token("unstored-5"); got != "at.unstored-5.1" || !failed {
 		t.Errorf("got %s", got)
 	}
-	eventually(t, "saving to end", func() bool {
-		w.accounts.mu.Lock()
-		defer w.accounts.mu.Unlock()
-		return len(w.accounts.unsaved) == 0
-	})
+	eventually(t, "saving to end", func() bool { return w.accounts.unsavedAccounts() == 0 })
 	if got := w.token("unstored-5"); got != "at.unstored-5.1" {
 		t.Errorf("then %s", got)
 	}
