@@ -289,6 +289,36 @@ func TestT58GrantsEndIsToldAcrossConfigs(t *testing.T) {
 	}
 }
 
+// A process on its way out tells everybody, whatever becomes of their grants.
+func TestR06TheProcessesEndIsToldToAllWhoWait(t *testing.T) {
+	t.Parallel()
+	app := provisioned(t, filepath.Join(t.TempDir(), "vault.db"))
+	if err := app.Start(); err != nil {
+		t.Fatal(err)
+	}
+	proxy := &proxyGateway{app: app, proxy: app.config.proxy("a")}
+	var told []<-chan struct{}
+	for range 3 {
+		g := newGrant()
+		save(t, app.gateway.Load().vault, g, tokenstore.StateActive)
+		c, tell := toldBy()
+		defer proxy.Watch(t.Context(), &mcpfilter.Session{Grant: g}, tell)()
+		told = append(told, c)
+	}
+	app.endStreams()
+	for _, c := range told {
+		wantTold(t, "the end", c)
+	}
+	select {
+	case <-proxy.Stopping():
+	default:
+		t.Error("told before it is so")
+	}
+	if err := app.Cleanup(); err != nil {
+		t.Error(err)
+	}
+}
+
 // The watch ends with the last who holds the gateway, while grants change and are looked up.
 func TestWatchOfGrantsEndsWithItsGateway(t *testing.T) {
 	t.Parallel()
