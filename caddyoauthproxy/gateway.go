@@ -298,7 +298,8 @@ func (p *proxyGateway) Authenticate(ctx context.Context, token string) (*mcpfilt
 	if grant.Proxy == "" { // a session, which is good for all of the proxy
 		scopes = p.proxy.Scopes
 	}
-	here := func(at time.Time) time.Time { return time.Now().Add(at.Sub(g.vault.Now())) } // the vault's clock is not this machine's
+	now, vaultNow := time.Now(), g.vault.Now()
+	here := func(at time.Time) time.Time { return now.Add(at.Sub(vaultNow)) } // the vault's clock is not this machine's
 	session := &mcpfilter.Session{Grant: grant, JTI: claims.JTI, Expires: here(time.Unix(claims.Expires, 0)), Scopes: scopes}
 	if grant.AccountID != "" { // a client's own grant ends with its token, which a response may outlive
 		session.Ends = here(grant.Ends)

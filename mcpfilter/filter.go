@@ -232,19 +232,28 @@ func (f *Filter) pass(w *audited, r *http.Request, next caddyhttp.Handler) error
 	if err != nil {
 		return f.refuse(w, gatewayRefusal(err))
 	}
-	w.x = &exchange{gateway: f.gateway, proxy: &f.proxy, session: session, gatewayToken: token}
-	return f.forward(w, r, next, w.x)
+	p := &passage{exchange: exchange{gateway: f.gateway, proxy: &f.proxy, session: session, gatewayToken: token}}
+	w.x = &p.exchange
+	return f.forward(w, r, next, p)
+}
+
+// passage is what an authenticated request needs on its way, all of it in one piece of memory.
+type passage struct {
+	exchange exchange
+	watch    watch
+	guard    guard
 }
 
 // refusedRest is how long the rest of a response that was refused is read, so that its connection can be used again.
 const refusedRest = time.Second
 
 // forward hands an authenticated request on and guards the response.
-func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, x *exchange) error {
+func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *passage) error {
+	x := &p.exchange
 	ctx, end := context.WithCancel(context.WithValue(r.Context(), exchangeKey{}, x))
-	watch := &watch{filter: f, x: x, ctx: ctx, end: end}
+	p.watch = watch{filter: f, x: x, ctx: ctx, end: end}
 	defer func() {
-		watch.stop()
+		p.watch.stop()
 		f.streams(x, -1)
 	}()
 	r = r.WithContext(ctx)
@@ -284,7 +293,8 @@ func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		_ = http.NewResponseController(w).EnableFullDuplex()
 	}
 
-	g := newGuard(w, r, f, x, watch)
+	p.guard = newGuard(w, r, f, x, &p.watch)
+	g := &p.guard
 	if err = g.run(next, r); g.discard {
 		return nil // the client has its answer
 	}

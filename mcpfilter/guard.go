@@ -64,8 +64,8 @@ type guard struct {
 	wroteHeader, discard bool
 }
 
-func newGuard(w http.ResponseWriter, r *http.Request, f *Filter, x *exchange, watch *watch) *guard {
-	return &guard{
+func newGuard(w http.ResponseWriter, r *http.Request, f *Filter, x *exchange, watch *watch) guard {
+	return guard{
 		ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
 		filter:                f, r: r, x: x, watch: watch,
 		began:  time.Now(),
