@@ -24,6 +24,7 @@ import (
 // gateway is an opened App: the vault, and what works on it.
 type gateway struct {
 	hold     *hold
+	leave    func() // hold.leave, which would be made anew for each request
 	store    tokenstore.Store
 	vault    *tokenstore.Vault
 	accounts *upstream.Accounts
@@ -94,6 +95,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 		gateways.Delete(g)
 		close(g.gone)
 	})
+	g.leave = g.hold.leave
 	g.accounts = upstream.NewAccounts(upstream.AccountsOptions{
 		Vault:         vault,
 		Providers:     a.config.providers,
@@ -155,7 +157,7 @@ func (g *gateway) acquire() (release func(), err error) {
 	if !g.hold.enter() {
 		return nil, errClosed
 	}
-	return g.hold.leave, nil
+	return g.leave, nil
 }
 
 // drain waits until what was begun is saved.
@@ -380,11 +382,12 @@ func (p *proxyGateway) UpstreamRejected(ctx context.Context, s *mcpfilter.Sessio
 
 // filterError says in the filter's words what upstream says in its own.
 func filterError(err error) error {
+	if err == nil {
+		return nil // before what follows is made room for
+	}
 	var unavailable *upstream.UnavailableError
 	var reauth *upstream.ReauthError
 	switch {
-	case err == nil:
-		return nil
 	case errors.As(err, &reauth):
 		return &mcpfilter.ReauthError{Reason: reauth.Reason, Err: err}
 	case errors.Is(err, upstream.ErrNeedsReauth):
