@@ -77,6 +77,9 @@ func TestTenThousandRequestsMakeOneRefreshInRealTime(t *testing.T) {
 	if n := w.idp.tokenPosts(); n != 1 || w.idp.reused() != 0 {
 		t.Errorf("%d refreshes, %d refresh tokens came twice", n, w.idp.reused())
 	}
+	for id := range w.accounts.needed.Range {
+		t.Errorf("the refresh of %v is still waited for", id)
+	}
 	t.Logf("%d requests, provider takes %v: they wait p50 %v, p99 %v, at most %v",
 		herdSize, answers, share(waits, 0.5), share(waits, 0.99), waits[len(waits)-1])
 }
