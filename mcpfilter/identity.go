@@ -27,6 +27,9 @@ func (f *Filter) identify(r *http.Request, x *exchange) {
 		}
 	}
 
+	if srv, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok && srv.Logs == nil {
+		return // there is no access log
+	}
 	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
 		extra.Set(zap.Inline(x))
 	}

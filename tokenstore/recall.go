@@ -60,8 +60,7 @@ func settle(v reflect.Value) (bytes int) {
 	return bytes
 }
 
-// recall is load from memory, see Store.Recall. What is remembered there is shared by all, who each get a copy of the record, but of what it leads to: nobody changes
-// the elements of its slices.
+// recall is load from memory, see Store.Recall. What is remembered there is shared by all, and nobody changes it.
 func recall[T any, R recalled[T]](ctx context.Context, v *Vault, kind Kind, id string, open OpenRow) (R, error) {
 	if !plain(id, maxID) { // ids come from requests, and stores differ in what they stand
 		return nil, fmt.Errorf("%s %w", kind, ErrNotFound)
@@ -74,16 +73,15 @@ func recall[T any, R recalled[T]](ctx context.Context, v *Vault, kind Kind, id s
 	if !ok || shared.meta().ID != id { // it opens only as what was asked for
 		return nil, fmt.Errorf("%s %s: %w: the storage has answered with another record", kind, id, ErrTampered)
 	}
-	own := *shared
-	return &own, nil
+	return shared, nil
 }
 
-// RecallGrant is Grant from memory, see Store.Recall. The elements of its slices are not to be changed; so it is with the following.
+// RecallGrant is Grant from memory, see Store.Recall. The record is not to be changed, nor saved: others have the same one. So it is with the following.
 func (v *Vault) RecallGrant(ctx context.Context, id string) (*Grant, error) {
 	return recall[Grant](ctx, v, KindGrant, id, v.recalls.grant)
 }
 
-// RecallAccount is Account from memory, see Store.Recall. What its Revocation points to is not to be changed either.
+// RecallAccount is Account from memory, see Store.Recall.
 func (v *Vault) RecallAccount(ctx context.Context, id string) (*Account, error) {
 	return recall[Account](ctx, v, KindAccount, id, v.recalls.account)
 }

@@ -3,6 +3,7 @@ package authserver_test
 import (
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -532,6 +533,32 @@ func TestTokensThatWereVerifiedBeforeAreJudgedAnew(t *testing.T) {
 }
 
 // BenchmarkAuthenticate judges the access tokens of requests: one that came before, by one at a time and by many, and one whose signature is checked.
+func TestRequestsLeaveTheGrantThatTheyShareAsItIs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	_, got := w.session()
+	grant, claims, err := w.server.Authenticate(t.Context(), got.access, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := fmt.Sprintf("%+v", *grant)
+	for range 2 {
+		again, _, err := w.server.Authenticate(t.Context(), got.access, "a")
+		if err != nil || again != grant {
+			t.Fatalf("another grant than before, %v", err)
+		}
+		if err := w.server.CheckGrant(t.Context(), claims.GrantID, "a"); err != nil {
+			t.Error(err)
+		}
+		if w.server.Ended(t.Context(), claims.GrantID) {
+			t.Error("the grant has ended")
+		}
+	}
+	if after := fmt.Sprintf("%+v", *grant); after != before {
+		t.Errorf("the grant was\n%s, and is\n%s", before, after)
+	}
+}
+
 func BenchmarkAuthenticate(b *testing.B) {
 	w := newWorld(b)
 	_, got := w.session()

@@ -13,8 +13,8 @@ import (
 // its proxy and its grant, which are judged with every request.
 
 const (
-	// verifiedSets and verifiedWays say how many tokens' claims are kept: 131,072, of some 300 bytes each. A token has its place in one set alone.
-	verifiedSets = 16 << 10
+	// verifiedSets and verifiedWays say how many tokens' claims are kept: 65,536, of some 300 bytes each. A token has its place in one set alone.
+	verifiedSets = 8 << 10
 	verifiedWays = 8
 
 	// maxVerifiedText bounds what is kept of one token, so that all of them have a bound, in bytes. No usual token comes near it.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -45,6 +46,25 @@ func TestTokenThatEndsSoonIsHandedOutAndRefreshedBehind(t *testing.T) {
 	acc := w.stored("a")
 	if acc.State != tokenstore.StateActive || acc.Lease != (tokenstore.Lease{}) || acc.RefreshToken != "rt.a.1" || acc.Expires.Sub(acc.Obtained) != time.Hour {
 		t.Errorf("stored %+v", acc)
+	}
+}
+
+// What is remembered of an account is shared by all requests.
+func TestRefreshLeavesTheAccountThatWasRecalledAsItWas(t *testing.T) {
+	t.Parallel()
+	for name, age := range map[string]time.Duration{"fresh": time.Minute, "ends soon": 56 * time.Minute, "has ended": 2 * time.Hour} {
+		w := realWorld(t)
+		w.add("a", age, time.Hour)
+		recalled, err := w.vault.RecallAccount(t.Context(), "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := *recalled
+		w.token("a")
+		eventually(t, "refreshed", func() bool { return name == "fresh" || w.stored("a").AccessToken == "at.a.1" })
+		if !reflect.DeepEqual(*recalled, before) {
+			t.Errorf("%s: the account was %+v, and is %+v", name, before, *recalled)
+		}
 	}
 }
 

@@ -93,15 +93,27 @@ func BenchmarkRequests(b *testing.B) {
 		change(&o)
 		return o
 	}
-	targets := []*target{
-		start(b, upstream, options{name: "`reverse_proxy`"}),
-		start(b, upstream, as("gateway, bbolt", func(*options) {})),
-		start(b, upstream, as("gateway, bbolt, every grant in use", func(o *options) { o.every = 1 })),
-		start(b, upstream, as("gateway, PostgreSQL", func(o *options) { o.postgres = true })),
-		start(b, upstream, options{name: "`reverse_proxy` with `log`", lines: true}),
-		start(b, upstream, as("gateway, bbolt, a line per request", func(o *options) { o.lines = true })),
+	plan := []options{
+		{name: "`reverse_proxy`"},
+		as("gateway, bbolt", func(*options) {}),
+		as("gateway, bbolt, every grant in use", func(o *options) { o.every = 1 }),
+		as("gateway, PostgreSQL", func(o *options) { o.postgres = true }),
+		{name: "`reverse_proxy` with `log`", lines: true},
+		as("gateway, bbolt, a line per request", func(o *options) { o.lines = true }),
+	}
+	if *only > 0 {
+		plan = plan[:max(2, min(*only, len(plan)))]
 	}
 	against := []int{0, 0, 0, 0, 0, 4}
+	targets := make([]*target, len(plan))
+	for i, o := range plan {
+		targets[i] = start(b, upstream, o)
+	}
+	for i, o := range plan {
+		if !o.gateway {
+			targets[i].asGateway(targets[1])
+		}
+	}
 	loads := make([]*load, len(targets))
 	var first string
 	for i, t := range targets {

@@ -53,6 +53,9 @@ func start(b *testing.B, upstream string, o options) *target {
 	return t
 }
 
+// asGateway gives requests to reverse_proxy the tokens that a gateway has issued, which it hands on as any header: they are the same to the byte.
+func (t *target) asGateway(of *target) { t.issued = of.issued }
+
 // plainCaddyfile is that of reverse_proxy alone.
 func plainCaddyfile(w *testenv.World, upstream string, lines bool) string {
 	log := ""

@@ -12,7 +12,7 @@ import (
 // What a memory holds at most. What is made of a usual grant has one to two kilobytes.
 const (
 	MaxRows  = 64 << 10
-	MaxBytes = 64 << 20 // of what was made of rows, as OpenRow tells, and of what is around it
+	MaxBytes = 40 << 20 // of what was made of rows, as OpenRow tells, and of what is around it
 
 	shards        = 64
 	maxShardRows  = MaxRows / shards
