@@ -63,7 +63,7 @@ SIZES ?= 1000,10000,100000,1000000
 bench: postgres-deps ## compare the gateway with plain reverse_proxy, and write docs/performance.md
 	mkdir -p $(TESTHOME)
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -run '^$$' -bench '^Benchmark(Requests|Growth|Issuance|Streams)$$' -benchtime $(ROUNDS)x -timeout 60m ./internal/bench \
-		-args -grants $(GRANTS) -sizes $(SIZES) -turn $(TURN) -streams 10000 -write $(CURDIR)/docs/performance.md
+		-args -grants $(GRANTS) -sizes $(SIZES) -turn $(TURN) -streams 100,10000 -write $(CURDIR)/docs/performance.md
 
 js-deps: ## install the JavaScript clients that the tests run
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(JSNODE); \

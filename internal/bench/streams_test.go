@@ -1,8 +1,7 @@
-package e2e
+package bench
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -10,7 +9,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,26 +19,29 @@ import (
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/testenv"
 )
 
-// BenchmarkOpenStreams tells what open event streams cost through the whole gateway, and how many times that of plain reverse_proxy it is: bytes of the heap and of
-// stacks that each holds while nothing is said (live), bytes of the process (resident), and how long one event to each takes, with the time of
+// BenchmarkStreams tells what open event streams cost through the whole gateway, and how many times that of plain reverse_proxy it is: bytes of the heap and of
+// stacks that each holds while nothing is said (live), bytes of the process without pages of files (resident), and how long one event to each takes, with the time of
 // processors that Caddy spends on one. Memory is that of processes of their own, because a process does not give back what it once had; events go in turns, to half of
 // the streams through one and half through the other, so that whatever else the machine does meets both. With HTTP/2 few connections bring them, as
 // many sockets as Caddy has towards the MCP server would be too many descriptors.
-func BenchmarkOpenStreams(b *testing.B) {
-	for _, streams := range []int{100, 10_000} {
-		b.Run(strconv.Itoa(streams), func(b *testing.B) {
-			if streams > 1000 && testing.Short() {
-				b.Skip("so many streams take most of a minute")
-			}
-			benchmarkOpenStreams(b, streams)
-		})
+func BenchmarkStreams(b *testing.B) {
+	var table strings.Builder
+	table.WriteString("| open streams | of one stream | `reverse_proxy` | gateway | of plain (middle half) |\n|---|---|---|---|---|\n")
+	for number := range strings.SplitSeq(*streams, ",") {
+		n, err := strconv.Atoi(number)
+		if err != nil || n < 2 {
+			b.Fatalf("-streams %q: numbers from 2 on, with commas", *streams)
+		}
+		b.Run(number, func(b *testing.B) { table.WriteString(benchmarkStreams(b, n)) })
 	}
+	report(b, "streams", table.String())
 }
 
 // streamPaths are what is compared, as clients know it. The first is what the other is measured by.
 var streamPaths = [2]string{"/plain", "/demo/mcp"}
 
-func benchmarkOpenStreams(b *testing.B, streams int) {
+// benchmarkStreams measures so many streams, and returns the lines of the table.
+func benchmarkStreams(b *testing.B, streams int) string {
 	server := &announcer{open: make(map[string]map[chan struct{}]bool)}
 	up := httptest.NewUnstartedServer(server)
 	up.Config.SetKeepAlivesEnabled(false)
@@ -77,21 +78,33 @@ func benchmarkOpenStreams(b *testing.B, streams int) {
 		})
 	}
 	b.ReportMetric(0, "ns/op") // of all together
-	for unit, cost := range costs {
+	var table strings.Builder
+	for _, unit := range []struct {
+		name, text, format string
+		by                 float64
+	}{
+		{"B-live", "heap and stacks", "%.1f kB", 1e3}, {"B-resident", "memory", "%.1f kB", 1e3}, {"ns-event", "time of an event", "%.1f µs", 1e3}, {"ns-cpu", "CPU of an event", "%.1f µs", 1e3},
+	} {
+		cost := costs[unit.name]
 		var ratios []float64
 		for i := range cost[0] {
 			if cost[0][i] > 0 {
 				ratios = append(ratios, cost[1][i]/cost[0][i])
 			}
 		}
-		if unit == "ns-cpu" { // of which a process knows hundredths of seconds
+		if unit.name == "ns-cpu" { // of which a process knows hundredths of seconds
 			ratios = []float64{sum(cost[1]) / sum(cost[0])}
 			cost[0], cost[1] = []float64{sum(cost[0]) / float64(len(cost[0]))}, []float64{sum(cost[1]) / float64(len(cost[1]))}
 		}
-		b.ReportMetric(middle(cost[0]), unit+"/reverse_proxy")
-		b.ReportMetric(middle(cost[1]), unit+"/gateway")
-		b.ReportMetric(middle(ratios), unit+"/ratio")
+		plain, _, _ := median(cost[0])
+		gateway, _, _ := median(cost[1])
+		ratio, low, high := median(ratios)
+		b.ReportMetric(plain, unit.name+"/reverse_proxy")
+		b.ReportMetric(gateway, unit.name+"/gateway")
+		b.ReportMetric(ratio, unit.name+"/ratio")
+		fmt.Fprintf(&table, "| %s | %s | "+unit.format+" | "+unit.format+" | %.3f (%.3f–%.3f) |\n", thousands(streams), unit.text, plain/unit.by, gateway/unit.by, ratio, low, high)
 	}
+	return table.String()
 }
 
 func sum(values []float64) (s float64) {
@@ -99,11 +112,6 @@ func sum(values []float64) (s float64) {
 		s += v
 	}
 	return s
-}
-
-func middle[T cmp.Ordered](values []T) T {
-	slices.Sort(values)
-	return values[len(values)/2]
 }
 
 // announcer is an MCP server whose every answer is a stream of what is announced.
@@ -296,7 +304,7 @@ func (s *streamWorld) held(b *testing.B) (live, resident int) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	return number(heap, `# HeapAlloc = (\d+)`) + number(heap, `# Stack = (\d+)`), number(string(status), `VmRSS:\s+(\d+) kB`) << 10
+	return number(heap, `# HeapAlloc = (\d+)`) + number(heap, `# Stack = (\d+)`), number(string(status), `RssAnon:\s+(\d+) kB`) << 10
 }
 
 // events measures events to so many streams through each path. A cost is that of one event.
