@@ -83,6 +83,16 @@ func BenchmarkIssuance(b *testing.B) {
 	}
 	table.WriteByte('\n')
 	report(b, "issuance", table.String())
+	if *keep != "" {
+		done := make(chan error, 1)
+		go func() { done <- targets[0].fetch(b, "/debug/pprof/profile?seconds=5", *keep) }()
+		for range 6*time.Second/(*turn) + 1 {
+			refreshAll(b, refreshers[0])
+		}
+		if err := <-done; err != nil {
+			b.Fatal(err)
+		}
+	}
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(last, "64-to-1")
 }
