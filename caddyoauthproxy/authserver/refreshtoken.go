@@ -215,17 +215,26 @@ func (s *Server) tryRefresh(ctx context.Context, client *tokenstore.Client, pinn
 
 // checkAccount ends the refreshing where the provider has ended the login: otherwise a client
 // would refresh here, be refused at the MCP server, and refresh again for ever.
+//
+// An account that another node ended within the last second may still count as alive here: its client is told at the next refresh.
 func (s *Server) checkAccount(ctx context.Context, g *tokenstore.Grant) error {
-	account, err := s.vault.Account(ctx, g.AccountID)
+	account, err := s.vault.RecallAccount(ctx, g.AccountID)
+	if err != nil || ended(account) { // for good, as far as clients are told
+		account, err = s.vault.Account(ctx, g.AccountID)
+	}
 	switch {
 	case errors.Is(err, tokenstore.ErrNotFound):
 		return refuse("invalid_grant", "the user's login is gone; log in again")
 	case err != nil:
 		return fmt.Errorf("account: %w", err)
-	case account.State == tokenstore.StateNeedsReauth || account.State == tokenstore.StateRevoked:
+	case ended(account):
 		return refuse("invalid_grant", "the login service has ended the user's login; log in again").because(errors.New(account.Reason))
 	}
 	return nil
+}
+
+func ended(a *tokenstore.Account) bool {
+	return a.State == tokenstore.StateNeedsReauth || a.State == tokenstore.StateRevoked
 }
 
 // narrow applies a scope parameter to what was granted: less is fine, more is not (RFC 6749 §6).
