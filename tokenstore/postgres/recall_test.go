@@ -34,7 +34,8 @@ func TestRowThatWasReadAsGoneIsNotRememberedAsItWas(t *testing.T) {
 				return row.Version, 8, nil
 			}
 			asked := time.Now()
-			s.listener.asked.Store(&asked) // as of one that has lost its connection
+			s.listener = &listener{listens: true} // one that has lost its connection
+			s.listener.asked.Store(&asked)
 			if got, err := s.Recall(t.Context(), tokenstore.KindGrant, "a", open); err != nil || got != uint64(1) {
 				t.Fatalf("Recall = version %v, %v; want 1", got, err)
 			}
