@@ -532,7 +532,6 @@ func TestTokensThatWereVerifiedBeforeAreJudgedAnew(t *testing.T) {
 	}
 }
 
-// BenchmarkAuthenticate judges the access tokens of requests: one that came before, by one at a time and by many, and one whose signature is checked.
 func TestRequestsLeaveTheGrantThatTheyShareAsItIs(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -559,6 +558,7 @@ func TestRequestsLeaveTheGrantThatTheyShareAsItIs(t *testing.T) {
 	}
 }
 
+// BenchmarkAuthenticate judges the access tokens of requests: one that came before, by one at a time and by many, and one whose signature is checked.
 func BenchmarkAuthenticate(b *testing.B) {
 	w := newWorld(b)
 	_, got := w.session()

@@ -22,6 +22,10 @@ func (s *Store) Recall(ctx context.Context, kind tokenstore.Kind, id string, ope
 		return nil, err
 	}
 	k := memory.Key{Kind: kind, ID: id}
+	if !s.listener.listens { // so that what is remembered could never be believed
+		s.memory.Missed(k)
+		return tokenstore.GetOpened(ctx, s, kind, id, open)
+	}
 	if s.listener.trusted(time.Now()) {
 		if opened, ok := s.memory.Get(k); ok {
 			return opened, nil
@@ -48,17 +52,18 @@ func (s *Store) recall(ctx context.Context, k memory.Key, open tokenstore.OpenRo
 	}
 	known := s.memory.Has(k) && s.listener.knewWithin(time.Now(), s.maxStale)
 	row, err := s.get(ctx, manner{hasty: known}, k.Kind, k.ID)
+	read := err == nil || errors.Is(err, tokenstore.ErrNotFound)
 	if err == nil {
 		opened, bytes, err = open(row)
 		filled = err == nil
 	}
 	switch {
+	case read && (err != nil || !first && !s.listener.trusted(time.Now())):
+		s.memory.Forget(k) // what is there, or what whoever was first has read, may be older, and nobody is told of it
 	case errors.Is(err, tokenstore.ErrUnavailable):
 		if old, ok := s.stale(k); ok {
 			return old, nil
 		}
-	case !first && !s.listener.trusted(time.Now()):
-		s.memory.Forget(k) // whoever was first may have read an older one, and nobody is told of it
 	}
 	return opened, err
 }
