@@ -22,9 +22,7 @@ func (f *Filter) identify(r *http.Request, x *exchange) {
 
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Set(userPlaceholders+"id", grant.UserID)
-		for _, other := range [...]string{userPlaceholders + "email", userPlaceholders + "login", userPlaceholders + "name", userPlaceholders + "provider"} {
-			repl.Delete(other) // what a handler in front of us found is of somebody else
-		}
+		p.prevail(repl, identityPlaceholders)
 	}
 
 	if srv, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok && srv.Logs == nil {

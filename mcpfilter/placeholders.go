@@ -13,6 +13,9 @@ type placeholders struct {
 	method, name, version, session string
 	target                         Target
 	x                              *exchange
+
+	// found says that placeholders are being looked for, and p found is enough.
+	found bool
 }
 
 // placeholdersVar is the variable of a request's context under which they are kept.
@@ -21,21 +24,57 @@ const placeholdersVar = "mcp_placeholders"
 // userPlaceholders is how the placeholders begin that tell of the user.
 const userPlaceholders = "http.auth.user."
 
+// The placeholders that tell what a request is, and whose it is.
+var (
+	requestPlaceholders  = []string{"mcp.method", "mcp.target", "mcp.name", "mcp.protocol_version", "mcp.session"}
+	identityPlaceholders = []string{
+		userPlaceholders + "email", userPlaceholders + "login", userPlaceholders + "name", userPlaceholders + "provider",
+		"mcp.proxy", "mcp.client_id", "mcp.client_name", "mcp.grant",
+	}
+)
+
 // describe sets the placeholders that tell of a request what it is, for whom it is not yet known. said is nil where there is no message.
 func describe(r *http.Request, said *contents) *placeholders {
 	method, target, name := aboutRequest(r.Header, said)
+	repl, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	p, _ := caddyhttp.GetVar(r.Context(), placeholdersVar).(*placeholders)
 	if p == nil {
 		p = new(placeholders)
-		if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-			repl.Map(p.value)
+		if repl != nil {
+			repl.Map(p.answer)
 			caddyhttp.SetVar(r.Context(), placeholdersVar, p)
 		}
 	}
 	*p = placeholders{
 		method: method, target: target, name: name, version: r.Header.Get("Mcp-Protocol-Version"), session: r.Header.Get(sessionHeader), x: p.x,
 	}
+	p.prevail(repl, requestPlaceholders)
 	return p
+}
+
+// prevail sets the placeholders that somebody else would answer first. What a handler in front of us found is of somebody else, and what Caddy's map makes may be
+// what the client wants.
+func (p *placeholders) prevail(repl *caddy.Replacer, keys []string) {
+	if repl == nil {
+		return
+	}
+	for _, key := range keys {
+		p.found = true
+		answer, _ := repl.Get(key)
+		p.found = false
+		if answer != any(p) {
+			value, _ := p.value(key)
+			repl.Set(key, value)
+		}
+	}
+}
+
+// answer is what the replacer asks.
+func (p *placeholders) answer(key string) (any, bool) {
+	if p.found {
+		return p, true
+	}
+	return p.value(key)
 }
 
 // value is that of a placeholder.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -145,5 +146,44 @@ func TestPlaceholdersOfTheFilterTakeThePlaceOfTheMatchers(t *testing.T) {
 	}
 	if v := caddyhttp.GetVar(r.Context(), placeholdersVar); v == nil {
 		t.Error("a second filter would not find them")
+	}
+}
+
+// What a handler in front defines, such as Caddy's map, may come from the client.
+func TestNoHandlerInFrontSpeaksForThePlaceholdersOfTheFilter(t *testing.T) {
+	t.Parallel()
+	keys := []string{
+		"mcp.method", "mcp.target", "mcp.name", "mcp.protocol_version", "mcp.session", "mcp.proxy", "mcp.client_id", "mcp.client_name", "mcp.grant",
+		"http.auth.user.id", "http.auth.user.email", "http.auth.user.login", "http.auth.user.name", "http.auth.user.provider",
+	}
+	f := knowingFilter(t, 0, zap.NewNop())
+	for name, define := range map[string]func(*caddy.Replacer){
+		"mapped": func(repl *caddy.Replacer) {
+			repl.Map(func(key string) (any, bool) { return "forged", slices.Contains(keys, key) })
+		},
+		"set": func(repl *caddy.Replacer) {
+			for _, key := range keys {
+				repl.Set(key, "forged")
+			}
+		},
+	} {
+		for _, matched := range []bool{false, true} {
+			_, r := benchRequest()
+			repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+			taken, err := captureBody(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if matched {
+				describe(r, taken.contents())
+			}
+			define(repl)
+			f.identify(r, &exchange{proxy: &f.proxy, session: newKnowing().session, body: taken})
+			for _, key := range keys {
+				if got, _ := repl.Get(key); got == "forged" || got == nil {
+					t.Errorf("%s in front, after a matcher: %t: {%s} is %v", name, matched, key, got)
+				}
+			}
+		}
 	}
 }

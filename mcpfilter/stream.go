@@ -122,6 +122,7 @@ func (w *watch) look() {
 // judge says why the response is to end, if it is.
 func (w *watch) judge() (reason string) {
 	f := w.filter
+	told := w.told.Swap(false) // before anything is looked at: what is told later is looked at again
 	if w.x.stream {
 		select {
 		case <-f.gateway.Stopping():
@@ -132,7 +133,7 @@ func (w *watch) judge() (reason string) {
 	if last, why := f.last(w.x.session); !last.IsZero() && !time.Now().Before(last) {
 		return why
 	}
-	if w.told.Swap(false) && errors.Is(f.gateway.CheckGrant(w.ctx, w.x.session), ErrInvalidToken) {
+	if told && errors.Is(f.gateway.CheckGrant(w.ctx, w.x.session), ErrInvalidToken) {
 		return "grant revoked"
 	}
 	if !w.recheck.IsZero() && !time.Now().Before(w.recheck) {

@@ -50,3 +50,41 @@ func TestT58GrantsEndIsSeenThatIsToldWhileItIsLookedAt(t *testing.T) {
 		}
 	}
 }
+
+// leavingGateway is one whose process is told to leave right after it was asked whether it is.
+type leavingGateway struct {
+	changingGateway
+	stopping chan struct{}
+}
+
+func (g *leavingGateway) Watch(_ context.Context, _ *Session, told func()) func() {
+	g.told = told
+	return func() {}
+}
+
+func (g *leavingGateway) CheckGrant(context.Context, *Session) error { return nil }
+
+func (g *leavingGateway) Stopping() <-chan struct{} {
+	if g.asked.Add(1) > 1 {
+		return g.stopping
+	}
+	close(g.stopping)
+	g.told()
+	return nil // as it was before
+}
+
+func TestR06StreamEndsWhoseProcessLeavesWhileItIsLookedAt(t *testing.T) {
+	t.Parallel()
+	for range 200 {
+		g := &leavingGateway{stopping: make(chan struct{})}
+		ctx, end := context.WithCancel(t.Context())
+		w := &watch{filter: &Filter{gateway: g, log: zap.NewNop(), StreamRecheck: caddy.Duration(time.Hour), StreamPastExpiry: -1}, x: &exchange{session: new(Session), stream: true}, ctx: ctx, end: end}
+		w.begin(0, w.look)
+		select {
+		case <-ctx.Done():
+		case <-time.After(10 * time.Second):
+			t.Fatal("the stream goes on")
+		}
+		w.stop()
+	}
+}
