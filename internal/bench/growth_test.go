@@ -14,7 +14,7 @@ const inUse = 1000
 
 // BenchmarkGrowth compares vaults of several sizes: requests of the same number of grants, the time of a start, and the memory.
 func BenchmarkGrowth(b *testing.B) {
-	upstream := startUpstream(b)
+	upstream := startUpstream(b, false)
 	targets := []*target{start(b, upstream, options{name: "`reverse_proxy`"})}
 	for size := range strings.SplitSeq(*sizes, ",") {
 		n, err := strconv.Atoi(size)

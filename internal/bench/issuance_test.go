@@ -16,7 +16,7 @@ var parallel = []int{1, 2, 4, 8, 16, 32, 64}
 
 // BenchmarkIssuance measures how many gateway tokens are issued in a second, each by a refresh of a grant of its own that is on the disk before it is answered.
 func BenchmarkIssuance(b *testing.B) {
-	upstream := startUpstream(b)
+	upstream := startUpstream(b, false)
 	most := parallel[len(parallel)-1]
 	n := min(*grants, 10_000) // of which only those that are refreshed count
 	targets := []*target{

@@ -85,7 +85,7 @@ func cpuOf(s sample) float64  { return float64(s.cpu) }
 
 // BenchmarkRequests compares authenticated tools/call requests with plain reverse_proxy. Each target has a process of its own.
 func BenchmarkRequests(b *testing.B) {
-	upstream := startUpstream(b)
+	upstreams := map[bool]string{false: startUpstream(b, false), true: startUpstream(b, true)}
 	gateway := options{gateway: true, grants: *grants, every: grantsOfUser}
 	as := func(name string, change func(*options)) options {
 		o := gateway
@@ -100,14 +100,16 @@ func BenchmarkRequests(b *testing.B) {
 		as("gateway, PostgreSQL", func(o *options) { o.postgres = true }),
 		{name: "`reverse_proxy` with `log`", lines: true},
 		as("gateway, bbolt, a line per request", func(o *options) { o.lines = true }),
+		{name: "`reverse_proxy`, server of the Go SDK", sdk: true},
+		as("gateway, bbolt, server of the Go SDK", func(o *options) { o.sdk = true }),
 	}
 	if *only > 0 {
 		plan = plan[:max(2, min(*only, len(plan)))]
 	}
-	against := []int{0, 0, 0, 0, 0, 4}
+	against := []int{0, 0, 0, 0, 0, 4, 0, 6}
 	targets := make([]*target, len(plan))
 	for i, o := range plan {
-		targets[i] = start(b, upstream, o)
+		targets[i] = start(b, upstreams[o.sdk], o)
 	}
 	for i, o := range plan {
 		if !o.gateway {

@@ -29,6 +29,7 @@ type options struct {
 	gateway  bool
 	lines    bool // of each request in the log
 	postgres bool
+	sdk      bool // behind it is a server of the official SDK
 	grants   int
 	every    int // one in so many of them has its credentials told; all when zero
 	global   string

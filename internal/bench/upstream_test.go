@@ -3,25 +3,35 @@ package bench
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
 )
 
-// asUpstream is the environment variable that makes this binary the MCP server, and names its address.
-const asUpstream = "OAUTH_PROXY_BENCH_UPSTREAM"
+// asUpstream is the environment variable that makes this binary an MCP server, and names its address; asSDK makes it one of the official Go SDK.
+const (
+	asUpstream = "OAUTH_PROXY_BENCH_UPSTREAM"
+	asSDK      = "OAUTH_PROXY_BENCH_SDK"
+)
 
-// answer is the body of every answer, as long as a short tools/list is.
-var answer = `{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"` + strings.Repeat("0123456789abcdef", 117) + `"}]}}`
+// found is what a tool answers, and answer the body of every answer.
+var (
+	found  = strings.Repeat("0123456789abcdef", 110)
+	answer = `{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"` + found + `"}]}}`
+)
 
 // startUpstream starts an MCP server in a process of its own, which answers every request at once with the same, and costs as little as can be: what is measured is
-// what stands before it.
-func startUpstream(b *testing.B) (address string) {
+// what stands before it. One of the official Go SDK says how much of that is seen where there is a real one.
+func startUpstream(b *testing.B, sdk bool) (address string) {
 	b.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -30,6 +40,9 @@ func startUpstream(b *testing.B) (address string) {
 	address = fmt.Sprintf("127.0.0.1:%d", freePort(b))
 	cmd := exec.CommandContext(b.Context(), exe)
 	cmd.Env = append(os.Environ(), asUpstream+"="+address)
+	if sdk {
+		cmd.Env = append(cmd.Env, asSDK+"=1")
+	}
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
 		b.Fatal(err)
@@ -46,6 +59,9 @@ func serveUpstream() {
 	if err != nil {
 		panic(err)
 	}
+	if os.Getenv(asSDK) != "" {
+		panic(http.Serve(l, sdkServer()))
+	}
 	whole := fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(answer), answer)
 	for {
 		conn, err := l.Accept()
@@ -54,6 +70,19 @@ func serveUpstream() {
 		}
 		go serveConn(conn, whole)
 	}
+}
+
+// sdkServer is a server with one tool.
+func sdkServer() http.Handler {
+	server := mcp.NewServer(&mcp.Implementation{Name: "bench", Version: "1"}, nil)
+	type query struct {
+		Query string `json:"query"`
+		Limit int    `json:"limit"`
+	}
+	mcp.AddTool(server, &mcp.Tool{Name: "search"}, func(context.Context, *mcp.CallToolRequest, query) (*mcp.CallToolResult, any, error) {
+		return &mcp.CallToolResult{Content: []mcp.Content{&mcp.TextContent{Text: found}}}, nil, nil
+	})
+	return mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return server }, &mcp.StreamableHTTPOptions{Stateless: true, JSONResponse: true})
 }
 
 func serveConn(conn net.Conn, whole []byte) {
