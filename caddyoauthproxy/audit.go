@@ -159,8 +159,10 @@ func (g *gateway) keepAudit(a *App) {
 		stopKeeping()
 		ctx, cancel := context.WithTimeout(context.Background(), auditFlushTime)
 		defer cancel()
-		g.handOver(ctx)
-		if err := g.vault.FlushAudit(ctx); err != nil && !errors.Is(err, tokenstore.ErrReadOnly) {
+		switch err := g.vault.FlushAudit(ctx); {
+		case errors.Is(err, tokenstore.ErrReadOnly):
+			g.handOver()
+		case err != nil:
 			a.auditor.log.Error("the last events could not be written to the audit trail", zap.Error(err))
 		}
 		close(stop)

@@ -18,20 +18,18 @@ func (g *gateway) leaveBehind(a *App) {
 	}
 }
 
-// handOver gives the events that could not be written, because the vault was being moved, to the gateway that serves it where it is now.
-func (g *gateway) handOver(ctx context.Context) {
-	if f, err := g.frozen(ctx); err != nil || !f.Frozen() {
-		return
-	}
+// handOver gives the events that could not be written, because the vault was being moved, to the gateway that is in use now. That may be one whose vault is being moved
+// as well: it hands them on in turn, or writes them when the move is broken off.
+func (g *gateway) handOver() {
 	app, err := caddy.ActiveContext().AppIfConfigured(mcpfilter.AppName)
 	if err != nil {
 		return
 	}
-	next := app.(*App).gateway.Load()
+	g.handOverTo(app.(*App).gateway.Load())
+}
+
+func (g *gateway) handOverTo(next *gateway) {
 	if next == nil || next == g || next.vault.Identity() != g.vault.Identity() {
-		return
-	}
-	if f, err := next.frozen(ctx); err != nil || f.Frozen() {
 		return
 	}
 	for _, e := range g.vault.TakeNoted() {
