@@ -1,6 +1,7 @@
 package tokenstore
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -106,13 +107,16 @@ func (a *Account) layout() layout {
 // sealedRecord is what is encrypted: the record, and what stands beside it in clear, so that no
 // column can be changed behind the vault's back.
 type sealedRecord struct {
-	State       State           `json:"state,omitempty"`
-	Refs        []string        `json:"refs,omitempty"` // as older releases sealed them, instead of their sum
-	RefsSum     string          `json:"refs_sum,omitempty"`
-	DeleteAfter int64           `json:"delete_after,omitempty"`
-	Due         int64           `json:"due,omitempty"`
-	Record      json.RawMessage `json:"record"`
+	State       State    `json:"state,omitempty"`
+	Refs        []string `json:"refs,omitempty"` // as older releases sealed them, instead of their sum
+	RefsSum     string   `json:"refs_sum,omitempty"`
+	DeleteAfter int64    `json:"delete_after,omitempty"`
+	Due         int64    `json:"due,omitempty"`
+	Record      any      `json:"record"` // a Record, which is read into in the same pass
 }
+
+// recordMember is in every sealed record.
+const recordMember = `"record":{`
 
 // sealRecord makes the row of a record in the given version.
 func (v *Vault) sealRecord(ring *keyring, r Record, version uint64) (Row, error) {
@@ -120,12 +124,8 @@ func (v *Vault) sealRecord(ring *keyring, r Record, version uint64) (Row, error)
 	if r, ok := r.(indexed); ok {
 		r.index(v, &l)
 	}
-	body, err := json.Marshal(r)
-	if err != nil {
-		return Row{}, fmt.Errorf("%s %s: %w", l.kind, m.ID, err)
-	}
 	slices.Sort(l.refs)
-	plain, err := json.Marshal(sealedRecord{State: l.state, RefsSum: sumOf(l.refs), DeleteAfter: millis(m.DeleteAfter), Due: millis(l.due), Record: body})
+	plain, err := json.Marshal(sealedRecord{State: l.state, RefsSum: sumOf(l.refs), DeleteAfter: millis(m.DeleteAfter), Due: millis(l.due), Record: r})
 	if err != nil {
 		return Row{}, fmt.Errorf("%s %s: %w", l.kind, m.ID, err)
 	}
@@ -159,8 +159,12 @@ func (k *keyring) unsealRecord(l layout, row Row, r Record) error {
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", row.Kind, row.ID, err)
 	}
-	var s sealedRecord
-	if err := decode(plain, &s); err != nil {
+	s := sealedRecord{Record: r}
+	err = decode(plain, &s)
+	if err == nil && !bytes.Contains(plain, []byte(recordMember)) { // nothing was read into r
+		err = errNoRecord
+	}
+	if err != nil {
 		return fmt.Errorf("%s %s: %w: %w", row.Kind, row.ID, ErrTampered, err)
 	}
 	refs := slices.Sorted(slices.Values(row.Refs))
@@ -170,9 +174,6 @@ func (k *keyring) unsealRecord(l layout, row Row, r Record) error {
 	}
 	if string(s.State) != row.State || !sameRefs || s.DeleteAfter != millis(row.DeleteAfter) || s.Due != millis(row.Due) {
 		return fmt.Errorf("%s %s: %w: a clear column was changed", row.Kind, row.ID, ErrTampered)
-	}
-	if err := decode(s.Record, r); err != nil {
-		return fmt.Errorf("%s %s: %w: %w", row.Kind, row.ID, ErrTampered, err)
 	}
 	*r.meta() = Meta{ID: row.ID, Version: row.Version, DeleteAfter: row.DeleteAfter}
 	return nil
@@ -192,10 +193,13 @@ func sumOf(refs []string) string {
 	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
 }
 
+// errNoRecord says that what opens is no record.
+var errNoRecord = errors.New("not a record")
+
 // decode is strict about what follows the value, and lenient about members that a newer release may have added.
 func decode(data []byte, v any) error {
 	if err := json.Unmarshal(data, v); err != nil {
-		return errors.New("not a record") // the cause could quote the record
+		return errNoRecord // the cause could quote the record
 	}
 	return nil
 }
