@@ -3,8 +3,6 @@ package tokenstore
 import (
 	"context"
 	"fmt"
-	"reflect"
-	"time"
 )
 
 // recalls are how the records that every request asks for are opened.
@@ -14,10 +12,10 @@ func (v *Vault) newRecalls() recalls {
 	return recalls{grant: opener[Grant](v), account: opener[Account](v), apiKey: opener[APIKey](v)}
 }
 
-// recalled is a record that is remembered as it was opened.
+// recalled is a record that is remembered.
 type recalled[T any] interface {
 	*T
-	Record
+	flattened
 }
 
 // opener makes an OpenRow of a type of records.
@@ -27,40 +25,12 @@ func opener[T any, R recalled[T]](v *Vault) OpenRow {
 		if err := v.openRecord(row, r); err != nil {
 			return nil, 0, err
 		}
-		record := reflect.ValueOf(r).Elem()
-		return r, int(record.Type().Size()) + settle(record), nil
+		text := flatten(r)
+		return text, len(text), nil
 	}
 }
 
-// settle takes from the slices in a value the room that they have for more, so that whoever appends to one of a shared record copies it. It returns how many bytes there
-// are outside the value.
-func settle(v reflect.Value) (bytes int) {
-	switch v.Kind() {
-	case reflect.String:
-		bytes = v.Len()
-	case reflect.Slice:
-		bytes = v.Cap() * int(v.Type().Elem().Size())
-		v.SetCap(v.Len())
-		for i := range v.Len() {
-			bytes += settle(v.Index(i))
-		}
-	case reflect.Pointer:
-		if !v.IsNil() {
-			bytes = int(v.Type().Elem().Size()) + settle(v.Elem())
-		}
-	case reflect.Struct:
-		if v.Type() == reflect.TypeFor[time.Time]() {
-			return 0
-		}
-		for _, field := range v.Fields() {
-			bytes += settle(field)
-		}
-	default: // is all in the value
-	}
-	return bytes
-}
-
-// recall is load from memory, see Store.Recall. What is remembered there is shared by all, and nobody changes it.
+// recall is load from memory, see Store.Recall.
 func recall[T any, R recalled[T]](ctx context.Context, v *Vault, kind Kind, id string, open OpenRow) (R, error) {
 	if !plain(id, maxID) { // ids come from requests, and stores differ in what they stand
 		return nil, fmt.Errorf("%s %w", kind, ErrNotFound)
@@ -69,14 +39,21 @@ func recall[T any, R recalled[T]](ctx context.Context, v *Vault, kind Kind, id s
 	if err != nil {
 		return nil, err
 	}
-	shared, ok := opened.(R)
-	if !ok || shared.meta().ID != id { // it opens only as what was asked for
+	made := new(struct { // in one piece
+		record T
+		from   flat
+	})
+	r := R(&made.record)
+	if text, ok := opened.(string); ok {
+		made.from.unflatten(text, r)
+	}
+	if r.meta().ID != id { // it opens only as what was asked for
 		return nil, fmt.Errorf("%s %s: %w: the storage has answered with another record", kind, id, ErrTampered)
 	}
-	return shared, nil
+	return r, nil
 }
 
-// RecallGrant is Grant from memory, see Store.Recall. The record is not to be changed, nor saved: others have the same one. So it is with the following.
+// RecallGrant is Grant from memory, see Store.Recall. The record is not to be saved: it may be a second old. So it is with the following.
 func (v *Vault) RecallGrant(ctx context.Context, id string) (*Grant, error) {
 	return recall[Grant](ctx, v, KindGrant, id, v.recalls.grant)
 }

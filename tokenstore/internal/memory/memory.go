@@ -9,7 +9,7 @@ import (
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
 
-// What a memory holds at most. What is made of a usual grant has one to two kilobytes.
+// What a memory holds at most. What is made of a usual grant has half a kilobyte.
 const (
 	MaxRows  = 64 << 10
 	MaxBytes = 40 << 20 // of what was made of rows, as OpenRow tells, and of what is around it
@@ -18,7 +18,7 @@ const (
 	maxShardRows  = MaxRows / shards
 	maxShardBytes = MaxBytes / shards
 	maxRowBytes   = maxShardBytes / 8 // of a row that is worth its place
-	overhead      = 256               // bytes of a row's key, and of its places in maps
+	overhead      = 192               // bytes of a row's key, and of its places in maps
 )
 
 // Keeps says which kinds every request asks for.
@@ -41,7 +41,7 @@ type Memory struct {
 
 type shard struct {
 	mu      sync.RWMutex
-	rows    map[Key]*remembered
+	rows    map[uint64]*remembered // by a hash of their keys: the garbage collector has less to look at than with keys of texts
 	bytes   int
 	filling map[Key]*Fill
 	hits    atomic.Uint64
@@ -51,6 +51,7 @@ type shard struct {
 
 // remembered is what was made of a row, which nobody changes.
 type remembered struct {
+	key    Key
 	opened any
 	bytes  int
 	used   atomic.Bool // since the shard last looked for one to drop
@@ -68,22 +69,24 @@ func (f *Fill) Done() <-chan struct{} { return f.done }
 func New() *Memory {
 	m := &Memory{seed: maphash.MakeSeed()}
 	for i := range m.shards {
-		m.shards[i].rows, m.shards[i].filling = make(map[Key]*remembered), make(map[Key]*Fill)
+		m.shards[i].rows, m.shards[i].filling = make(map[uint64]*remembered), make(map[Key]*Fill)
 	}
 	return m
 }
 
-func (m *Memory) shard(k Key) *shard {
-	return &m.shards[maphash.String(m.seed, k.ID)%shards]
+// place is the shard of a row, and where it is there: by its id, and its kind as far as that has another length. A row that happens to have the place of another takes it over.
+func (m *Memory) place(k Key) (s *shard, at uint64) {
+	at = maphash.String(m.seed, k.ID)
+	return &m.shards[at%shards], at ^ uint64(len(k.Kind))
 }
 
 // Get returns what was made of the row, which others share.
 func (m *Memory) Get(k Key) (opened any, ok bool) {
-	s := m.shard(k)
+	s, at := m.place(k)
 	s.mu.RLock()
-	r := s.rows[k]
+	r := s.rows[at]
 	s.mu.RUnlock()
-	if r == nil {
+	if r == nil || r.key != k {
 		return nil, false
 	}
 	s.hits.Add(1)
@@ -95,18 +98,22 @@ func (m *Memory) Get(k Key) (opened any, ok bool) {
 
 // Has says whether Get would find the row. It counts as nothing.
 func (m *Memory) Has(k Key) bool {
-	s := m.shard(k)
+	s, at := m.place(k)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.rows[k] != nil
+	r := s.rows[at]
+	return r != nil && r.key == k
 }
 
 // Missed counts a row that had to be read.
-func (m *Memory) Missed(k Key) { m.shard(k).misses.Add(1) }
+func (m *Memory) Missed(k Key) {
+	s, _ := m.place(k)
+	s.misses.Add(1)
+}
 
 // Begin is called before a row is read. The first of several that read it at the same time may fill the memory, and must call End; the others get its fill to wait for.
 func (m *Memory) Begin(k Key) (f *Fill, first bool) {
-	s := m.shard(k)
+	s, _ := m.place(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if f := s.filling[k]; f != nil {
@@ -121,7 +128,7 @@ func (m *Memory) Begin(k Key) (f *Fill, first bool) {
 func (m *Memory) End(k Key, f *Fill, opened any, bytes int, ok bool) {
 	defer close(f.done)
 	bytes += overhead
-	s := m.shard(k)
+	s, at := m.place(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.filling[k] != f {
@@ -131,30 +138,30 @@ func (m *Memory) End(k Key, f *Fill, opened any, bytes int, ok bool) {
 	if !ok || bytes > maxRowBytes {
 		return
 	}
-	s.drop(k)
-	s.rows[k] = &remembered{opened: opened, bytes: bytes}
+	s.drop(at)
+	s.rows[at] = &remembered{key: k, opened: opened, bytes: bytes}
 	s.bytes += bytes
 	for len(s.rows) > maxShardRows || s.bytes > maxShardBytes {
-		s.dropOne(k)
+		s.dropOne(at)
 	}
 }
 
-func (s *shard) drop(k Key) {
-	if r := s.rows[k]; r != nil {
+func (s *shard) drop(at uint64) {
+	if r := s.rows[at]; r != nil {
 		s.bytes -= r.bytes
-		delete(s.rows, k)
+		delete(s.rows, at)
 	}
 }
 
 // dropOne drops a row other than the one that was just added: of a few at random, one that nobody asked for since the last time.
-func (s *shard) dropOne(added Key) {
+func (s *shard) dropOne(added uint64) {
 	const looks = 8
 	victim, looked := added, 0
-	for k, r := range s.rows { // which begins anywhere
-		if k == added {
+	for at, r := range s.rows { // which begins anywhere
+		if at == added {
 			continue
 		}
-		victim = k
+		victim = at
 		if looked++; looked == looks || !r.used.Swap(false) {
 			break
 		}
@@ -164,10 +171,10 @@ func (s *shard) dropOne(added Key) {
 
 // Forget drops a row. Reads of it that have begun do not fill the memory.
 func (m *Memory) Forget(k Key) {
-	s := m.shard(k)
+	s, at := m.place(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.drop(k)
+	s.drop(at)
 	delete(s.filling, k)
 }
 
@@ -183,9 +190,9 @@ func (m *Memory) forgetIf(which func(Key) bool) {
 	for i := range m.shards {
 		s := &m.shards[i]
 		s.mu.Lock()
-		for k := range s.rows {
-			if which(k) {
-				s.drop(k)
+		for at, r := range s.rows {
+			if which(r.key) {
+				s.drop(at)
 			}
 		}
 		for k := range s.filling {
