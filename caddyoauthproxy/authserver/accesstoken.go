@@ -231,8 +231,7 @@ func (k *keyring) verify(token string) (*Claims, error) {
 	if err != nil {
 		return nil, err
 	}
-	set.verified.put(&sum, c, k.vault.Now())
-	return c, nil
+	return set.verified.put(&sum, c, k.vault.Now()), nil // which the vault's memory may hold on to
 }
 
 func (set *keySet) verify(token string) (*Claims, error) {

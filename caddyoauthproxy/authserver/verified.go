@@ -48,10 +48,10 @@ func (v *verifiedTokens) get(sum *[sha256.Size]byte) *Claims {
 	return nil
 }
 
-// put keeps the claims of a token that was verified. Where its places are taken, one that has expired gives way, or else any.
-func (v *verifiedTokens) put(sum *[sha256.Size]byte, c *Claims, now time.Time) {
+// put keeps the claims of a token that was verified, and returns them as they are kept. Where its places are taken, one that has expired gives way, or else any.
+func (v *verifiedTokens) put(sum *[sha256.Size]byte, c *Claims, now time.Time) *Claims {
 	if len(c.Audience)+len(c.Subject)+len(c.ClientID)+len(c.Scope)+len(c.JTI)+len(c.GrantID) > maxVerifiedText {
-		return
+		return c
 	}
 	place := v.place(sum, 0)
 	for n := range verifiedWays {
@@ -60,7 +60,9 @@ func (v *verifiedTokens) put(sum *[sha256.Size]byte, c *Claims, now time.Time) {
 			break
 		}
 	}
-	place.Store(&verifiedToken{sum: *sum, claims: compact(c)})
+	kept := &verifiedToken{sum: *sum, claims: compact(c)}
+	place.Store(kept)
+	return &kept.claims
 }
 
 // compact is claims in as little memory as they need: what is the same in many tokens is shared, and the rest is in one piece.
