@@ -43,9 +43,8 @@ type audited struct {
 	x  *exchange
 }
 
-func newAudited(w http.ResponseWriter) *audited {
-	return &audited{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, began: time.Now()}
-}
+// begin is called when the request comes.
+func (a *audited) begin(w http.ResponseWriter) { a.ResponseWriter, a.began = w, time.Now() }
 
 // WriteHeader notes the status.
 func (a *audited) WriteHeader(status int) {

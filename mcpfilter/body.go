@@ -23,11 +23,22 @@ type body struct {
 	bytes    []byte
 	complete bool
 
-	// reader is what took the place of the request's body, and gives the same bytes.
+	// reader is what took the place of the request's body, and gives the same bytes. The first one is that of a body that is complete.
 	reader io.ReadCloser
+	first  memoryBody
 
+	// said is what it says, once somebody has asked, and read what was read of it then.
 	said *contents
+	read contents
 }
+
+// memoryBody is a body in memory. The server closes its own.
+type memoryBody struct{ bytes.Reader }
+
+func (*memoryBody) Close() error { return nil }
+
+// again is the body for another request. The HTTP transport knows what it is, and sends it together with the header.
+func (b *body) again() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.bytes)), nil }
 
 // captureBody reads a JSON body of at most maxBody bytes into memory, and leaves r a body of the same bytes. Whoever asks again
 // gets the same.
@@ -53,12 +64,14 @@ func captureBody(r *http.Request) (*body, error) {
 	}
 	b.complete = len(b.bytes) <= maxBody
 	if b.complete {
-		b.reader = io.NopCloser(bytes.NewReader(b.bytes)) // the server closes its own
+		b.first.Reset(b.bytes)
+		b.reader = &b.first
 	} else {
 		b.reader = readCloser{io.MultiReader(bytes.NewReader(b.bytes), r.Body), r.Body}
 	}
 	if foreignCharset(r.Header) {
-		b.said = &contents{unclear: errCharset}
+		b.read.unclear = errCharset
+		b.said = &b.read
 	}
 	r.Body = b.reader
 	caddyhttp.SetVar(r.Context(), bodyVar, b)
@@ -97,9 +110,11 @@ func (b *body) contents() *contents {
 	switch {
 	case b.said != nil:
 	case !b.complete:
-		b.said = &contents{unclear: errIncomplete}
+		b.read.unclear = errIncomplete
+		b.said = &b.read
 	default:
-		b.said = readContents(b.bytes)
+		b.read.readAll(b.bytes)
+		b.said = &b.read
 	}
 	return b.said
 }

@@ -258,7 +258,7 @@ func TestHeadersOfAnswersChangeAsDocumented(t *testing.T) {
 			}}
 			g := newGateway(t)
 			s := startCaddy(t, g, resource, site, up)
-			res := s.request(t, http.MethodGet, "/jira/mcp", nil, "")
+			res := s.request(t, http.MethodGet, "/jira/mcp", map[string]string{"Origin": "https://gw.test"}, "")
 			for name, values := range sent {
 				arrived, what := res.Header[name], answers.of(name)
 				var ok bool

@@ -43,17 +43,20 @@ func answerPreflight(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// protectResponse sets what every answer of the filter carries: readable by
+// protectResponse sets what the filter's own answers carry: readable by
 // scripts that hold the token, kept by no cache, sniffed by no browser.
-func protectResponse(h http.Header) { protect(h, "no-store") }
+func protectResponse(h http.Header) { protect(h, "no-store", true) }
 
-// protect does so with what caches are told. Handlers may change a response's header in place, so that each response has values of its own.
-func protect(h http.Header, caching string) {
-	values := [...]string{"*", corsExposedHeaders, "nosniff", caching}
-	h["Access-Control-Allow-Origin"] = values[0:1:1]
-	h["Access-Control-Expose-Headers"] = values[1:2:2]
-	h["X-Content-Type-Options"] = values[2:3:3]
-	h["Cache-Control"] = values[3:4:4]
+// protect does so with what caches are told, and scripts only where there may be one. Handlers may change a response's header in place, so that each response has values of
+// its own.
+func protect(h http.Header, caching string, script bool) {
+	values := [...]string{"nosniff", caching, "*", corsExposedHeaders}
+	h["X-Content-Type-Options"] = values[0:1:1]
+	h["Cache-Control"] = values[1:2:2]
+	if script {
+		h["Access-Control-Allow-Origin"] = values[2:3:3]
+		h["Access-Control-Expose-Headers"] = values[3:4:4]
+	}
 }
 
 func hasPrefixFold(s, prefix string) bool {

@@ -12,6 +12,20 @@ import (
 // exchangeKey is the context key of a request's exchange.
 type exchangeKey struct{}
 
+// exchangeContext is the context of a request that has an exchange.
+type exchangeContext struct {
+	context.Context
+	x *exchange
+}
+
+// Value is the exchange, or what stands in the request's own context.
+func (c *exchangeContext) Value(key any) any {
+	if key == (exchangeKey{}) {
+		return c.x
+	}
+	return c.Context.Value(key)
+}
+
 // exchange is one request's passage from gateway token to upstream token. The
 // filter makes it, the transport uses it, the response guard reads what became of it, one after the other.
 type exchange struct {
@@ -74,8 +88,6 @@ func (x *exchange) report(ctx context.Context) error {
 // with it what transports only read, values of headers among them.
 func (x *exchange) authorized(req *http.Request) *http.Request {
 	out := req.WithContext(req.Context())
-	target := *req.URL // of which the transport sets the scheme
-	out.URL = &target
 	out.Header = make(http.Header, len(req.Header)+2)
 	maps.Copy(out.Header, req.Header)
 	x.proxy.inject(out.Header, x.token)
@@ -91,7 +103,7 @@ func (x *exchange) authorized(req *http.Request) *http.Request {
 	case x.repeatable(req) && hasBody(req):
 		// With GetBody the HTTP transport itself recovers from a stale idle connection.
 		out.ContentLength = int64(len(x.body.bytes))
-		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(x.body.bytes)), nil }
+		out.GetBody = x.body.again
 		out.Body, _ = out.GetBody()
 	}
 	return out

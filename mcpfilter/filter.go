@@ -187,12 +187,14 @@ func (f *Filter) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 	if f.gateway.ServeMetadata(w, r) {
 		return nil
 	}
-	a, err := newAudited(w), errBrokenOff // as handlers break off a response: with a panic (http.ErrAbortHandler)
+	p, err := new(passage), errBrokenOff // as handlers break off a response: with a panic (http.ErrAbortHandler)
+	a := &p.audited
+	a.begin(w)
 	if !isPreflight(r) {
 		defer func(method, path string) { f.record(a, r, method, path, err) }(r.Method, r.URL.Path)
 		defer func(method string) { f.served(a, r, method, err) }(r.Method)
 	}
-	err = f.pass(a, r, next)
+	err = f.pass(p, r, next)
 	if unlogged {
 		a.conceal(err)
 		return nil
@@ -200,7 +202,17 @@ func (f *Filter) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 	return err
 }
 
-func (f *Filter) pass(w *audited, r *http.Request, next caddyhttp.Handler) error {
+// passage is what a request needs on its way, all of it in one piece of memory.
+type passage struct {
+	audited  audited
+	exchange exchange
+	context  exchangeContext
+	watch    watch
+	guard    guard
+}
+
+func (f *Filter) pass(p *passage, r *http.Request, next caddyhttp.Handler) error {
+	w := &p.audited
 	if no := f.paths.apply(r); no != nil {
 		return f.refuse(w, no)
 	}
@@ -232,25 +244,20 @@ func (f *Filter) pass(w *audited, r *http.Request, next caddyhttp.Handler) error
 	if err != nil {
 		return f.refuse(w, gatewayRefusal(err))
 	}
-	p := &passage{exchange: exchange{gateway: f.gateway, proxy: &f.proxy, session: session, gatewayToken: token}}
-	w.x = &p.exchange
-	return f.forward(w, r, next, p)
-}
-
-// passage is what an authenticated request needs on its way, all of it in one piece of memory.
-type passage struct {
-	exchange exchange
-	watch    watch
-	guard    guard
+	x := &p.exchange
+	x.gateway, x.proxy, x.session, x.gatewayToken = f.gateway, &f.proxy, session, token
+	w.x = x
+	return f.forward(p, r, next)
 }
 
 // refusedRest is how long the rest of a response that was refused is read, so that its connection can be used again.
 const refusedRest = time.Second
 
 // forward hands an authenticated request on and guards the response.
-func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *passage) error {
-	x := &p.exchange
-	ctx, end := context.WithCancel(context.WithValue(r.Context(), exchangeKey{}, x))
+func (f *Filter) forward(p *passage, r *http.Request, next caddyhttp.Handler) error {
+	w, x := &p.audited, &p.exchange
+	p.context = exchangeContext{r.Context(), x}
+	ctx, end := context.WithCancel(&p.context)
 	p.watch = watch{filter: f, x: x, ctx: ctx, end: end}
 	defer func() {
 		p.watch.stop()
@@ -293,8 +300,8 @@ func (f *Filter) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		_ = http.NewResponseController(w).EnableFullDuplex()
 	}
 
-	p.guard = newGuard(w, r, f, x, &p.watch)
 	g := &p.guard
+	g.handOn(w, r, f, x, &p.watch)
 	if err = g.run(next, r); g.discard {
 		return nil // the client has its answer
 	}

@@ -56,20 +56,37 @@ type guard struct {
 	// began is when the request went to the handler.
 	began time.Time
 
+	// script says that a web page's script may wait for the response: browsers say then where it is from (Fetch, section 3.2).
+	script bool
+
 	// before is the header as handlers in front of the filter left it.
 	before []headerField
+
+	// room is where they have their place, as far as they are no more than usual.
+	room struct {
+		fields [2]headerField
+		values [2]string
+	}
 
 	// wroteHeader says that the header is out, and discard that the answer is our own
 	// and the MCP server's body goes nowhere.
 	wroteHeader, discard bool
 }
 
-func newGuard(w http.ResponseWriter, r *http.Request, f *Filter, x *exchange, watch *watch) guard {
-	return guard{
-		ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
-		filter:                f, r: r, x: x, watch: watch,
-		began:  time.Now(),
-		before: fieldsOf(w.Header()),
+// handOn is called when the request goes to the handler.
+func (g *guard) handOn(w http.ResponseWriter, r *http.Request, f *Filter, x *exchange, watch *watch) {
+	g.ResponseWriter, g.filter, g.r, g.x, g.watch, g.began = w, f, r, x, watch, time.Now()
+	g.script = len(r.Header["Origin"]) > 0
+	g.before = g.room.fields[:0]
+	all := g.room.values[:0]
+	for name, values := range w.Header() {
+		if values == nil { // which keeps a server from setting one
+			g.before = append(g.before, headerField{name, nil})
+			continue
+		}
+		start := len(all)
+		all = append(all, values...)
+		g.before = append(g.before, headerField{name, all[start:len(all):len(all)]})
 	}
 }
 
@@ -77,28 +94,6 @@ func newGuard(w http.ResponseWriter, r *http.Request, f *Filter, x *exchange, wa
 type headerField struct {
 	name   string
 	values []string
-}
-
-// fieldsOf is a copy of a header that has few names.
-func fieldsOf(h http.Header) []headerField {
-	if len(h) == 0 {
-		return nil
-	}
-	n := 0
-	for _, values := range h {
-		n += len(values)
-	}
-	fields, all := make([]headerField, 0, len(h)), make([]string, 0, n)
-	for name, values := range h {
-		if values == nil { // which keeps a server from setting one
-			fields = append(fields, headerField{name, nil})
-			continue
-		}
-		start := len(all)
-		all = append(all, values...)
-		fields = append(fields, headerField{name, all[start:len(all):len(all)]})
-	}
-	return fields
 }
 
 // WriteHeader judges the response and sends its header, or a refusal in its place.
@@ -126,8 +121,8 @@ func (g *guard) WriteHeader(status int) {
 	}
 	g.withhold(h)
 	stream := isEventStream(h)
-	protect(h, caching(h["Cache-Control"], stream))
-	h["Vary"] = append(h["Vary"], "Authorization")
+	protect(h, caching(h["Cache-Control"], stream), g.script)
+	h["Vary"] = append(h["Vary"], "Authorization, Origin")
 	if !stream && !isJSON(h) {
 		// Whatever else it is, it must not run on the origin of the consent page.
 		h.Set("Content-Security-Policy", "sandbox; default-src 'none'")

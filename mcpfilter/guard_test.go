@@ -42,7 +42,11 @@ func TestT63HeadersForTheOriginDoNotPass(t *testing.T) {
 			_, _ = io.WriteString(w, `{"jsonrpc":"2.0"}`)
 		}}
 		s := startCaddy(t, g, resource, "\theader Strict-Transport-Security max-age=31536000\n"+site, up)
-		res := s.post(t, "/jira/mcp", nil)
+		plain := s.post(t, "/jira/mcp", nil)
+		if got := plain.Header.Values("Access-Control-Allow-Origin"); len(got) > 0 {
+			t.Errorf("the server's Access-Control-Allow-Origin passed: %q", got)
+		}
+		res := s.post(t, "/jira/mcp", map[string]string{"Origin": "https://gw.test"})
 		wantStatus(t, res, http.StatusForbidden)
 		if got := bodyOf(t, res); got != `{"jsonrpc":"2.0"}` {
 			t.Errorf("body %q", got)
@@ -118,7 +122,7 @@ func TestT68ResponsesStayOutOfSharedCaches(t *testing.T) {
 		if got := res.Header.Values("Cache-Control"); len(got) != 1 || got[0] != want {
 			t.Errorf("%s: Cache-Control %q, want %q", query, got, want)
 		}
-		if got := res.Header.Get("Vary"); !strings.Contains(got, "Authorization") {
+		if got := res.Header.Get("Vary"); !strings.Contains(got, "Authorization") || !strings.Contains(got, "Origin") {
 			t.Errorf("%s: Vary %q", query, got)
 		}
 	}

@@ -11,7 +11,6 @@ import (
 
 // identify says in placeholders and in the access log who sends the request, and what it is.
 func (f *Filter) identify(r *http.Request, x *exchange) {
-	grant := x.session.Grant
 	var said *contents
 	if r.Method == http.MethodPost {
 		said = x.body.contents()
@@ -21,7 +20,6 @@ func (f *Filter) identify(r *http.Request, x *exchange) {
 	x.method, x.target, x.name = p.method, p.target, p.name
 
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Set(userPlaceholders+"id", grant.UserID)
 		p.prevail(repl, identityPlaceholders)
 	}
 

@@ -106,30 +106,29 @@ var (
 	errNoMessage  = errors.New("the body is no JSON-RPC message")
 )
 
-// readContents reads a body, all of which is there. Whatever two parsers could understand differently is unclear: names of members twice or in
+// readAll reads a body, all of which is there. Whatever two parsers could understand differently is unclear: names of members twice or in
 // another case, what follows the message, and text that is not well encoded.
-func readContents(body []byte) *contents {
-	c := new(contents)
+func (c *contents) readAll(body []byte) {
 	text := bytes.TrimLeft(body[:min(len(body), 64)], " \t\r\n")
 	c.batch = len(text) > 0 && text[0] == '['
 	if !utf8.Valid(body) {
 		c.unclear = errEncoding
-		return c
+		return
 	}
 	if !c.batch {
 		m, err := readMessage(body)
 		c.single[0] = m
 		c.messages, c.unclear = c.single[:], err
-		return c
+		return
 	}
 	var all []json.RawMessage
 	if err := json.Unmarshal(body, &all); err != nil {
 		c.unclear = errors.New("the batch is not well-formed JSON")
-		return c
+		return
 	}
 	if len(all) > maxBatch {
 		c.unclear = fmt.Errorf("a batch has at most %d messages", maxBatch)
-		return c
+		return
 	}
 	for _, raw := range all {
 		m, err := readMessage(raw)
@@ -137,7 +136,7 @@ func readContents(body []byte) *contents {
 		case err == errNoMessage: //nolint:errorlint // it is never wrapped
 		case err != nil:
 			c.unclear = err
-			return c
+			return
 		default:
 			c.messages = append(c.messages, m)
 		}
@@ -149,7 +148,6 @@ func readContents(body []byte) *contents {
 	default: // servers answer those that they understand
 		c.unclear = errors.New("only a part of the batch are JSON-RPC messages")
 	}
-	return c
 }
 
 // readMessage reads one message.

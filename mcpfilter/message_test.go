@@ -149,3 +149,9 @@ func TestURIsThatCouldBeAnotherOnesAreUnclear(t *testing.T) {
 		}
 	}
 }
+
+func readContents(body []byte) *contents {
+	c := new(contents)
+	c.readAll(body)
+	return c
+}

@@ -28,7 +28,7 @@ const userPlaceholders = "http.auth.user."
 var (
 	requestPlaceholders  = []string{"mcp.method", "mcp.target", "mcp.name", "mcp.protocol_version", "mcp.session"}
 	identityPlaceholders = []string{
-		userPlaceholders + "email", userPlaceholders + "login", userPlaceholders + "name", userPlaceholders + "provider",
+		userPlaceholders + "id", userPlaceholders + "email", userPlaceholders + "login", userPlaceholders + "name", userPlaceholders + "provider",
 		"mcp.proxy", "mcp.client_id", "mcp.client_name", "mcp.grant",
 	}
 )
@@ -98,6 +98,8 @@ func (p *placeholders) value(key string) (any, bool) {
 		return nil, false
 	}
 	switch key {
+	case userPlaceholders + "id":
+		return p.x.session.Grant.UserID, true
 	case userPlaceholders + "email":
 		return p.x.session.Grant.User.VerifiedEmail(), true
 	case userPlaceholders + "login":

@@ -40,7 +40,8 @@ func TestNoResponseSharesHeaderValuesWithAnother(t *testing.T) {
 func TestHeadersSetBeforeTheFilterAreKeptApart(t *testing.T) {
 	t.Parallel()
 	h := http.Header{"Alt-Svc": {"h3"}, "Server": {"Caddy", "x"}, "Date": nil}
-	g := newGuard(nowhere{h}, new(http.Request), knowingFilter(t, 0, zap.NewNop()), new(exchange), nil)
+	var g guard
+	g.handOn(nowhere{h}, new(http.Request), knowingFilter(t, 0, zap.NewNop()), new(exchange), nil)
 	h["Alt-Svc"][0], h["Server"][1] = "changed", "changed"
 	h.Add("Alt-Svc", "of the server's")
 	h["Set-Cookie"] = []string{"a=b"}

@@ -308,7 +308,8 @@ func BenchmarkGuard(b *testing.B) {
 	for b.Loop() {
 		w := nowhere{http.Header{"Server": {"Caddy"}}}
 		watch := &watch{filter: f, x: x, ctx: r.Context(), end: func() {}}
-		g := newGuard(w, r, f, x, watch)
+		g := new(guard)
+		g.handOn(w, r, f, x, watch)
 		h := g.Header()
 		h["Content-Type"], h["Content-Length"], h["Date"] = []string{"application/json"}, []string{"36"}, []string{"Mon, 02 Jan 2006 15:04:05 GMT"}
 		g.WriteHeader(http.StatusOK)
