@@ -56,8 +56,8 @@ test: js-deps browser-deps postgres-deps promtool ## run everything: the tests, 
 	else echo "nothing was skipped"; fi
 
 # In turns, so that whatever else the machine does meets all of them alike. ROUNDS, TURN, GRANTS, SIZES and STREAMS make it shorter or longer.
-ROUNDS ?= 7
-TURN ?= 1500ms
+ROUNDS ?= 15
+TURN ?= 700ms
 GRANTS ?= 100000
 SIZES ?= 1000,10000,100000,1000000
 STREAMS ?= 100,10000

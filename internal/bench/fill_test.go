@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,20 +42,30 @@ func fill(b *testing.B, w *testenv.World, n, every int) (of []credentials) {
 			b.Fatal(err)
 		}
 		f := &filler{b: b, v: v, signer: signer(b, v), issuer: w.URL, grant: found[0], account: account, now: v.Now(), random: rand.New(rand.NewPCG(1, 2))}
-		const batch = 1000
-		for i := 0; i < n; i += batch {
-			var writes []tokenstore.Write
-			for i := range min(batch, n-i) {
-				g, a, refresh := f.pair(f.made)
-				f.made++
-				writes = append(writes, tokenstore.Save(g), tokenstore.Save(a))
-				if i%every == 0 {
-					of = append(of, credentials{bot.ID, bot.Secret, f.access(g), refresh})
+		var working sync.WaitGroup
+		for range runtime.GOMAXPROCS(0) { // sealing takes most of the time
+			working.Go(func() {
+				for {
+					writes, issued := f.batch(n, every)
+					if len(writes) == 0 {
+						return
+					}
+					if err := v.Commit(b.Context(), writes...); err != nil {
+						b.Error(err)
+						return
+					}
+					f.mu.Lock()
+					of = append(of, issued...)
+					f.mu.Unlock()
 				}
-			}
-			if err := v.Commit(b.Context(), writes...); err != nil {
-				b.Fatal(err)
-			}
+			})
+		}
+		working.Wait()
+		if b.Failed() {
+			b.FailNow()
+		}
+		for i := range of {
+			of[i].ClientID, of[i].Secret = bot.ID, bot.Secret
 		}
 	})
 	w.Run()
@@ -68,8 +80,25 @@ type filler struct {
 	grant   *tokenstore.Grant
 	account *tokenstore.Account
 	now     time.Time
-	random  *rand.Rand
-	made    int
+
+	mu     sync.Mutex
+	random *rand.Rand
+	made   int
+}
+
+// batch is what is stored next, of n grants in all, and the tokens of one in so many of them. It is empty in the end.
+func (f *filler) batch(n, every int) (writes []tokenstore.Write, of []credentials) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for range min(1000, n-f.made) {
+		g, a, refresh := f.pair(f.made)
+		writes = append(writes, tokenstore.Save(g), tokenstore.Save(a))
+		if f.made%every == 0 {
+			of = append(of, credentials{Access: f.access(g), Refresh: refresh})
+		}
+		f.made++
+	}
+	return writes, of
 }
 
 // pair is the grant of a number, its account, and its refresh token.

@@ -145,6 +145,11 @@ func BenchmarkRequests(b *testing.B) {
 	}
 	report(b, "requests", table.String()+first)
 	plot(b, "requests", "CPU of Caddy per request, in µs", bars)
+	if k := *keep; k != "" {
+		*keep = k + ".plain"
+		targets[0].profile(b, loads[0], 10*(*turn))
+		*keep = k
+	}
 	seen := traces(b, targets[1].profile(b, loads[1], 10*(*turn)))
 	report(b, "steps", stepTable(seen, 20))
 	if path := picture("flames"); path != "" {
