@@ -25,7 +25,7 @@ TESTHOME := $(CURDIR)/.testhome
 # The Node.js that is installed with the JavaScript clients of the tests, and runs them.
 JSNODE := internal/e2e/js/node_modules/.bin/node
 
-.PHONY: help run cluster test bench js-deps browser-deps postgres-deps promtool lint vulncheck build reproducible sbom fmt clean
+.PHONY: help run cluster test bench docs js-deps browser-deps postgres-deps promtool lint vulncheck build reproducible sbom fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ bench: postgres-deps ## compare the gateway with plain reverse_proxy, and write 
 	mkdir -p $(TESTHOME)
 	$(BENCH) -bench '^Benchmark(Requests|Growth|Issuance)$$' -benchtime $(ROUNDS)x -args -grants $(GRANTS) -sizes $(SIZES) -turn $(TURN) -write $(CURDIR)/docs/performance.md
 	$(BENCH) -bench '^BenchmarkStreams$$' -benchtime 2x -args -streams $(STREAMS) -write $(CURDIR)/docs/performance.md
+
+docs: ## write docs/json.md from the doc comments
+	go run ./internal/jsonreference
 
 js-deps: ## install the JavaScript clients that the tests run
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(JSNODE); \

@@ -104,7 +104,7 @@ type App struct {
 	// How often grants that have expired are ended, with their tokens at the provider, and records past their time are deleted. Default: 1h; negative for never.
 	CleanupInterval caddy.Duration `json:"cleanup_interval,omitempty"`
 
-	// How long ended grants and API keys are kept, at least 2h. Default: 90d.
+	// How long ended grants, API keys and orders to revoke are kept, at least 2h. Default: 90d.
 	Retention caddy.Duration `json:"retention,omitempty"`
 
 	// Who may operate the gateway in a browser. Default: nobody.
