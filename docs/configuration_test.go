@@ -198,21 +198,26 @@ func functions(t *testing.T, dirs ...string) []function {
 				if !ok || decl.Body == nil {
 					continue
 				}
-				f := function{decl.Name.Name, decl}
-				if decl.Recv != nil {
-					kind := decl.Recv.List[0].Type
-					if star, ok := kind.(*ast.StarExpr); ok {
-						kind = star.X
-					}
-					if id, ok := kind.(*ast.Ident); ok {
-						f.name = id.Name + "." + f.name
-					}
-				}
-				found = append(found, f)
+				found = append(found, function{functionName(decl), decl})
 			}
 		}
 	}
 	return found
+}
+
+// functionName is the name of a function, behind the type of its receiver.
+func functionName(decl *ast.FuncDecl) string {
+	if decl.Recv == nil {
+		return decl.Name.Name
+	}
+	kind := decl.Recv.List[0].Type
+	if star, ok := kind.(*ast.StarExpr); ok {
+		kind = star.X
+	}
+	if id, ok := kind.(*ast.Ident); ok {
+		return id.Name + "." + decl.Name.Name
+	}
+	return decl.Name.Name
 }
 
 // refusedBeside are the options that a function names when it refuses others.

@@ -220,7 +220,7 @@ func (p *AdminPages) verify(v *visit) error {
 		code("Anchor", anchor),
 	), Actions: []console.Action{{Text: "Verify again", Link: v.link("/admin/audit/verify", nil)}, {Text: "Audit trail", Link: v.link("/admin/audit", nil)}}}
 	if anchor != "" {
-		found.Lead = "Keep the anchor somewhere else. With it, caddy oauth-proxy audit verify --anchor finds later also a trail that was put back or written anew."
+		found.Lead = "Keep the anchor somewhere else. With it, caddy oauth-proxy verify-audit --anchor finds later also a trail that was put back or written anew."
 	}
 	sheet := console.Sheet{Title: "Verification", Badge: badge, Back: &console.Action{Text: "Audit trail", Link: v.link("/admin/audit", nil)}, Sections: []console.Section{found}}
 	if !report.Whole() {
