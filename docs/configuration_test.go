@@ -146,6 +146,24 @@ func acceptedOptions(t *testing.T) map[string][]string {
 	return accepted
 }
 
+func TestLimitsAreThoseThatCanBeSet(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile("configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, below, _ := strings.Cut(string(content), "\n### Limits\n")
+	var want []string
+	inspect(t, "../caddyoauthproxy", func(n ast.Node, name, _ string) {
+		if entry, ok := n.(*ast.KeyValueExpr); ok && name == "rateLimits" {
+			want = append(want, literal(entry.Key))
+		}
+	})
+	if have := optionsOfTable(below, "name"); len(want) == 0 || !slices.Equal(sorted(have), sorted(want)) {
+		t.Errorf("configuration.md documents %v, rate_limit knows %v", have, want)
+	}
+}
+
 // function is one of the code, with its receiver's type in its name.
 type function struct {
 	name string
