@@ -22,6 +22,7 @@ type message struct {
 // answers are the calls that make an answer of the gateway's own, and which of their arguments its text is.
 var answers = map[string]int{
 	"refuse": 1, "bodyError": 1, "errBearer": 0, // authserver
+	"errInvalidClient": 0, "invalid": 0, // and the causes that it logs
 	"badRequest": 0, "malformedCredential": 0, "invalidToken": 0, "insufficientScope": 1, "badUpstream": 0, "unread": 1, "newRPCError": 2, // mcpfilter
 }
 
@@ -34,7 +35,7 @@ var logCalls = map[string]int{"Warn": 0, "Error": 0, "Log": 1, "say": 0}
 // carriers are functions and variables, by directory, all of whose texts are messages: they are handed on from there.
 var carriers = map[string]map[string]bool{
 	"../caddyoauthproxy":            {"App.notReady": true, "App.serveHealth": true},
-	"../caddyoauthproxy/authserver": {"loginErrors": true, "registration.apply": true, "validClientKeys": true, "parseClientKeys": true, "Server.problem": true, "Server.notSignedIn": true, "Server.notConnected": true},
+	"../caddyoauthproxy/authserver": {"loginErrors": true, "registration.apply": true, "validClientKeys": true, "parseClientKeys": true, "Server.problem": true, "Server.notSignedIn": true, "Server.notConnected": true, "Server.goodFor": true},
 	"../caddyoauthproxy/operator":   {"Server.admit": true, "Server.signedIn": true, "Server.pageProblem": true, "visit.admitted": true},
 	"../caddyoauthproxy/upstream":   {"UnavailableError.Advice": true},
 	"../mcpfilter":                  {"deniedText": true, "Filter.judgeContents": true, "answerIn": true, "errAnswerTooLong": true, "askedError.Error": true, "errIllegible": true, "pruneAnswer": true, "prune": true, "errNoFilter": true, "Matcher.MatchWithError": true},

@@ -56,7 +56,7 @@ var handedOn = map[string]string{
 }
 
 // exact are the sections whose messages are all those of the code; the others choose what is worth help, and may quote a part.
-var exact = []string{"A chatbot is refused at the OAuth endpoints", "A chatbot is refused at the MCP server", "A page in the browser", "The admin API and Caddy", "Log lines"}
+var exact = []string{"A chatbot is refused at the OAuth endpoints", "A chatbot is refused at the MCP server", "A page in the browser", "The admin API and Caddy", "Log lines", "Causes in the log"}
 
 // documented are the messages of a section: what stands as code in the first column of its tables.
 func documented(text string) []string {
