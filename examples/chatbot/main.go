@@ -1,173 +1,235 @@
-// Chatbot is a chatbot without the chat: it connects to an MCP server behind the gateway as any MCP client does, lists the
-// server's tools, and asks it who the user is. The OAuth part is the official SDK's own: it finds the authorization server,
-// registers, and exchanges the code. All that is left to a program is to open a browser and to listen for its return.
+// Chatbot is a chatbot without the chat: it logs a person in at the gateway, lists a server's tools and calls one. The official SDK speaks MCP, and
+// reads and checks the documents of OAuth; the login and its tokens are in login.go.
 //
 //	go run ./examples/chatbot http://localhost:8080/demo/mcp
+//
+// Tokens are kept in a file of mode 0600 (-tokens), session tokens in memory.
 package main
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"strings"
 	"time"
 
-	"github.com/modelcontextprotocol/go-sdk/auth"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
-	"github.com/modelcontextprotocol/go-sdk/oauthex"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/term"
 )
 
+// What the program says by its exit code. A failure leaves the login as good as before: try again later.
+const (
+	failed = iota + 1
+	usage
+	notLoggedIn  // nobody has logged in so far
+	loginExpired // there was a login, and it is over: it was too old, or the user or an operator ended it
+	scopeNeeded  // the user is logged in, but has not allowed this
+)
+
+// problem is an error with an exit code.
+type problem struct {
+	exitCode int
+	text     string
+}
+
+func (p *problem) Error() string { return p.text }
+
 func main() {
-	noBrowser := flag.Bool("no-browser", false, "only print the address to open")
+	tokens := flag.String("tokens", ".chatbot.json", "the file that the login is kept in")
+	noLogin := flag.Bool("no-login", false, "ask nobody: exit with 3 (not logged in), 4 (expired), 5 (scope missing) or 1 (failed)")
+	logout := flag.Bool("logout", false, "end the login")
+	session := flag.String("session", "", "use a session token of this `provider`, which is not kept")
 	flag.Usage = func() {
-		fmt.Fprintln(os.Stderr, "usage: chatbot [-no-browser] <MCP server URL>")
+		fmt.Fprintln(os.Stderr, "usage: chatbot [-tokens FILE] [-no-login | -logout | -session PROVIDER] <MCP server URL> [<tool> [<arguments in JSON>]]")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	if flag.NArg() != 1 {
-		flag.Usage()
-		os.Exit(2)
+	server, tool, arguments := flag.Arg(0), "whoami", "{}"
+	if flag.NArg() > 1 {
+		tool = flag.Arg(1)
 	}
+	if flag.NArg() > 2 {
+		arguments = flag.Arg(2)
+	}
+	if server == "" || flag.NArg() > 3 || !json.Valid([]byte(arguments)) {
+		flag.Usage()
+		os.Exit(usage)
+	}
+	call := &mcp.CallToolParams{Name: tool, Arguments: json.RawMessage(arguments)}
+
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
-	defer cancel()
-	if err := chat(ctx, flag.Arg(0), !*noBrowser); err != nil {
+	err := func() error {
+		l, err := openLogin(server, *tokens, *noLogin)
+		switch {
+		case err != nil:
+			return err
+		case *logout:
+			return l.end(ctx)
+		case *session != "":
+			return useSession(ctx, l, *session, call)
+		}
+		return chat(ctx, &mcp.StreamableClientTransport{Endpoint: server, OAuthHandler: l, HTTPClient: &http.Client{CheckRedirect: noRedirect}}, call)
+	}()
+	if p, ok := errors.AsType[*problem](err); ok { // without what the SDK was about when it met the problem
+		fmt.Fprintln(os.Stderr, "chatbot:", p)
+		os.Exit(p.exitCode)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "chatbot:", err)
-		os.Exit(1)
+		os.Exit(failed)
 	}
 }
 
-func chat(ctx context.Context, server string, openBrowser bool) error {
-	login, err := listenForReturn(ctx, openBrowser)
+// chat lists the tools and calls one, at once: if the access token is old, one refresh is enough for both.
+func chat(ctx context.Context, transport mcp.Transport, call *mcp.CallToolParams) error {
+	session, err := mcp.NewClient(&mcp.Implementation{Name: "example-chatbot", Version: "1.0.0"}, nil).Connect(ctx, transport, nil)
 	if err != nil {
-		return err
-	}
-	defer login.close()
-	handler, err := auth.NewAuthorizationCodeHandler(&auth.AuthorizationCodeHandlerConfig{
-		RedirectURL: login.redirectURL,
-		DynamicClientRegistrationConfig: &auth.DynamicClientRegistrationConfig{Metadata: &oauthex.ClientRegistrationMetadata{
-			ClientName:   "Example chatbot",
-			RedirectURIs: []string{login.redirectURL},
-			GrantTypes:   []string{"authorization_code", "refresh_token"},
-		}},
-		AuthorizationCodeFetcher: login.fetch,
-	})
-	if err != nil {
-		return err
-	}
-	client := mcp.NewClient(&mcp.Implementation{Name: "example-chatbot", Version: "1.0.0"}, nil)
-	session, err := client.Connect(ctx, &mcp.StreamableClientTransport{Endpoint: server, OAuthHandler: handler}, nil)
-	if err != nil {
-		return fmt.Errorf("connect to %s: %w", server, err)
+		return fmt.Errorf("connect: %w", err)
 	}
 	defer session.Close() //nolint:errcheck // on the way out
-
-	tools, err := session.ListTools(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("list tools: %w", err)
+	var tools *mcp.ListToolsResult
+	var answer *mcp.CallToolResult
+	both, ctx := errgroup.WithContext(ctx)
+	both.Go(func() (err error) {
+		tools, err = session.ListTools(ctx, nil)
+		return err
+	})
+	both.Go(func() (err error) {
+		answer, err = session.CallTool(ctx, call)
+		return err
+	})
+	if err := both.Wait(); err != nil {
+		return err
 	}
-	fmt.Println("\nTools:")
+	fmt.Println("Tools:")
 	for _, tool := range tools.Tools {
 		fmt.Printf("  %-8s %s\n", tool.Name, tool.Description)
 	}
-	answer, err := session.CallTool(ctx, &mcp.CallToolParams{Name: "whoami"})
+	text, err := textOf(answer)
 	if err != nil {
-		return fmt.Errorf("call whoami: %w", err)
+		return fmt.Errorf("%s: %w", call.Name, err)
 	}
-	fmt.Println("\nwhoami:")
-	for _, c := range answer.Content {
-		if text, ok := c.(*mcp.TextContent); ok {
-			fmt.Println(" ", text.Text)
-		}
-	}
+	fmt.Printf("\n%s:\n  %s\n", call.Name, text)
 	return nil
 }
 
-// browserLogin sends the user to a browser and waits at a loopback address for the return (RFC 8252 §7.3).
-type browserLogin struct {
-	redirectURL string
-	openBrowser bool
-	server      *http.Server
-	returned    chan *auth.AuthorizationResult
-	refused     chan error
+// textOf is what a tool has answered.
+func textOf(answer *mcp.CallToolResult) (string, error) {
+	var texts []string
+	for _, c := range answer.Content {
+		if text, ok := c.(*mcp.TextContent); ok {
+			texts = append(texts, text.Text)
+		}
+	}
+	text := strings.Join(texts, "\n")
+	if answer.IsError {
+		return "", errors.New(text)
+	}
+	return text, nil
 }
 
-func listenForReturn(ctx context.Context, openBrowser bool) (*browserLogin, error) {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+// useSession lets a person log in and paste the session token, calls a tool with it, refreshes it and ends it. It is for scripts that are no OAuth
+// clients, and is never written down.
+func useSession(ctx context.Context, l *login, provider string, call *mcp.CallToolParams) error {
+	_, h, _, err := post(ctx, l.server, "application/json", "{}") // without a token, for the challenge
 	if err != nil {
-		return nil, fmt.Errorf("listen for the browser's return: %w", err)
+		return err
 	}
-	b := &browserLogin{
-		redirectURL: "http://" + l.Addr().String() + "/callback",
-		openBrowser: openBrowser,
-		returned:    make(chan *auth.AuthorizationResult, 1),
-		refused:     make(chan error, 1),
+	resource, _, err := discover(ctx, l.server, h)
+	if err != nil {
+		return err
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /callback", b.callback)
-	b.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	go func() { _ = b.server.Serve(l) }() // ends with close
-	return b, nil
+	type state struct {
+		URL   string `json:"authorization_url"`
+		Token string `json:"session_token"`
+		Valid bool   `json:"valid"`
+		Email string `json:"user_email"`
+	}
+	care := func(what, token string) (state, error) {
+		var answer struct{ Data state }
+		body, err := json.Marshal(map[string]string{"session_token": token})
+		if err == nil {
+			err = ask(ctx, strings.TrimSuffix(resource.AuthorizationServers[0], "/")+"/api/v1/oauth/"+what, "application/json", string(body), &answer)
+		}
+		return answer.Data, err
+	}
+	begun, err := care("authorize/"+url.PathEscape(provider), "")
+	if err != nil {
+		return err
+	}
+	show(ctx, begun.URL)
+	token, err := paste()
+	if err != nil {
+		return err
+	}
+	known, err := care("validate", token)
+	if err != nil {
+		return err
+	}
+	if !known.Valid {
+		return &problem{loginExpired, "that is no session token, or not a good one any more"}
+	}
+	fmt.Printf("\nLogged in as %s.\n", known.Email)
+	use := func() error {
+		return chat(ctx, &mcp.StreamableClientTransport{Endpoint: l.server, HTTPClient: &http.Client{CheckRedirect: noRedirect, Transport: sessionToken(token)}}, call)
+	}
+	if err := use(); err != nil {
+		return err
+	}
+	refreshed, err := care("refresh", token)
+	if err != nil {
+		return err
+	}
+	token = refreshed.Token
+	fmt.Println("Refreshed.")
+	if err := use(); err != nil {
+		return err
+	}
+	if _, err := care("logout", token); err != nil {
+		return err
+	}
+	fmt.Println("Logged out.")
+	return nil
 }
 
-func (b *browserLogin) callback(w http.ResponseWriter, r *http.Request) {
-	q := r.URL.Query()
-	if code := q.Get("error"); code != "" {
-		fmt.Fprintln(w, "The login was refused. You can close this window.")
-		b.refuse(fmt.Errorf("login refused: %s: %s", code, q.Get("error_description")))
+// sessionToken puts itself on each request.
+type sessionToken string
+
+func (s sessionToken) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("X-Session-Token", string(s))
+	return http.DefaultTransport.RoundTrip(r)
+}
+
+// paste reads a line, which a terminal does not show.
+func paste() (string, error) {
+	fmt.Fprint(os.Stderr, "Paste the session token: ")
+	if fd := int(os.Stdin.Fd()); term.IsTerminal(fd) {
+		line, err := term.ReadPassword(fd)
+		return strings.TrimSpace(string(line)), err
+	}
+	lines := bufio.NewScanner(os.Stdin)
+	lines.Scan()
+	return strings.TrimSpace(lines.Text()), lines.Err()
+}
+
+// show asks a person to open an address. It opens it as well as it can; it is on the screen anyway.
+func show(ctx context.Context, address string) {
+	fmt.Printf("Open this address in your browser and log in:\n\n  %s\n\n", address)
+	if !term.IsTerminal(int(os.Stdout.Fd())) {
 		return
 	}
-	fmt.Fprintln(w, "Done. You can close this window and go back to the chatbot.")
-	select {
-	case b.returned <- &auth.AuthorizationResult{Code: q.Get("code"), State: q.Get("state"), Iss: q.Get("iss")}:
-	default:
-	}
-}
-
-// fetch is called by the SDK when the user has to log in. It is called again when the SDK tries another way to connect: who has said no is
-// not asked a second time.
-func (b *browserLogin) fetch(ctx context.Context, args *auth.AuthorizationArgs) (*auth.AuthorizationResult, error) {
-	select {
-	case err := <-b.refused:
-		b.refuse(err)
-		return nil, err
-	default:
-	}
-	fmt.Printf("Open this address in your browser and log in:\n\n  %s\n", args.URL)
-	if b.openBrowser {
-		openInBrowser(ctx, args.URL)
-	}
-	select {
-	case result := <-b.returned:
-		return result, nil
-	case err := <-b.refused:
-		b.refuse(err)
-		return nil, err
-	case <-ctx.Done():
-		return nil, errors.New("nobody came back from the browser")
-	}
-}
-
-// refuse keeps the refusal for the next call of fetch.
-func (b *browserLogin) refuse(err error) {
-	select {
-	case b.refused <- err:
-	default:
-	}
-}
-
-func (b *browserLogin) close() { _ = b.server.Close() }
-
-// openInBrowser does its best; the address is on the screen anyway.
-func openInBrowser(ctx context.Context, address string) {
 	command := map[string][]string{
 		"darwin":  {"open"},
 		"windows": {"rundll32", "url.dll,FileProtocolHandler"},
@@ -177,3 +239,6 @@ func openInBrowser(ctx context.Context, address string) {
 	}
 	_ = exec.CommandContext(ctx, command[0], append(command[1:], address)...).Start() //nolint:gosec // the user's own command
 }
+
+// patience is how long a person has in the browser.
+const patience = 5 * time.Minute

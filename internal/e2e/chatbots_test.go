@@ -1,0 +1,352 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/demo/provider"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/testenv"
+)
+
+// What the chatbots of examples/chatbot say by their exit codes.
+const (
+	exitFailed = iota + 1
+	exitUsage
+	exitNotLoggedIn
+	exitLoginExpired
+	exitScopeNeeded
+)
+
+// chatbot is one of them: they take the same arguments, say the same, and keep the same file.
+type chatbot struct {
+	command []string
+	tokens  string // the file
+	server  string
+}
+
+// forEachChatbot runs a test with each of them at once, each in a world of its own.
+func forEachChatbot(t *testing.T, o testenv.Options, test func(*testing.T, *testenv.World, *chatbot)) {
+	t.Helper()
+	t.Parallel()
+	for language, find := range map[string]func(*testing.T) []string{
+		"Go": func(t *testing.T) []string {
+			program := filepath.Join(t.TempDir(), "chatbot")
+			if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, "../../examples/chatbot").CombinedOutput(); err != nil {
+				t.Fatalf("build: %v\n%s", err, out)
+			}
+			return []string{program}
+		},
+		"Python": func(t *testing.T) []string {
+			python, err := exec.LookPath("python3")
+			if err != nil {
+				missing(t, "the chatbot in Python needs python3 (3.9 or later) in the PATH")
+			}
+			return []string{python, "../../examples/chatbot/chatbot.py"}
+		},
+		"TypeScript": func(t *testing.T) []string {
+			needNode(t)
+			return []string{"js/node_modules/.bin/node", "../../examples/chatbot/chatbot.ts"}
+		},
+	} {
+		t.Run(language, func(t *testing.T) {
+			t.Parallel()
+			command := find(t)
+			w := testenv.Start(t, o)
+			test(t, w, &chatbot{command: command, tokens: filepath.Join(t.TempDir(), "tokens.json"), server: w.ProxyURL("demo")})
+		})
+	}
+}
+
+// run runs the chatbot, has the person do what there is to do at each address that it prints, and returns what it said and how it ended.
+// What the person returns is typed into the chatbot.
+func (b *chatbot) run(t *testing.T, person func(address string) string, args ...string) (said string, code int) {
+	t.Helper()
+	all := append(b.command[1:len(b.command):len(b.command)], "--tokens", b.tokens)
+	all = append(all, args...)
+	p := startProgram(t, "", b.command[0], all...)
+	var output strings.Builder
+	for p.lines.Scan() {
+		fmt.Fprintln(&output, p.lines.Text())
+		address := strings.TrimSpace(p.lines.Text())
+		if !strings.HasPrefix(address, "http") {
+			continue
+		}
+		if person == nil {
+			t.Fatalf("%v asks for a login:\n%s", args, output.String())
+		}
+		if _, err := io.WriteString(p.stdin, person(address)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := p.cmd.Wait()
+	said = output.String() + p.stderr.String()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	for name, value := range b.kept(t) {
+		if secret, ok := value.(string); ok && strings.HasSuffix(name, "_token") && strings.Contains(said, secret) {
+			t.Errorf("%v tells the %s:\n%s", args, name, said)
+		}
+	}
+	return said, p.cmd.ProcessState.ExitCode()
+}
+
+// expect runs the chatbot and checks how it ended, and some of what it said.
+func (b *chatbot) expect(t *testing.T, code int, said string, person func(address string) string, args ...string) {
+	t.Helper()
+	got, gotCode := b.run(t, person, args...)
+	if gotCode != code || !strings.Contains(got, said) {
+		t.Fatalf("%v: exit code %d, want %d, and %q in:\n%s", args, gotCode, code, said, got)
+	}
+}
+
+// kept is what the chatbot's file holds.
+func (b *chatbot) kept(t *testing.T) map[string]any {
+	t.Helper()
+	raw, err := os.ReadFile(b.tokens)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	var kept map[string]any
+	if err != nil || json.Unmarshal(raw, &kept) != nil {
+		t.Fatalf("%s: %v %s", b.tokens, err, raw)
+	}
+	return kept
+}
+
+// alter changes the chatbot's file.
+func (b *chatbot) alter(t *testing.T, name string, value any) {
+	t.Helper()
+	kept := b.kept(t)
+	kept[name] = value
+	raw, err := json.Marshal(kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(b.tokens, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// loginAs is a person who logs in at the address.
+func loginAs(t *testing.T, user provider.User) func(string) string {
+	return func(address string) string {
+		browser := testenv.NewBrowser(user)
+		browser.Visit(t, browser.Login(t, address, "http://127.0.0.1:").String())
+		return ""
+	}
+}
+
+// From the registration to the revocation. What is old is refreshed, once, a minute before its end; what is over is told from what was never there and from what only failed.
+func TestExampleChatbotsLiveThroughALogin(t *testing.T) {
+	forEachChatbot(t, testenv.Options{}, func(t *testing.T, w *testenv.World, b *chatbot) {
+		b.expect(t, exitNotLoggedIn, "nobody has logged in", nil, "--no-login", b.server)
+
+		said, code := b.run(t, loginAs(t, testenv.Bob), b.server)
+		for _, want := range []string{"whoami", "echo", "count", "You are bob"} {
+			if code != 0 || !strings.Contains(said, want) {
+				t.Fatalf("exit code %d, no %q in:\n%s", code, want, said)
+			}
+		}
+		if info, err := os.Stat(b.tokens); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("the file: %v %v", info.Mode(), err)
+		}
+		first := b.kept(t)
+
+		// refreshed runs the chatbot and says how often it has refreshed.
+		refreshed := func() int {
+			t.Helper()
+			count := func() int {
+				return int(scrape(t, w).of("tokens_issued_total", `grant_type="refresh_token"`))
+			}
+			before, tokens := count(), b.kept(t)
+			b.expect(t, 0, "You are bob", nil, "--no-login", b.server)
+			n, after := count()-before, b.kept(t)
+			if (n > 0) != (after["refresh_token"] != tokens["refresh_token"]) || (n > 0) != (after["access_token"] != tokens["access_token"]) || after["client_id"] != first["client_id"] {
+				t.Errorf("after %d refreshes the file does not hold what it should", n)
+			}
+			return n
+		}
+		b.alter(t, "expires_at", time.Now().Add(70*time.Second).Unix())
+		if n := refreshed(); n != 0 {
+			t.Errorf("a token that is good was refreshed %d times", n)
+		}
+		b.alter(t, "expires_at", time.Now().Add(50*time.Second).Unix())
+		if n := refreshed(); n != 1 {
+			t.Errorf("a token that is old was refreshed %d times", n)
+		}
+		b.alter(t, "access_token", "spoiled")
+		if n := refreshed(); n != 1 {
+			t.Errorf("a token that the server rejects was refreshed %d times", n)
+		}
+		b.alter(t, "expires_at", 0)
+		if n := refreshed(); n != 1 {
+			t.Errorf("the second refresh token refreshed %d times", n)
+		}
+
+		b.expect(t, 0, "hello", nil, "--no-login", b.server, "echo", `{"text":"hello"}`)
+		b.expect(t, exitFailed, "nonsense", nil, "--no-login", b.server, "nonsense")
+		b.expect(t, exitFailed, "another file", nil, "--no-login", w.ProxyURL("other"))
+
+		tokens := b.kept(t)
+		b.alter(t, "expires_at", 0)
+		w.Terminate()
+		b.expect(t, exitFailed, "cannot be reached", nil, b.server)
+		w.Run()
+		if got := b.kept(t); got["refresh_token"] != tokens["refresh_token"] {
+			t.Error("a failure has cost the login")
+		}
+		b.expect(t, 0, "You are bob", nil, "--no-login", b.server)
+
+		tokens = b.kept(t)
+		b.expect(t, 0, "Logged out", nil, "--logout", b.server)
+		if b.kept(t) != nil {
+			t.Error("the file is still there")
+		}
+		old, err := json.Marshal(tokens)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(b.tokens, old, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b.expect(t, exitLoginExpired, "the login is over", nil, "--no-login", b.server)
+		b.expect(t, 0, "You are alice", loginAs(t, testenv.Alice), b.server)
+		if got := b.kept(t); got["client_id"] != first["client_id"] {
+			t.Error("registered again, without need")
+		}
+	})
+}
+
+// The registration is gone, and with it the login: the chatbot registers again.
+func TestExampleChatbotsRegisterAgainWhenTheirRegistrationIsGone(t *testing.T) {
+	forEachChatbot(t, testenv.Options{}, func(t *testing.T, w *testenv.World, b *chatbot) {
+		b.expect(t, 0, "You are bob", loginAs(t, testenv.Bob), b.server)
+		b.alter(t, "client_id", "gateway_0000000000000000")
+		b.alter(t, "expires_at", 0)
+		b.expect(t, exitLoginExpired, "the login is over", nil, "--no-login", b.server)
+		b.expect(t, 0, "You are bob", loginAs(t, testenv.Bob), b.server)
+	})
+}
+
+// A tool needs a scope that was not there when the user logged in.
+func TestExampleChatbotsAskForTheScopeThatACallNeeds(t *testing.T) {
+	before, after := "scopes read\n", `scopes read write
+		policy {
+			allow tool echo {
+				scope write
+			}
+			allow tool * {
+				scope read
+			}
+		}
+	`
+	forEachChatbot(t, testenv.Options{Proxy: before}, func(t *testing.T, w *testenv.World, b *chatbot) {
+		b.expect(t, 0, "You are bob", loginAs(t, testenv.Bob), b.server)
+		if err := w.Reload(strings.Replace(w.Caddyfile(), before, after, 1)); err != nil {
+			t.Fatal(err)
+		}
+		b.expect(t, 0, "You are bob", nil, "--no-login", b.server)
+		echo := []string{b.server, "echo", `{"text":"hello"}`}
+		b.expect(t, exitScopeNeeded, "write", nil, append([]string{"--no-login"}, echo...)...)
+		var asked string
+		b.expect(t, 0, "hello", func(address string) string {
+			u, err := url.Parse(address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			asked = u.Query().Get("scope")
+			return loginAs(t, testenv.Bob)(address)
+		}, echo...)
+		if asked != "read write" {
+			t.Errorf("asked for %q", asked)
+		}
+		b.expect(t, 0, "hello", nil, append([]string{"--no-login"}, echo...)...)
+		b.expect(t, 0, "You are bob", nil, "--no-login", b.server)
+	})
+}
+
+// Any page in the browser can send requests to the place where the chatbot waits, and a server may have been asked in another's name.
+func TestExampleChatbotsTakeNoAnswerThatTheyDidNotAskFor(t *testing.T) {
+	forEachChatbot(t, testenv.Options{}, func(t *testing.T, w *testenv.World, b *chatbot) {
+		// returning is a person with whose return something is done before the chatbot sees it.
+		returning := func(change func(back url.Values) (twice bool)) func(string) string {
+			return func(address string) string {
+				browser := testenv.NewBrowser(testenv.Bob)
+				right := browser.Login(t, address, "http://127.0.0.1:")
+				changed, back := *right, right.Query()
+				twice := change(back)
+				changed.RawQuery = back.Encode()
+				resp, err := http.Get(changed.String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = resp.Body.Close()
+				if twice {
+					if resp.StatusCode != http.StatusBadRequest {
+						t.Errorf("what was not asked for is answered with %d", resp.StatusCode)
+					}
+					browser.Visit(t, right.String())
+				}
+				return ""
+			}
+		}
+		b.expect(t, exitFailed, "another authorization server", returning(func(back url.Values) bool {
+			back.Set("iss", "https://attacker.example.com")
+			return false
+		}), b.server)
+		b.expect(t, exitFailed, "another authorization server", returning(func(back url.Values) bool {
+			back.Del("iss")
+			return false
+		}), b.server)
+		b.expect(t, exitFailed, "refused: access_denied", returning(func(back url.Values) bool {
+			back.Del("code")
+			back.Set("error", "access_denied")
+			return false
+		}), b.server)
+		b.expect(t, exitNotLoggedIn, "nobody has logged in", nil, "--no-login", b.server)
+		b.expect(t, 0, "You are bob", returning(func(back url.Values) bool {
+			back.Set("state", "another")
+			back.Set("error", "access_denied")
+			return true
+		}), b.server)
+	})
+}
+
+// For scripts: nothing is kept.
+func TestExampleChatbotsUseSessionTokens(t *testing.T) {
+	forEachChatbot(t, testenv.Options{}, func(t *testing.T, w *testenv.World, b *chatbot) {
+		var token string
+		said, code := b.run(t, func(address string) string {
+			callback := testenv.NewBrowser(testenv.Bob).Login(t, address, w.URL+"/api/v1/oauth/callback")
+			var answer struct {
+				Data struct {
+					Token string `json:"session_token"`
+				} `json:"data"`
+			}
+			if err := json.Unmarshal([]byte(get(t, callback.String()+"&format=json")), &answer); err != nil || answer.Data.Token == "" {
+				t.Fatalf("callback: %+v, %v", answer, err)
+			}
+			token = answer.Data.Token
+			return token + "\n"
+		}, "--session", "demo", b.server)
+		if code != 0 || strings.Count(said, "You are bob") != 2 || !strings.Contains(said, "Logged in as bob@example.com") || !strings.Contains(said, "Logged out") {
+			t.Errorf("exit code %d:\n%s", code, said)
+		}
+		if strings.Contains(said, token) || b.kept(t) != nil {
+			t.Error("the session token was told, or kept")
+		}
+		b.expect(t, exitLoginExpired, "not a good one", func(string) string { return token + "\n" }, "--session", "demo", b.server)
+	})
+}
