@@ -53,6 +53,7 @@ test: js-deps browser-deps postgres-deps promtool ## run everything: the tests, 
 	elif ! $(CHROMIUM); then echo "all passed, but the tests of the pages were SKIPPED: Chromium is missing"; \
 	elif ! { $(POSTGRES); }; then echo "all passed, but the tests of the vault postgres and of several nodes were SKIPPED: PostgreSQL is missing"; \
 	elif ! { $(PGBOUNCER); }; then echo "all passed, but the tests of the vault postgres behind a pooler were SKIPPED: pgbouncer is missing"; \
+	elif ! command -v python3 >/dev/null; then echo "all passed, but the tests of the example chatbot in Python were SKIPPED: python3 is missing"; \
 	else echo "nothing was skipped"; fi
 
 # In turns, so that whatever else the machine does meets all of them alike. ROUNDS, TURN, GRANTS, SIZES and STREAMS make it shorter or longer.

@@ -26,7 +26,7 @@ import urllib.parse
 import urllib.request
 import webbrowser
 
-MCP_VERSION = "2026-07-28"  # each request stands by itself; servers of 2025 want a session, see the README beside this file
+MCP_VERSION = "2026-07-28"  # each request stands by itself; servers of 2025 want a session, see examples/README.md
 MARGIN = 60  # seconds before its end at which an access token counts as expired: a request takes time, and clocks differ
 PATIENCE = 300  # seconds that a person has in the browser
 

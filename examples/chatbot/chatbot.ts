@@ -13,7 +13,7 @@ import { createInterface } from "node:readline/promises";
 import { Writable } from "node:stream";
 import { parseArgs } from "node:util";
 
-const mcpVersion = "2026-07-28"; // each request stands by itself; servers of 2025 want a session, see the README beside this file
+const mcpVersion = "2026-07-28"; // each request stands by itself; servers of 2025 want a session, see examples/README.md
 const margin = 60; // seconds before its end at which an access token counts as expired: a request takes time, and clocks differ
 const patience = 300_000; // milliseconds that a person has in the browser
 
@@ -389,39 +389,49 @@ async function chat(bot: Chatbot, tool: string, args: Dict) {
   console.log(`\n${tool}:\n  ${answer}`);
 }
 
-async function main() {
-  const { values, positionals } = parseArgs({
-    allowPositionals: true,
-    options: {
-      tokens: { type: "string", default: ".chatbot.json" }, // the file that the login is kept in
-      "no-login": { type: "boolean" }, // ask nobody: exit with 3 (not logged in), 4 (expired), 5 (scope missing) or 1 (failed)
-      logout: { type: "boolean" }, // end the login
-      session: { type: "string" }, // use a session token of this provider, which is not kept
-    },
-  });
-  const [server, tool = "whoami", args = "{}"] = positionals;
-  if (!server) {
+/** Reads the command line, or returns nothing when it is wrong. */
+function commandLine() {
+  try {
+    const { values, positionals } = parseArgs({
+      allowPositionals: true,
+      options: {
+        tokens: { type: "string", default: ".chatbot.json" }, // the file that the login is kept in
+        "no-login": { type: "boolean" }, // ask nobody: exit with 3 (not logged in), 4 (expired), 5 (scope missing) or 1 (failed)
+        logout: { type: "boolean" }, // end the login
+        session: { type: "string" }, // use a session token of this provider, which is not kept
+      },
+    });
+    const [server, tool = "whoami", args = "{}"] = positionals;
+    return server ? { ...values, server, tool, args: JSON.parse(args) as Dict } : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+async function main(): Promise<number> {
+  const line = commandLine();
+  if (!line) {
     console.error("usage: chatbot.ts [--tokens FILE] [--no-login | --logout | --session PROVIDER] <MCP server URL> [<tool> [<arguments in JSON>]]");
     return 2;
   }
-  const bot = new Chatbot(server, values.tokens);
-  if (values.logout) {
+  const bot = new Chatbot(line.server, line.tokens);
+  if (line.logout) {
     await bot.logOut();
     console.log("Logged out.");
     return 0;
   }
-  if (values.session) {
-    await bot.useSession(values.session, tool, JSON.parse(args));
+  if (line.session) {
+    await bot.useSession(line.session, line.tool, line.args);
     return 0;
   }
   for (let attempt = 0; ; attempt++) {
     try {
-      await chat(bot, tool, JSON.parse(args));
+      await chat(bot, line.tool, line.args);
       return 0;
     } catch (e) {
       // A login, and a scope more, but nobody is asked for ever.
       const missing = e instanceof NotLoggedIn || e instanceof LoginExpired || e instanceof ScopeNeeded;
-      if (!missing || values["no-login"] || attempt === 2) throw e;
+      if (!missing || line["no-login"] || attempt === 2) throw e;
       console.error(`chatbot: ${e.message}`);
       await bot.logIn(e.scope);
     }

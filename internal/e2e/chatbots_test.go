@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -167,9 +168,8 @@ func TestExampleChatbotsLiveThroughALogin(t *testing.T) {
 		// refreshed runs the chatbot and says how often it has refreshed.
 		refreshed := func() int {
 			t.Helper()
-			count := func() int {
-				return int(scrape(t, w).of("tokens_issued_total", `grant_type="refresh_token"`))
-			}
+			// Requests, not tokens: who asks twice at once is given the same.
+			count := func() int { return strings.Count(w.Log(), `"path":"/api/v1/oauth-proxy/token"`) }
 			before, tokens := count(), b.kept(t)
 			b.expect(t, 0, "You are bob", nil, "--no-login", b.server)
 			n, after := count()-before, b.kept(t)
@@ -197,6 +197,8 @@ func TestExampleChatbotsLiveThroughALogin(t *testing.T) {
 
 		b.expect(t, 0, "hello", nil, "--no-login", b.server, "echo", `{"text":"hello"}`)
 		b.expect(t, exitFailed, "nonsense", nil, "--no-login", b.server, "nonsense")
+		b.expect(t, exitUsage, "usage", nil)
+		b.expect(t, exitUsage, "usage", nil, b.server, "echo", "{")
 		b.expect(t, exitFailed, "another file", nil, "--no-login", w.ProxyURL("other"))
 
 		tokens := b.kept(t)
@@ -242,7 +244,7 @@ func TestExampleChatbotsRegisterAgainWhenTheirRegistrationIsGone(t *testing.T) {
 
 // A tool needs a scope that was not there when the user logged in.
 func TestExampleChatbotsAskForTheScopeThatACallNeeds(t *testing.T) {
-	before, after := "scopes read\n", `scopes read write
+	before, after := "scopes read\n", `scopes read write delete
 		policy {
 			allow tool echo {
 				scope write
@@ -260,16 +262,17 @@ func TestExampleChatbotsAskForTheScopeThatACallNeeds(t *testing.T) {
 		b.expect(t, 0, "You are bob", nil, "--no-login", b.server)
 		echo := []string{b.server, "echo", `{"text":"hello"}`}
 		b.expect(t, exitScopeNeeded, "write", nil, append([]string{"--no-login"}, echo...)...)
-		var asked string
+		b.alter(t, "scope", "read delete") // as if the server had not told what was allowed before: it need not
+		var asked []string
 		b.expect(t, 0, "hello", func(address string) string {
 			u, err := url.Parse(address)
 			if err != nil {
 				t.Fatal(err)
 			}
-			asked = u.Query().Get("scope")
+			asked = slices.Sorted(slices.Values(strings.Fields(u.Query().Get("scope"))))
 			return loginAs(t, testenv.Bob)(address)
 		}, echo...)
-		if asked != "read write" {
+		if !slices.Equal(asked, []string{"delete", "read", "write"}) {
 			t.Errorf("asked for %q", asked)
 		}
 		b.expect(t, 0, "hello", nil, append([]string{"--no-login"}, echo...)...)
