@@ -12,6 +12,7 @@ import concurrent.futures
 import getpass
 import hashlib
 import hmac
+import http.client
 import http.server
 import json
 import os
@@ -77,7 +78,7 @@ def send(url, body=None, headers=None):
     except urllib.error.HTTPError as e:
         with e:
             return e.code, e.headers, e.read()
-    except OSError as e:
+    except (OSError, http.client.HTTPException) as e:
         raise Failed(f"{where.netloc} cannot be reached: {e}") from e
 
 
@@ -166,6 +167,8 @@ class Chatbot:
         metadata = self.metadata(issuer)
         with Return() as back:
             if self.kept.get("issuer") != issuer or not self.kept.get("client_id"):  # a registration is good at one issuer
+                if "registration_endpoint" not in metadata:
+                    raise Failed(f"{issuer} takes no registrations: its operator has to configure this client")
                 # A public client: a program on the user's machine can keep no secret (RFC 8252 §8.5).
                 self.kept = {}
                 client = fetch(metadata["registration_endpoint"], json.dumps({
@@ -184,7 +187,7 @@ class Chatbot:
             show(url)
             answer = back.wait(state)
         # Who answers must be who was asked (RFC 9207 §2.4), before anything else of the answer counts.
-        if answer.get("iss", "") != (issuer if metadata.get("authorization_response_iss_parameter_supported") or "iss" in answer else ""):
+        if answer.get("iss") != issuer and ("iss" in answer or metadata.get("authorization_response_iss_parameter_supported")):
             raise Failed("another authorization server has answered")
         if "code" not in answer:
             raise Failed(f"the login was refused: {answer.get('error')}: {answer.get('error_description', '')}")
@@ -229,7 +232,7 @@ class Chatbot:
 
     def log_out(self):
         """Revokes the login (RFC 7009), and forgets it: whoever finds an old copy of the file has nothing."""
-        if self.kept.get("refresh_token"):
+        if self.kept.get("refresh_token") and self.kept.get("client_id"):
             fetch(self.metadata(self.kept["issuer"])["revocation_endpoint"], urllib.parse.urlencode({
                 "token": self.kept["refresh_token"], "token_type_hint": "refresh_token", "client_id": self.kept["client_id"]}).encode())
         if os.path.exists(self.file):

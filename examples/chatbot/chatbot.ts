@@ -170,6 +170,7 @@ class Chatbot {
     const back = await Return.listen();
     try {
       if (this.kept.issuer !== issuer || !this.kept.client_id) {
+        if (!metadata.registration_endpoint) throw new Failed(`${issuer} takes no registrations: its operator has to configure this client`);
         // A registration is good at one issuer. A public client: a program on the user's machine can keep no secret (RFC 8252 §8.5).
         this.kept = {};
         const client = await ask(

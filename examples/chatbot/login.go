@@ -190,6 +190,9 @@ func (l *login) logIn(ctx context.Context, issuer, scope string) error {
 	defer listener.Close()
 	redirectURI := "http://" + listener.Addr().String() + "/callback"
 	if l.kept.Issuer != issuer || l.kept.ClientID == "" { // a registration is good at one issuer
+		if m.RegistrationEndpoint == "" {
+			return fmt.Errorf("%s takes no registrations: its operator has to configure this client", issuer)
+		}
 		registered, err := oauthex.RegisterClient(ctx, m.RegistrationEndpoint, &oauthex.ClientRegistrationMetadata{
 			// A public client: a program on the user's machine can keep no secret (RFC 8252 §8.5).
 			ClientName: "Example chatbot (Go)", ApplicationType: "native", RedirectURIs: []string{redirectURI}, TokenEndpointAuthMethod: "none",

@@ -242,6 +242,13 @@ func TestExampleChatbotsRegisterAgainWhenTheirRegistrationIsGone(t *testing.T) {
 	})
 }
 
+func TestExampleChatbotsSayWhenRegistrationIsOff(t *testing.T) {
+	forEachChatbot(t, testenv.Options{Global: "registration off"}, func(t *testing.T, _ *testenv.World, b *chatbot) {
+		b.expect(t, exitFailed, "takes no registrations", nil, b.server)
+		b.expect(t, exitNotLoggedIn, "nobody has logged in", nil, "--no-login", b.server)
+	})
+}
+
 // A tool needs a scope that was not there when the user logged in.
 func TestExampleChatbotsAskForTheScopeThatACallNeeds(t *testing.T) {
 	before, after := "scopes read\n", `scopes read write delete
