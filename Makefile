@@ -140,4 +140,4 @@ fmt: $(GOLANGCI) ## format the code
 	$(GOLANGCI) fmt ./...
 
 clean: ## remove what was built
-	rm -rf bin .bin .testhome .quickstart .cluster internal/e2e/js/node_modules
+	rm -rf bin .bin .testhome .quickstart .chatbot.json .cluster internal/e2e/js/node_modules

@@ -6,7 +6,11 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -56,7 +60,7 @@ func TestSlowR12R17ShortTokensUnderLoad(t *testing.T) {
 	}
 }
 
-// make run, and what it prints, as a newcomer does it.
+// make run, what it prints, and the chatbots by the commands of examples/README.md, as a newcomer does it.
 func TestSlowQuickstart(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
@@ -92,11 +96,31 @@ func TestSlowQuickstart(t *testing.T) {
 	if command == "" {
 		t.Fatalf("no command was printed: %s", stderr.String())
 	}
-	args := strings.Fields(command)[2:]
-	args[0] = "../../" + strings.TrimPrefix(args[0], "./")
-	output := runExample(t, append([]string{args[0], "-no-browser"}, args[1:]...))
-	if !strings.Contains(output, "You are bob") || !strings.Contains(output, "whoami") {
-		t.Errorf("the chatbot said:\n%s", output)
+	readme, err := os.ReadFile("../../examples/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	commands := regexp.MustCompile("\\| `((?:go run|python3|node) .* http://localhost:8080/demo/mcp)` \\|").FindAllStringSubmatch(string(readme), -1)
+	if len(commands) != 3 || !slices.ContainsFunc(commands, func(c []string) bool { return c[1] == command }) {
+		t.Errorf("%q was printed, and examples/README.md has %q", command, commands)
+	}
+	for _, c := range commands {
+		t.Run(strings.Fields(c[1])[0], func(t *testing.T) {
+			args := strings.Fields(c[1])
+			switch args[0] {
+			case "node":
+				needNode(t)
+				args[0] = "js/node_modules/.bin/node"
+			case "python3":
+				needPython(t)
+			}
+			i := slices.IndexFunc(args, func(s string) bool { return strings.Contains(s, "examples/") })
+			args[i] = "../../" + strings.TrimPrefix(args[i], "./")
+			output := runExample(t, slices.Insert(args, i+1, "--tokens", filepath.Join(t.TempDir(), "tokens.json")))
+			if !strings.Contains(output, "You are bob") || !strings.Contains(output, "whoami") {
+				t.Errorf("the chatbot said:\n%s", output)
+			}
+		})
 	}
 	if page := get(t, "http://localhost:8080/"); !strings.Contains(page, "http://localhost:8080/demo/mcp") {
 		t.Errorf("the page: %s", page)
