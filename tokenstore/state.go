@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -75,6 +76,19 @@ func (v *Vault) State(ctx context.Context) (*VaultState, error) {
 		}
 	}
 	return s, nil
+}
+
+// Counted reports whether a Store may keep how many rows of a kind carry a reference: those by which people are told how many there are of each sort, of which there are few, and by which
+// nothing is decided.
+func Counted(kind Kind, ref string) bool {
+	switch kind {
+	case KindGrant:
+		return strings.HasPrefix(ref, refHealth)
+	case KindAccount:
+		return strings.HasPrefix(ref, "provider:")
+	default:
+		return false
+	}
 }
 
 // CountAccounts returns how many accounts there are at a provider. Those that are over are among them until they are swept.

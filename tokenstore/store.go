@@ -185,7 +185,8 @@ type Store interface {
 	// references, and several are intersected there. Rows that carry too few of them are not read.
 	List(ctx context.Context, kind Kind, q Query) ([]Row, error)
 
-	// Count returns how many rows of the kind carry every one of the references, or are there at all when there are none.
+	// Count returns how many rows of the kind carry every one of the references, or are there at all when there are none. Without references, or with one that Counted names, it may
+	// answer with a number that is kept beside the rows: where the storage was damaged or edited that may be wrong, so it is to be told, and nothing is to be decided by it.
 	Count(ctx context.Context, kind Kind, refs ...string) (int, error)
 
 	// Due returns at most limit rows of the kind whose Due is set and lies before the given time, oldest first, and those of one
@@ -238,7 +239,7 @@ func GetOpened(ctx context.Context, s Store, kind Kind, id string, open OpenRow)
 
 // StoreFault is something wrong in a storage, apart from what is sealed.
 type StoreFault struct {
-	// Class is FaultIndex, FaultUnreadable or FaultStorage.
+	// Class is FaultIndex, FaultUnreadable, FaultCount or FaultStorage.
 	Class FaultClass
 
 	// Kind and ID are those of the row that it concerns; empty where it concerns none, or it is not known which.

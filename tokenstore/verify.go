@@ -15,6 +15,7 @@ const (
 	FaultSealed     FaultClass = "sealed"     // a record does not open, or what stands beside it in clear is not what it says
 	FaultUnreadable FaultClass = "unreadable" // a row cannot be read at all
 	FaultIndex      FaultClass = "index"      // a row is not found by what it should be, or something else is
+	FaultCount      FaultClass = "count"      // a number of rows that the storage keeps is another than there are
 	FaultStorage    FaultClass = "storage"    // what is underneath the rows
 	FaultAudit      FaultClass = "audit"      // the audit trail
 	FaultReference  FaultClass = "reference"  // a record names another one that is not there

@@ -11,6 +11,8 @@ func (f Fault) advice() string {
 	case FaultIndex:
 		return "The row is whole, but lists, revocations or the clean-up may pass it by, or stumble over what is not there. " +
 			"The indexes are made anew in the copy when the vault is moved to another store with caddy oauth-proxy migrate, or restored there from a backup."
+	case FaultCount:
+		return "The rows are whole, and nothing is decided by such a number; but metrics and pages tell a wrong one. caddy oauth-proxy compact counts the rows anew, as does the copy that is made when the vault is moved or restored."
 	case FaultStorage:
 		return adviceStorage
 	case FaultAudit:

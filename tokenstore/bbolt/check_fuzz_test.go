@@ -44,7 +44,7 @@ func FuzzPages(f *testing.F) {
 		for _, freelist := range []uint64{noFreelist, 2, 3} {
 			told := 0
 			c := &pageCheck{
-				ctx: context.Background(), file: bytes.NewReader(file), size: fuzzPage, high: uint64(len(file) / fuzzPage),
+				ctx: context.Background(), file: bytes.NewReader(file), size: fuzzPage, high: uint64(len(file) / fuzzPage), tally: make(tally),
 				fault: func(fault tokenstore.StoreFault) {
 					if told++; fault.Class != tokenstore.FaultStorage || fault.Problem == "" {
 						t.Errorf("%+v", fault)

@@ -47,7 +47,7 @@ const (
 
 var native = binary.NativeEndian
 
-// checkPages reads every page that the file's trees lead to, as of one moment. A file with a page that leads back to itself is given up: bbolt follows it until the process
+// checkPages reads every page that the file's trees lead to, as of one moment, and compares the numbers of rows that are kept with what is there. A file with a page that leads back to itself is given up: bbolt follows it until the process
 // dies of that.
 func (s *Store) checkPages(ctx context.Context, fault func(tokenstore.StoreFault), progress func(tokenstore.Progress)) error {
 	const attempts = 20 // between which the file has changed twice
@@ -61,20 +61,23 @@ func (s *Store) checkPages(ctx context.Context, fault func(tokenstore.StoreFault
 			if again = f == nil; again {
 				return nil
 			}
-			c := &pageCheck{ctx: ctx, file: f, size: tx.DB().Info().PageSize, fault: fault, progress: progress}
-			c.high = uint64(tx.Size()) / uint64(c.size) //nolint:gosec // neither is negative
-			root := uint64(tx.Cursor().Bucket().Root())
-			freelist, found, err := c.freelistOf(uint64(tx.ID()), root) //nolint:gosec // not negative
+			c := newPageCheck(ctx, tx, f)
+			freelist, found, err := c.freelistOf(uint64(tx.ID()), c.root) //nolint:gosec // not negative
 			if again = !found; again || err != nil {
 				return err
 			}
-			c.reached, c.free = make([]bool, c.high), make([]bool, c.high)
+			whole := true
+			c.fault = func(f tokenstore.StoreFault) { whole = false; fault(f) }
+			c.progress = progress
 			c.readFreelist(freelist)
-			c.tree(root, nil, nil)
+			c.tree(c.root, nil, nil)
 			if c.circular {
 				s.broken.Store(true)
 			}
-			return c.err
+			if c.err != nil || !whole {
+				return c.err
+			}
+			return c.tally.differs(tx, fault)
 		})
 		switch {
 		case ctx.Err() != nil:
@@ -104,14 +107,24 @@ type pageCheck struct {
 	ctx           context.Context
 	file          io.ReaderAt
 	size          int
-	high          uint64 // the id behind the last page
+	root, high    uint64 // the first page of all, and the id behind the last
 	reached, free []bool
 	path          []uint64 // the pages that have led to the one that is read
 	circular      bool     // one of them is led to by another
 	read          int
-	err           error // of reading, which ends the check
+	err           error  // of reading, which ends the check
+	bucket        string // the one whose pages are read; empty at the root
+	tally         tally  // of what is in whole pages
 	fault         func(tokenstore.StoreFault)
 	progress      func(tokenstore.Progress)
+}
+
+// newPageCheck is a check of the pages of a transaction, which reads the file.
+func newPageCheck(ctx context.Context, tx *bolt.Tx, file io.ReaderAt) *pageCheck {
+	c := &pageCheck{ctx: ctx, file: file, size: tx.DB().Info().PageSize, root: uint64(tx.Cursor().Bucket().Root()), tally: make(tally), progress: func(tokenstore.Progress) {}}
+	c.high = uint64(tx.Size()) / uint64(c.size) //nolint:gosec // neither is negative
+	c.reached, c.free = make([]bool, c.high), make([]bool, c.high)
+	return c
 }
 
 func (c *pageCheck) bad(page uint64, format string, args ...any) {
@@ -284,13 +297,19 @@ func inOrder(keys [][]byte, least, end []byte) error {
 	return nil
 }
 
-// leaf checks the buckets in a leaf.
+// leaf checks the buckets in a leaf, and counts what else is in it.
 func (c *pageCheck) leaf(id uint64, page []byte, keys [][]byte) {
+	within := c.bucket
+	defer func() { c.bucket = within }()
 	for i, key := range keys {
 		at := pageHeader + i*elementSize
 		element := page[at:]
 		if native.Uint32(element)&bucketFlag == 0 {
+			c.tally.add(within, key)
 			continue
+		}
+		if c.bucket = string(key); within != "" {
+			c.bucket = "\x00" // which has no name: there are none in others
 		}
 		from := uint64(at) + uint64(native.Uint32(element[4:])) + uint64(len(key))
 		value := page[from : from+uint64(native.Uint32(element[12:]))]
@@ -313,6 +332,10 @@ func (c *pageCheck) leaf(id uint64, page []byte, keys [][]byte) {
 		}
 		if err != nil {
 			c.bad(id, "has a bucket %q that %v", key, err)
+			continue
+		}
+		for _, entry := range entries {
+			c.tally.add(c.bucket, entry)
 		}
 	}
 }

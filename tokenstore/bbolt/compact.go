@@ -134,7 +134,7 @@ func (c *compaction) run(ctx context.Context) error {
 			return err
 		}
 		if c.notes.len() <= lastNotes {
-			return c.inTurn(ctx)
+			return c.store.inTurn(ctx, c.finish)
 		}
 		if round == maxRounds {
 			return noCompaction("it is written faster than it can be copied: try again when there is less to do")
@@ -166,8 +166,15 @@ func (c *compaction) begin() error {
 	o := options(time.Second)
 	o.NoSync = true // until it is whole
 	err = c.store.guard(func() (err error) {
-		c.fresh, c.file, err = openFile(c.path, o)
-		return err
+		if c.fresh, c.file, err = openFile(c.path, o); err != nil {
+			return err
+		}
+		return c.fresh.Update(func(tx *bolt.Tx) error {
+			if _, err := tx.CreateBucket([]byte(metaBucket)); err != nil {
+				return err
+			}
+			return setCounting(tx, counted)
+		})
 	})
 	if err != nil {
 		return noCompaction("the new file cannot be made: %w", err)
@@ -185,14 +192,16 @@ func noRoom(dir string, left, need int64, err error) error {
 	return noCompaction("%s has %d MiB left, and the new file needs about %d MiB beside the old: make room", dir, left>>20, need>>20)
 }
 
-// buckets are the names of all that is in the file.
+// buckets are the names of all that is to be copied.
 func (c *compaction) buckets() (names []string, err error) {
 	err = c.store.view(func(tx *bolt.Tx) error {
 		return tx.ForEach(func(name []byte, b *bolt.Bucket) error {
 			if b == nil {
 				return errDamaged("what is no bucket stands between them")
 			}
-			names = append(names, string(name))
+			if !strings.Contains(string(name), countSuffix) { // the rows are counted as they are written
+				names = append(names, string(name))
+			}
 			return nil
 		})
 	})
@@ -289,6 +298,9 @@ func cloneValue(value []byte) ([]byte, error) {
 // write writes to the new file.
 func (c *compaction) write(buckets map[string][]pair) error {
 	fill := func(tx *bolt.Tx) error {
+		if err := goOnCounting(tx); err != nil {
+			return err
+		}
 		for name, pairs := range buckets {
 			b, err := tx.CreateBucketIfNotExists([]byte(name))
 			if err != nil {
@@ -296,6 +308,9 @@ func (c *compaction) write(buckets map[string][]pair) error {
 			}
 			b.FillPercent = fillPercent
 			for _, p := range pairs {
+				if err := countPair(tx, b, name, p); err != nil {
+					return err
+				}
 				if p.value == nil {
 					err = b.Delete(p.key)
 				} else {
@@ -312,6 +327,20 @@ func (c *compaction) write(buckets map[string][]pair) error {
 		return noCompaction("the new file cannot be written: %w", err)
 	}
 	return nil
+}
+
+// countPair counts what is about to be written to a bucket of the new file, in which no value is nil.
+func countPair(tx *bolt.Tx, b *bolt.Bucket, bucket string, p pair) error {
+	name, ok := countEntry(bucket, p.key)
+	before := ok && b.Get(p.key) != nil
+	switch {
+	case !ok || before == (p.value != nil):
+		return nil
+	case before:
+		return count(tx, name, -1)
+	default:
+		return count(tx, name, 1)
+	}
 }
 
 // catchUp copies what has changed.
@@ -347,19 +376,6 @@ func (c *compaction) catchUp(ctx context.Context) error {
 		return nil
 	}
 	return copyPart()
-}
-
-// inTurn has the committer finish, between two commits.
-func (c *compaction) inTurn(ctx context.Context) error {
-	turned := make(chan error, 1)
-	select {
-	case c.store.turns <- func() { turned <- c.finish() }:
-		return <-turned
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-c.store.closed:
-		return tokenstore.ErrClosed
-	}
 }
 
 // finish puts the new file in the place of the old. The committer calls it.

@@ -36,7 +36,7 @@ func mustCompact(t testing.TB, s *Store) (before, after int64) {
 	return before, after
 }
 
-// wantWhole checks that the file has each index entry that its rows say, and no other, and that bbolt finds no fault in its pages.
+// wantWhole checks that the file has each index entry that its rows say, and no other, that its numbers of rows are right, and that bbolt finds no fault in its pages.
 func wantWhole(t testing.TB, s *Store) (rows int) {
 	t.Helper()
 	err := s.view(func(tx *bolt.Tx) error {
@@ -81,6 +81,7 @@ func wantWhole(t testing.TB, s *Store) (rows int) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	wantCounted(t, s)
 	tx, err := s.db.Begin(true) // so that nobody changes what is checked
 	if err != nil {
 		t.Fatal(err)

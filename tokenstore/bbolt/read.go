@@ -104,6 +104,10 @@ func (s *Store) Count(ctx context.Context, kind tokenstore.Kind, refs ...string)
 		return 0, err
 	}
 	err = s.view(func(tx *bolt.Tx) error {
+		if known, ok := kept(tx, kind, refs); ok {
+			n = known
+			return nil
+		}
 		return walk(tx, kind, refs, "", func([]byte) bool {
 			n++
 			return true

@@ -115,6 +115,9 @@ func put(tx *bolt.Tx, row tokenstore.Row, before *tokenstore.Row) error {
 	}
 	if before == nil {
 		before = &tokenstore.Row{}
+		if err := count(tx, countName(row.Kind, ""), 1); err != nil {
+			return err
+		}
 	}
 	return reindex(tx, row.Kind, row.ID, *before, row)
 }
@@ -128,10 +131,13 @@ func remove(tx *bolt.Tx, row tokenstore.Row) error {
 	if err != nil {
 		return err
 	}
-	return rows.Delete([]byte(row.ID))
+	if err := rows.Delete([]byte(row.ID)); err != nil {
+		return err
+	}
+	return count(tx, countName(row.Kind, ""), -1)
 }
 
-// reindex makes the index entries of a row those of its new form.
+// reindex makes the index entries of a row, and the numbers of rows with its references, those of its new form.
 func reindex(tx *bolt.Tx, kind tokenstore.Kind, id string, before, row tokenstore.Row) error {
 	refs, err := bucket(tx, kind, refsSuffix)
 	if err != nil {
@@ -142,11 +148,17 @@ func reindex(tx *bolt.Tx, kind tokenstore.Kind, id string, before, row tokenstor
 			if err := refs.Delete([]byte(refKey(ref, id))); err != nil {
 				return err
 			}
+			if err := countRef(tx, kind, ref, -1); err != nil {
+				return err
+			}
 		}
 	}
 	for _, ref := range row.Refs {
 		if !slices.Contains(before.Refs, ref) {
 			if err := refs.Put([]byte(refKey(ref, id)), nil); err != nil {
+				return err
+			}
+			if err := countRef(tx, kind, ref, 1); err != nil {
 				return err
 			}
 		}

@@ -171,6 +171,56 @@ func TestSlowCompactingManyRowsBesideWriters(t *testing.T) { //nolint:parallelte
 	}
 }
 
+// TestSlowCounting prints what counting costs in time and in memory that the process has of the file: with numbers that are kept, while they are made anew, and by going through the rows.
+func TestSlowCounting(t *testing.T) { //nolint:paralleltest // it measures
+	rows, path := manyRows(t), newPath(t)
+	fillMany(t, path, rows)
+	s := openStore(t, path)
+	measure := func(how string, count func() (int, error)) (grown int) {
+		before, began := residentFile(t), time.Now()
+		n, err := count()
+		grown = residentFile(t) - before
+		t.Logf("%d rows, %s: %s, and %d KiB of the file", rows, how, time.Since(began).Round(time.Microsecond), grown)
+		if n != rows || err != nil {
+			t.Errorf("%s: %d, %v; want %d", how, n, err, rows)
+		}
+		return grown
+	}
+	kept := func() (int, error) { return s.Count(t.Context(), tokenstore.KindGrant) }
+	if grown := measure("numbers are kept", kept); grown > 1024 {
+		t.Errorf("to know how many rows there are %d KiB of the file were read", grown)
+	}
+	measure("made anew", func() (int, error) {
+		if err := s.countAnew(); err != nil {
+			return 0, err
+		}
+		return kept()
+	})
+	measure("by a reference that is counted", func() (int, error) { return s.Count(t.Context(), tokenstore.KindGrant, "health:valid") })
+	measure("by a reference that is not", func() (int, error) { return s.Count(t.Context(), tokenstore.KindGrant, "proxy:wiki") })
+	measure("going through the rows", func() (n int, err error) {
+		err = s.view(func(tx *bolt.Tx) error {
+			return walk(tx, tokenstore.KindGrant, nil, "", func([]byte) bool { n++; return true })
+		})
+		return n, err
+	})
+}
+
+// residentFile is how many KiB of files are in the memory of this process; the test is skipped where that is not told.
+func residentFile(t *testing.T) int {
+	t.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Skip("the system does not tell how much memory is of files")
+	}
+	_, rest, _ := strings.Cut(string(status), "RssFile:")
+	kib, err := strconv.Atoi(strings.Fields(rest + " 0")[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kib
+}
+
 // TestSlowFreelist prints what it costs to keep the list of free pages in the file, and what not to: the reason for which it is kept, see options.
 func TestSlowFreelist(t *testing.T) { //nolint:paralleltest // it measures
 	rows, path := manyRows(t), newPath(t)

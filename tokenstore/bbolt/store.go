@@ -28,6 +28,8 @@ import (
 //	<kind>/refs        reference \x00 id → nothing
 //	<kind>/expiry      time (8 bytes, ms) id → nothing
 //	<kind>/due         time (8 bytes, ms) id → nothing
+//
+// and those of the numbers of rows, see countSuffix.
 const (
 	formatVersion  = "5"
 	formatFrozen   = "5 frozen" // the same, which older releases refuse: they would write
@@ -96,6 +98,9 @@ func Open(path string, timeout time.Duration) (*Store, error) {
 	}
 	_ = os.Remove(s.path + compactSuffix) // of a compaction that a crash has ended; one that cannot be removed is in nobody's way but the next one's
 	go s.commitLoop()
+	if !s.counts() {
+		go func() { _ = s.countAnew() }()
+	}
 	return s, nil
 }
 
@@ -141,6 +146,7 @@ func (s *Store) prepare() error {
 		return err
 	}
 	return s.update(func(tx *bolt.Tx) error {
+		isNew := tx.Bucket([]byte(metaBucket)) == nil
 		for _, kind := range tokenstore.Kinds() {
 			for _, suffix := range suffixes {
 				if _, err := tx.CreateBucketIfNotExists([]byte(string(kind) + suffix)); err != nil {
@@ -152,7 +158,10 @@ func (s *Store) prepare() error {
 		if err != nil {
 			return err
 		}
-		return meta.Put([]byte(formatKey), []byte(formatVersion))
+		if err := meta.Put([]byte(formatKey), []byte(formatVersion)); err != nil || !isNew {
+			return err
+		}
+		return setCounting(tx, counted)
 	})
 }
 

@@ -44,6 +44,9 @@ func (s *Store) update(f func(*bolt.Tx) error) error {
 		}
 		defer s.end(tx)
 		s.writing = tx.ID()
+		if err := goOnCounting(tx); err != nil {
+			return err
+		}
 		if err := f(tx); err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -52,6 +53,42 @@ func testConcurrentUpdates(t *testing.T, s tokenstore.Store) {
 	for version := 1; version <= versions; version++ {
 		if n := won[version].Load(); n != 1 {
 			t.Errorf("%d updates of version %d were acknowledged; want 1", n, version)
+		}
+	}
+}
+
+// testConcurrentCounts has writers insert, update, delete and sweep rows, of which each Apply leaves as many as there were.
+func testConcurrentCounts(t *testing.T, s tokenstore.Store) {
+	health := func(turn int) string { return []string{"health:valid", "health:expired", "health:broken"}[turn%3] }
+	name := func(worker, turn int) string { return fmt.Sprintf("%d-%d", turn, worker) }
+	const turns = 25
+	race(writers, func(worker int) {
+		mustApply(t, s, insert(row(name(worker, 0), health(0))))
+	})
+	race(writers+1, func(worker int) {
+		for turn := range turns {
+			if worker == writers {
+				if n, err := s.Count(t.Context(), tokenstore.KindGrant); n != writers || err != nil {
+					t.Errorf("Count beside writers = %d, %v; want %d", n, err, writers)
+				}
+				continue
+			}
+			r := row(name(worker, turn), health(turn+1))
+			r.Version = 2
+			err := s.Apply(t.Context(), update(r))
+			if err == nil {
+				err = s.Apply(t.Context(), insert(row(name(worker, turn+1), health(turn+1))), remove(r, 2))
+			}
+			if err != nil {
+				t.Errorf("Apply: %v", err)
+				return
+			}
+		}
+	})
+	want := map[string]int{"": writers, health(turns): writers, health(turns + 1): 0, health(turns + 2): 0}
+	for ref, want := range want {
+		if n, err := s.Count(t.Context(), tokenstore.KindGrant, strings.Fields(ref)...); n != want || err != nil {
+			t.Errorf("Count(%q) = %d, %v; want %d", ref, n, err, want)
 		}
 	}
 }

@@ -266,16 +266,21 @@ func testImport(t *testing.T, s tokenstore.Movable) {
 }
 
 func testImportIndexes(t *testing.T, s tokenstore.Movable) {
-	moved, gone := row("moved", "user:1", "both"), row("gone", "user:1", "both")
+	moved, gone := row("moved", "user:1", "both", "health:valid"), row("gone", "user:1", "both", "health:valid")
 	moved.Due, moved.DeleteAfter, gone.Due, gone.DeleteAfter = at(10), at(20), at(10), at(20)
 	mustApply(t, s, insert(moved), insert(gone))
 	thaw := filling(t, s)
 	moved.Version, moved.Refs, moved.Due, moved.DeleteAfter = 5, []string{"user:2", "both"}, at(30), at(40)
-	fresh := row("new", "user:2", "both")
+	fresh := row("new", "user:2", "both", "health:valid")
 	fresh.Due, fresh.DeleteAfter = at(31), at(41)
 	mustImport(t, s, tokenstore.KindGrant, []string{"gone"}, fresh, moved)
 	wantIDs(t, s, tokenstore.Query{Refs: []string{"user:1"}})
 	wantIDs(t, s, tokenstore.Query{Refs: []string{"user:2", "both"}}, "moved", "new")
+	for ref, want := range map[string]int{"": 2, "health:valid": 1, "user:1": 0} {
+		if n, err := s.Count(t.Context(), tokenstore.KindGrant, strings.Fields(ref)...); n != want || err != nil {
+			t.Errorf("Count(%q) = %d, %v; want %d", ref, n, err, want)
+		}
+	}
 	wantDue(t, s, 30, 10)
 	wantDue(t, s, 32, 10, "moved", "new")
 	thaw()

@@ -15,8 +15,8 @@ import (
 // model is what a store is to have, in which everything is found by looking at all rows.
 type model map[string]tokenstore.Row
 
-// modelRefs begin as others do, so that one list could run into the next.
-var modelRefs = []string{"a", "ab", "a:1", "b", "user:1", "user:12", "user:1:2"}
+// modelRefs begin as others do, so that one list could run into the next. Some are counted, see tokenstore.Counted.
+var modelRefs = []string{"a", "ab", "a:1", "b", "user:1", "user:12", "user:1:2", "health:valid", "health:broken"}
 
 // testModel makes random changes, and compares what is found in the indexes with what the model has.
 func testModel(t *testing.T, s tokenstore.Store) {
@@ -116,6 +116,17 @@ func (m model) compare(t *testing.T, s tokenstore.Store, random *rand.Rand) {
 	wantIDs(t, s, tokenstore.Query{Refs: refs, After: after, Limit: limit}, page...)
 	if n, err := s.Count(t.Context(), tokenstore.KindGrant, refs...); err != nil || n != len(all) {
 		t.Fatalf("Count(%q) = %d, %v; want %d", refs, n, err, len(all))
+	}
+	for _, ref := range modelRefs {
+		want := 0
+		for _, r := range m {
+			if slices.Contains(r.Refs, ref) {
+				want++
+			}
+		}
+		if n, err := s.Count(t.Context(), tokenstore.KindGrant, ref); err != nil || n != want {
+			t.Fatalf("Count(%q) = %d, %v; want %d", ref, n, err, want)
+		}
 	}
 	before := int64(random.IntN(1100))
 	var due []string

@@ -54,6 +54,7 @@ func Run(t *testing.T, open func(t *testing.T) tokenstore.Store) {
 		"list follows updates in intersections":                  testIntersectionChanges,
 		"list intersects long lists as well as short ones":       testIntersectionOfMany,
 		"count counts rows of a kind and of references":          testCount,
+		"counts follow many who write at once":                   testConcurrentCounts,
 		"due lists the oldest first, up to the limit":            testDueOrder,
 		"due lists only what lies before, of its kind":           testDueBounds,
 		"due follows updates, deletions and sweeps":              testDueFollows,
