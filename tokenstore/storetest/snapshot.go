@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore"
 )
@@ -98,7 +99,7 @@ func testSnapshotMoment(t *testing.T, s tokenstore.Movable) {
 	defer writing.Wait()
 	defer stop()
 	seen := make(map[uint64]bool)
-	for range 20 {
+	for n, end := 0, time.Now().Add(time.Minute); n < 20 || len(seen) < 2 && time.Now().Before(end); n++ {
 		versions, there := make(map[string]uint64), false
 		for _, r := range snapshot(t, s) {
 			versions[r.ID] = r.Version
