@@ -31,6 +31,7 @@ func init() {
 //   - For the clients that a proxy's `compat` helps, answers become JSON, and MCP sessions are opened and kept.
 //   - What a client says of the encodings that it takes, and how the server encodes its answer, is between those two: unless
 //     `compression` is set, nothing is asked for or unpacked on the way.
+//   - A connection reads into 3 KiB and writes from as much, where `http` has 4 KiB for each, unless `read_buffer` and `write_buffer` are set: each open event stream holds both.
 //
 // A request that did not come through an `mcp_filter` is not sent (502). Active health checks are
 // sent without a token.
@@ -51,6 +52,14 @@ const (
 	drainTime = 20 * time.Millisecond
 )
 
+// readBuffer and writeBuffer are how many bytes are gathered before they are read from or written to an HTTP/1 connection. A connection has both as long as it is open, which with an idle
+// event stream is as long as that: net/http's own 4 KiB each would be more than all that the gateway itself holds for it. Most messages fit, with their headers; what is longer takes another
+// call of the system, and trailers must fit.
+const (
+	readBuffer  = 3 << 10
+	writeBuffer = 3 << 10
+)
+
 // CaddyModule returns the Caddy module information.
 func (Transport) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
@@ -59,12 +68,18 @@ func (Transport) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision sets up the transport. The default of `compression`, which in the `http` transport is on, is off.
+// Provision sets up the transport. The default of `compression`, which in the `http` transport is on, is off, and buffers are smaller.
 func (t *Transport) Provision(ctx caddy.Context) error {
 	t.log = ctx.Logger()
 	t.sessions = newSessions(t.endSession)
 	if t.Compression == nil {
 		t.Compression = new(bool)
+	}
+	if t.ReadBufferSize == 0 {
+		t.ReadBufferSize = readBuffer
+	}
+	if t.WriteBufferSize == 0 {
+		t.WriteBufferSize = writeBuffer
 	}
 	return t.HTTPTransport.Provision(ctx)
 }

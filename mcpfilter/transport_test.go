@@ -10,8 +10,35 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
 )
+
+// An open event stream holds the buffers of its connection to the MCP server for as long as it is silent.
+func TestConnectionsHoldSmallBuffersUnlessTheirSizesAreSet(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ read, write, wantRead, wantWrite int }{
+		"by default":      {0, 0, 3 << 10, 3 << 10},
+		"read_buffer set": {64 << 10, 0, 64 << 10, 3 << 10},
+		"both set":        {4 << 10, 16 << 10, 4 << 10, 16 << 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
+			defer cancel()
+			transport := &mcpfilter.Transport{HTTPTransport: reverseproxy.HTTPTransport{ReadBufferSize: c.read, WriteBufferSize: c.write}}
+			if err := transport.Provision(ctx); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = transport.Cleanup() }()
+			if read, write := transport.Transport.ReadBufferSize, transport.Transport.WriteBufferSize; read != c.wantRead || write != c.wantWrite {
+				t.Errorf("buffers of %d and %d bytes; want %d and %d", read, write, c.wantRead, c.wantWrite)
+			}
+		})
+	}
+}
 
 // onlyToken is an MCP server that accepts one upstream token.
 func onlyToken(token string) *recorder {
