@@ -175,7 +175,7 @@ func (v *Vault) WriteBackup(ctx context.Context, from Movable, w io.Writer, tell
 const BackupReading Step = "reading"
 
 func backupMAC(ring *keyring, sum []byte) []byte {
-	h := hmac.New(sha256.New, []byte(mac(ring.derive, string(purposeBackup))))
+	h := hmac.New(sha256.New, []byte(ring.derive.sum(string(purposeBackup))))
 	h.Write(sum)
 	return h.Sum(nil)
 }

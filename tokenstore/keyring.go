@@ -85,8 +85,8 @@ type keyring struct {
 	instance string
 	sealing  map[string]sealKey // by use: the key that seals
 	opening  map[string]map[keyID]sealKey
-	index    []byte
-	derive   []byte
+	index    *hashKey
+	derive   *hashKey
 }
 
 // Initialized reports whether the store holds a vault already.
@@ -246,10 +246,10 @@ func newKeyring(stored storedRing) (*keyring, error) {
 		}
 		switch sk.Use {
 		case useIndex:
-			k.index = bytes.Clone(sk.Secret)
+			k.index = newHashKey(bytes.Clone(sk.Secret))
 			continue
 		case useDerive:
-			k.derive = bytes.Clone(sk.Secret)
+			k.derive = newHashKey(bytes.Clone(sk.Secret))
 			continue
 		}
 		key, err := newSealKey(keyID(sk.ID), sk.Secret)
