@@ -180,6 +180,9 @@ func (e *Event) clean() {
 
 // printable replaces what could end a line, steer a terminal or reverse the direction of text, and cuts off what is too long.
 func printable(s string, most int) string {
+	if len(s) <= most && strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) < 0 { // as nearly all is
+		return s
+	}
 	var b strings.Builder
 	n := 0
 	for _, r := range strings.ToValidUTF8(s, "\uFFFD") {
