@@ -24,6 +24,9 @@ const (
 	suiteAESGCM = 1
 	headerSize  = 3 + 8
 	padding     = 256
+
+	// usualAdditional is how long additional data is in general, in bytes.
+	usualAdditional = 192
 )
 
 // keyID names a key in the header of the values that it sealed.
@@ -58,8 +61,8 @@ type sealContext struct {
 }
 
 func (c sealContext) additionalData(header []byte) []byte {
-	ad := append([]byte(nil), header...)
-	for _, part := range []string{"gw.vault", c.instance, c.purpose, string(c.kind), c.id} {
+	ad := append(make([]byte, 0, usualAdditional), header...)
+	for _, part := range [...]string{"gw.vault", c.instance, c.purpose, string(c.kind), c.id} {
 		ad = appendSized(ad, part)
 	}
 	return binary.BigEndian.AppendUint64(ad, c.version)
@@ -73,13 +76,12 @@ func appendSized(b []byte, part string) []byte {
 
 // seal encrypts, after padding to a multiple of 256 bytes: the length says nothing about the provider.
 func (k sealKey) seal(c sealContext, plaintext []byte) []byte {
-	header := append([]byte{sealMagic, sealVersion, suiteAESGCM}, k.id[:]...)
-	padded := binary.BigEndian.AppendUint32(nil, uint32(len(plaintext))) //nolint:gosec // a record is far smaller
-	padded = append(padded, plaintext...)
-	if rest := len(padded) % padding; rest != 0 {
-		padded = append(padded, make([]byte, padding-rest)...)
-	}
-	return k.aead.Seal(header, nil, padded, c.additionalData(header)) //nolint:gosec // the AEAD makes the nonce itself
+	padded := make([]byte, (4+len(plaintext)+padding-1)/padding*padding)
+	binary.BigEndian.PutUint32(padded, uint32(len(plaintext))) //nolint:gosec // a record is far smaller
+	copy(padded[4:], plaintext)
+	sealed := make([]byte, 0, headerSize+len(padded)+k.aead.Overhead())
+	sealed = append(append(sealed, sealMagic, sealVersion, suiteAESGCM), k.id[:]...)
+	return k.aead.Seal(sealed, nil, padded, c.additionalData(sealed)) //nolint:gosec // the AEAD makes the nonce itself
 }
 
 // sealedBy reads the key id of a sealed value.
