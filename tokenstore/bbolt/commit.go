@@ -19,7 +19,8 @@ const maxGroup = 256
 // pending is an Apply that waits for the committer.
 type pending struct {
 	changes []tokenstore.Change
-	before  []*tokenstore.Row // what the changes replace, once they were judged
+	values  [][]byte          // of the rows that they insert or update, as those are stored
+	before  []*tokenstore.Row // what the changes replace, without what is sealed, once they were judged
 	err     error             // to be read after done
 	done    chan struct{}
 
@@ -43,7 +44,7 @@ func (s *Store) Apply(ctx context.Context, changes ...tokenstore.Change) error {
 	if err := s.refuses(changes); err != nil {
 		return err
 	}
-	return s.settle(ctx, &pending{changes: own(changes)})
+	return s.settle(ctx, own(changes))
 }
 
 // exclusive has the committer make something else than changes.
@@ -81,14 +82,23 @@ func (s *Store) settle(ctx context.Context, p *pending) error {
 	}
 }
 
-// own copies changes, since the committer may read them after Apply has returned.
-func own(changes []tokenstore.Change) []tokenstore.Change {
-	changes = slices.Clone(changes)
-	for i := range changes {
-		row := &changes[i].Row
-		row.Refs, row.Sealed = slices.Clone(row.Refs), bytes.Clone(row.Sealed)
+// own copies changes, since the committer may read them after Apply has returned. It encodes what they write: that is work which the committer need not do for all.
+func own(changes []tokenstore.Change) *pending {
+	p := &pending{changes: slices.Clone(changes), values: make([][]byte, len(changes))}
+	for i := range p.changes {
+		c := &p.changes[i]
+		c.Row.Refs = slices.Clone(c.Row.Refs)
+		switch c.Op {
+		case tokenstore.OpInsert:
+			c.Row.Version = 1
+			p.values[i], c.Row.Sealed = encodeRow(c.Row), nil
+		case tokenstore.OpUpdate:
+			p.values[i], c.Row.Sealed = encodeRow(c.Row), nil
+		default:
+			c.Row.Sealed = bytes.Clone(c.Row.Sealed)
+		}
 	}
-	return changes
+	return p
 }
 
 // commitLoop is the one writer. It ends when the store is closed, after answering what was queued, and closes the file.
@@ -186,12 +196,12 @@ func (p *pending) commit(tx *bolt.Tx) error {
 		p.err = mayWrite(tx, p.changes, p.before)
 	}
 	if p.err == nil {
-		return write(tx, p.changes, p.before)
+		return p.write(tx)
 	}
 	return nil
 }
 
-// judge reads the rows that changes are about, nil for one that is to be inserted, and returns ErrConflict when any is not
+// judge reads the rows that changes are about, nil for one that is to be inserted, without what is sealed, and returns ErrConflict when any is not
 // as its change expects.
 func judge(tx *bolt.Tx, changes []tokenstore.Change) ([]*tokenstore.Row, error) {
 	before := make([]*tokenstore.Row, len(changes))
@@ -218,7 +228,7 @@ func judge(tx *bolt.Tx, changes []tokenstore.Change) ([]*tokenstore.Row, error) 
 		if value == nil {
 			return nil, conflict
 		}
-		row, err := decodeRow(c.Row.Kind, c.Row.ID, value)
+		row, _, err := decodeClear(c.Row.Kind, c.Row.ID, value)
 		if err != nil {
 			return nil, err
 		}
@@ -249,23 +259,22 @@ func checkRow(row tokenstore.Row, value []byte) error {
 	return nil
 }
 
-// write makes changes that were judged. An error means that the transaction is lost.
-func write(tx *bolt.Tx, changes []tokenstore.Change, before []*tokenstore.Row) error {
-	for i, c := range changes {
+// write makes the changes, which were judged. An error means that the transaction is lost.
+func (p *pending) write(tx *bolt.Tx) error {
+	for i, c := range p.changes {
 		var err error
 		switch c.Op {
 		case tokenstore.OpInsert:
-			c.Row.Version = 1
-			err = put(tx, c.Row, nil)
+			err = putValue(tx, c.Row, p.values[i], nil)
 		case tokenstore.OpUpdate:
-			err = put(tx, c.Row, before[i])
+			err = putValue(tx, c.Row, p.values[i], p.before[i])
 		case tokenstore.OpCheck: // was judged
 		case tokenstore.OpReseal:
-			row := *before[i]
+			row := *p.before[i]
 			row.Sealed = c.Row.Sealed
-			err = put(tx, row, before[i])
+			err = put(tx, row, p.before[i])
 		case tokenstore.OpDelete:
-			err = remove(tx, *before[i])
+			err = remove(tx, *p.before[i])
 		}
 		if err != nil {
 			return err

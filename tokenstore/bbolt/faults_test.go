@@ -36,7 +36,9 @@ func lastCommit(t *testing.T, s *Store) (id int) {
 func commitTogether(s *Store, applies ...[]tokenstore.Change) []error {
 	var group []*pending
 	for _, changes := range applies {
-		group = append(group, &pending{changes: changes, done: make(chan struct{})})
+		p := own(changes)
+		p.done = make(chan struct{})
+		group = append(group, p)
 	}
 	s.commit(group)
 	var errs []error
@@ -94,9 +96,9 @@ func TestGroupWhoseSyncFailedIsSyncedAndNotMadeAgain(t *testing.T) {
 	mustApply(t, s, insert("there", nil))
 	calls := watchGrants(t, s)
 	group := []*pending{
-		{changes: []tokenstore.Change{insert("a", nil)}},
-		{changes: []tokenstore.Change{insert("there", nil)}}, // loses
-		{changes: []tokenstore.Change{update("there", 2, nil)}},
+		own([]tokenstore.Change{insert("a", nil)}),
+		own([]tokenstore.Change{insert("there", nil)}), // loses
+		own([]tokenstore.Change{update("there", 2, nil)}),
 		{alone: failShown},
 	}
 	commits := 0
@@ -137,8 +139,8 @@ func TestGroupWhoseSyncsFailIsUnavailable(t *testing.T) {
 	mustApply(t, s, insert("there", nil))
 	away := path + ".away"
 	group := []*pending{
-		{changes: []tokenstore.Change{insert("a", nil)}},
-		{changes: []tokenstore.Change{insert("there", nil)}}, // perhaps loses against what is not durable either
+		own([]tokenstore.Change{insert("a", nil)}),
+		own([]tokenstore.Change{insert("there", nil)}), // perhaps loses against what is not durable either
 		{alone: func(tx *bolt.Tx) error {
 			if err := os.Rename(path, away); err != nil { // so that the second transaction fails as well
 				return err

@@ -19,7 +19,11 @@ import (
 // where a sized text is one byte of length and the text, and sealed is all the rest. The number of refs has its highest bit set
 // in rows that are due at some time; the others have no due.
 func encodeRow(r tokenstore.Row) []byte {
-	b := binary.BigEndian.AppendUint64(nil, r.Version)
+	size := 8 + 8 + 1 + len(r.State) + 1 + 8 + len(r.Sealed)
+	for _, ref := range r.Refs {
+		size += 1 + len(ref)
+	}
+	b := binary.BigEndian.AppendUint64(make([]byte, 0, size), r.Version)
 	b = binary.BigEndian.AppendUint64(b, millis(r.DeleteAfter))
 	b = appendSized(b, r.State)
 	refs := byte(len(r.Refs)) //nolint:gosec // at most 32, see tokenstore.Row
@@ -57,24 +61,31 @@ func millis(t time.Time) uint64 {
 
 // decodeRow reads a row, copying it out of the transaction's memory.
 func decodeRow(kind tokenstore.Kind, id string, b []byte) (tokenstore.Row, error) {
+	row, sealed, err := decodeClear(kind, id, b)
+	if err != nil {
+		return tokenstore.Row{}, err
+	}
+	row.Sealed = bytes.Clone(sealed)
+	return row, nil
+}
+
+// decodeClear reads what a row has in clear. The sealed value beside it stays in the transaction's memory.
+func decodeClear(kind tokenstore.Kind, id string, b []byte) (row tokenstore.Row, sealed []byte, err error) {
 	// The sizes in a damaged page can claim gigabytes.
 	d := decoder{rest: b, short: len(b) > tokenstore.MaxSealed+maxHeader}
-	row := tokenstore.Row{Kind: kind, ID: id, Version: d.uint64()}
+	row = tokenstore.Row{Kind: kind, ID: id, Version: d.uint64()}
 	row.DeleteAfter = d.time()
 	row.State = string(d.sized())
 	refs := d.uint8()
-	for range refs &^ hasDue {
-		row.Refs = append(row.Refs, string(d.sized()))
-	}
+	row.Refs = d.texts(int(refs &^ hasDue))
 	if refs&hasDue != 0 {
 		row.Due = d.time()
 		d.short = d.short || row.Due.IsZero()
 	}
 	if d.short {
-		return tokenstore.Row{}, fmt.Errorf("%w: %s %s cannot be read: the vault file is damaged", tokenstore.ErrDamaged, kind, id)
+		return tokenstore.Row{}, nil, fmt.Errorf("%w: %s %s cannot be read: the vault file is damaged", tokenstore.ErrDamaged, kind, id)
 	}
-	row.Sealed = bytes.Clone(d.rest)
-	return row, nil
+	return row, d.rest, nil
 }
 
 // decoder takes a row's bytes apart. After the first field that is cut short all further ones are empty.
@@ -104,13 +115,39 @@ func (d *decoder) time() time.Time {
 }
 func (d *decoder) sized() []byte { return d.take(int(d.uint8())) }
 
+// texts reads n sized texts, into memory that they share: whoever keeps one of a row keeps all.
+func (d *decoder) texts(n int) []string {
+	if n == 0 {
+		return nil
+	}
+	begin := d.rest
+	for range n {
+		d.sized()
+	}
+	if d.short {
+		return nil
+	}
+	all := string(begin[:len(begin)-len(d.rest)])
+	texts := make([]string, n)
+	for i := range texts {
+		size := int(all[0])
+		texts[i], all = all[1:1+size], all[1+size:]
+	}
+	return texts
+}
+
 // put writes a row and its index entries, over the row that was there before, if any. Of the index it writes what differs: most updates change none of it.
 func put(tx *bolt.Tx, row tokenstore.Row, before *tokenstore.Row) error {
+	return putValue(tx, row, encodeRow(row), before)
+}
+
+// putValue is put of a row that was encoded before. Nobody changes the value until the transaction has ended.
+func putValue(tx *bolt.Tx, row tokenstore.Row, value []byte, before *tokenstore.Row) error {
 	rows, err := bucket(tx, row.Kind, "")
 	if err != nil {
 		return err
 	}
-	if err := rows.Put([]byte(row.ID), encodeRow(row)); err != nil {
+	if err := rows.Put([]byte(row.ID), value); err != nil {
 		return err
 	}
 	if before == nil {
