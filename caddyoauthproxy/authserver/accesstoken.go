@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -181,15 +182,18 @@ func (s *Server) activeGrant(ctx context.Context, id string, find findGrant) (*t
 }
 
 // sign makes an access token of the claims with the key that signs now.
-func (k *keyring) sign(claims any) (string, error) { return signClaims(k.signing().access, claims) }
+func (k *keyring) sign(claims any) (string, error) {
+	key := k.signing()
+	return key.signClaims(key.access, claims)
+}
 
-// signClaims makes a compact JWS of the claims.
-func signClaims(signer jose.Signer, claims any) (string, error) {
-	payload, err := josejson.Marshal(claims)
+// signClaims makes a compact JWS of one of the key's headers and the claims.
+func (k *signingKey) signClaims(header string, claims any) (string, error) {
+	payload, err := json.Marshal(claims)
 	if err != nil {
 		return "", err
 	}
-	return signCompact(signer, plainPayload(payload))
+	return k.sign(header, plainPayload(payload))
 }
 
 // plainPayload writes JSON so that its base64url text is base64 as well: scripts decode it with the wrong alphabet.

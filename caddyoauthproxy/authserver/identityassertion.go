@@ -67,7 +67,7 @@ func (s *Server) IdentityAssertion(g *tokenstore.Grant, proxyID, jti string, sco
 		c.Email, c.EmailVerified = u.VerifiedEmail(), u.VerifiedEmail() != ""
 		c.Name, c.Login, c.Groups, c.Org, c.Provider = u.Name, u.Login, u.Groups, u.Org, u.Provider
 	}
-	text, err := signClaims(key.identity, c)
+	text, err := key.signClaims(key.identity, c)
 	if err != nil {
 		return "", fmt.Errorf("sign identity assertion: %w", err)
 	}

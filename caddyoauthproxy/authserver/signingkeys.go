@@ -8,12 +8,9 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
-	"encoding/asn1"
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"math/big"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -75,8 +72,9 @@ type keySet struct {
 type signingKey struct {
 	stored    tokenstore.SigningKey
 	algorithm jose.SignatureAlgorithm
-	access    jose.Signer // of access tokens
-	identity  jose.Signer // of identity assertions
+	private   any
+	access    string // the header of access tokens
+	identity  string // the header of identity assertions
 	public    any
 }
 
@@ -278,66 +276,16 @@ func newKeySet(keys *tokenstore.SigningKeys) (*keySet, error) {
 		if public.Key == nil || jwk.IsPublic() || !slices.Contains(SigningAlgorithms(), jwk.Algorithm) {
 			return nil, fmt.Errorf("key %s: not a private key of a known algorithm", stored.ID)
 		}
-		key := &signingKey{stored: stored, algorithm: jose.SignatureAlgorithm(jwk.Algorithm), public: public.Key}
-		var private any = jwk
-		if k, ok := jwk.Key.(*ecdsa.PrivateKey); ok {
-			private = repeatable{k, public}
-		}
-		for kind, signer := range map[jose.ContentType]*jose.Signer{accessTokenType: &key.access, identityType: &key.identity} {
-			var err error
-			*signer, err = jose.NewSigner(jose.SigningKey{Algorithm: key.algorithm, Key: private}, (&jose.SignerOptions{}).WithType(kind))
-			if err != nil {
-				return nil, fmt.Errorf("key %s: %w", stored.ID, err)
-			}
-		}
-		probe, err := signCompact(key.access, []byte("{}"))
-		if err != nil {
+		key := &signingKey{stored: stored, algorithm: jose.SignatureAlgorithm(jwk.Algorithm), private: jwk.Key, public: public.Key}
+		key.access, key.identity = key.header(jwk.KeyID, accessTokenType), key.header(jwk.KeyID, identityType)
+		if err := key.probe(); err != nil {
 			return nil, fmt.Errorf("key %s: %w", stored.ID, err)
 		}
-		header, _, _ := strings.Cut(probe, ".")
-		set.byHeader[header] = key
+		set.byHeader[key.access] = key
 		set.public.Keys = append(set.public.Keys, public)
 		set.keys = append(set.keys, key)
 	}
 	return set, nil
-}
-
-// repeatable signs with ECDSA so that the same payload always gets the same signature (RFC 6979), as the other algorithms do: a
-// client that repeats a request because the answer was lost gets the very same token.
-type repeatable struct {
-	key    *ecdsa.PrivateKey
-	public jose.JSONWebKey
-}
-
-// Public implements jose.OpaqueSigner.
-func (r repeatable) Public() *jose.JSONWebKey { return &r.public }
-
-// Algs implements jose.OpaqueSigner.
-func (repeatable) Algs() []jose.SignatureAlgorithm { return []jose.SignatureAlgorithm{jose.ES256} }
-
-// SignPayload implements jose.OpaqueSigner. The signature is in the form of RFC 7518 §3.4: r and s, 32 bytes each.
-func (r repeatable) SignPayload(payload []byte, _ jose.SignatureAlgorithm) ([]byte, error) {
-	digest := sha256.Sum256(payload)
-	der, err := r.key.Sign(nil, digest[:], crypto.SHA256) // without randomness it is deterministic
-	if err != nil {
-		return nil, err
-	}
-	var sig struct{ R, S *big.Int }
-	if _, err := asn1.Unmarshal(der, &sig); err != nil {
-		return nil, err
-	}
-	out := make([]byte, 64)
-	sig.R.FillBytes(out[:32])
-	sig.S.FillBytes(out[32:])
-	return out, nil
-}
-
-func signCompact(signer jose.Signer, payload []byte) (string, error) {
-	jws, err := signer.Sign(payload)
-	if err != nil {
-		return "", err
-	}
-	return jws.CompactSerialize()
 }
 
 // signingAt is the key that signs at a time: the newest whose time has come.

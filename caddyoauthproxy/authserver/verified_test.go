@@ -129,7 +129,7 @@ func keysOf(t testing.TB) *keyring {
 func tokenOf(t testing.TB, k *keyring, remembered bool) string {
 	t.Helper()
 	set, now := k.current.Load(), time.Now()
-	token, err := signClaims(set.keys[0].access, claimsOf(1, now.Add(time.Hour)))
+	token, err := set.keys[0].signClaims(set.keys[0].access, claimsOf(1, now.Add(time.Hour)))
 	if err != nil {
 		t.Fatal(err)
 	}
