@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -196,7 +195,7 @@ func (v *Vault) oldestWaiting(ctx context.Context) (events []*Event, lines [][]b
 			if err := v.openRecord(row, e); err != nil {
 				continue
 			}
-			line, err := json.Marshal(e)
+			line, err := e.MarshalJSON() // json.Marshal would go over it once more
 			if err != nil {
 				return nil, nil, false, err
 			}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -57,11 +58,13 @@ func (s *Store) exclusive(ctx context.Context, p *pending) error {
 
 // settle queues what is to be committed, and waits until it is.
 func (s *Store) settle(ctx context.Context, p *pending) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, s.wait, fmt.Errorf("%w: the disk has not answered for %s", tokenstore.ErrUnavailable, s.wait))
-	defer cancel()
+	late := time.NewTimer(s.wait)
+	defer late.Stop()
 	p.done = make(chan struct{})
 	select {
 	case s.queue <- p:
+	case <-late.C:
+		return s.tooLate()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-s.closed:
@@ -70,6 +73,8 @@ func (s *Store) settle(ctx context.Context, p *pending) error {
 	select {
 	case <-p.done:
 		return p.err
+	case <-late.C:
+		return s.tooLate()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-s.done: // the committer ended, perhaps before it saw p
@@ -80,6 +85,10 @@ func (s *Store) settle(ctx context.Context, p *pending) error {
 	default:
 		return tokenstore.ErrClosed
 	}
+}
+
+func (s *Store) tooLate() error {
+	return fmt.Errorf("%w: the disk has not answered for %s", tokenstore.ErrUnavailable, s.wait)
 }
 
 // own copies changes, since the committer may read them after Apply has returned. It encodes what they write: that is work which the committer need not do for all.
@@ -207,7 +216,6 @@ func judge(tx *bolt.Tx, changes []tokenstore.Change) ([]*tokenstore.Row, error) 
 	before := make([]*tokenstore.Row, len(changes))
 	var failed error // a check, which counts if nothing else conflicts
 	for i, c := range changes {
-		conflict := fmt.Errorf("%s %s: %w", c.Row.Kind, c.Row.ID, tokenstore.ErrConflict)
 		rows, err := bucket(tx, c.Row.Kind, "")
 		if err != nil {
 			return nil, err
@@ -221,12 +229,12 @@ func judge(tx *bolt.Tx, changes []tokenstore.Change) ([]*tokenstore.Row, error) 
 		}
 		if c.Op == tokenstore.OpInsert {
 			if value != nil {
-				return nil, conflict
+				return nil, conflict(c.Row)
 			}
 			continue
 		}
 		if value == nil {
-			return nil, conflict
+			return nil, conflict(c.Row)
 		}
 		row, _, err := decodeClear(c.Row.Kind, c.Row.ID, value)
 		if err != nil {
@@ -237,11 +245,15 @@ func judge(tx *bolt.Tx, changes []tokenstore.Change) ([]*tokenstore.Row, error) 
 			want--
 		}
 		if row.Version != want {
-			return nil, conflict
+			return nil, conflict(c.Row)
 		}
 		before[i] = &row
 	}
 	return before, failed
+}
+
+func conflict(row tokenstore.Row) error {
+	return fmt.Errorf("%s %s: %w", row.Kind, row.ID, tokenstore.ErrConflict)
 }
 
 // checkRow returns ErrCheckFailed unless a row, as it is stored, has the version of another.
