@@ -3,6 +3,8 @@ package caddyoauthproxy
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -93,10 +95,13 @@ func (a *auditor) recorded(e *tokenstore.Event) {
 
 // line writes an event's line.
 func (a *auditor) line(e *tokenstore.Event) {
-	if entry := a.log.Check(levelOf(e), strings.NewReplacer(".", " ", "_", " ").Replace(e.Type)); entry != nil {
+	if entry := a.log.Check(levelOf(e), wordsOfType.Replace(e.Type)); entry != nil {
 		entry.Write(eventFields(e)...)
 	}
 }
+
+// wordsOfType makes the type of an event a message.
+var wordsOfType = strings.NewReplacer(".", " ", "_", " ")
 
 // levelOf is how loud an event is: an error is for somebody to act on, a warning for somebody to know.
 func levelOf(e *tokenstore.Event) zapcore.Level {
@@ -112,8 +117,8 @@ func levelOf(e *tokenstore.Event) zapcore.Level {
 }
 
 // eventText are the members of an event that are text, by the names that they have in JSON.
-func eventText(e *tokenstore.Event) [][2]string {
-	return [][2]string{
+func eventText(e *tokenstore.Event) [16][2]string {
+	return [...][2]string{
 		{"id", e.ID}, {"time", e.Time.Format(time.RFC3339Nano)}, {"type", e.Type}, {"outcome", e.Outcome},
 		{"user_id", e.UserID}, {"user", e.User}, {"client_id", e.ClientID}, {"client", e.Client}, {"proxy", e.Proxy}, {"provider", e.Provider},
 		{"grant", e.Grant}, {"account", e.Account}, {"consent", e.Consent}, {"jti", e.JTI}, {"address", e.Address}, {"reason", e.Reason},
@@ -122,16 +127,43 @@ func eventText(e *tokenstore.Event) [][2]string {
 
 // eventFields are the members of an event for the log.
 func eventFields(e *tokenstore.Event) []zap.Field {
-	fields := []zap.Field{zap.Any("actor", e.Actor)}
-	for _, member := range eventText(e) {
+	text := eventText(e)
+	fields := make([]zap.Field, 1, 1+len(text)+1)
+	fields[0] = zap.Object("actor", actorFields(e.Actor))
+	for _, member := range text {
 		if member[1] != "" {
 			fields = append(fields, zap.String(member[0], member[1]))
 		}
 	}
 	if len(e.Details) > 0 {
-		fields = append(fields, zap.Any("details", e.Details))
+		fields = append(fields, zap.Object("details", detailFields(e.Details)))
 	}
 	return fields
+}
+
+// actorFields writes an actor as its JSON is.
+type actorFields tokenstore.Actor
+
+// MarshalLogObject implements zapcore.ObjectMarshaler.
+func (a actorFields) MarshalLogObject(line zapcore.ObjectEncoder) error {
+	line.AddString("kind", a.Kind)
+	for _, member := range [...][2]string{{"id", a.ID}, {"label", a.Label}} {
+		if member[1] != "" {
+			line.AddString(member[0], member[1])
+		}
+	}
+	return nil
+}
+
+// detailFields writes the details of an event, in the order of their names.
+type detailFields map[string]string
+
+// MarshalLogObject implements zapcore.ObjectMarshaler.
+func (d detailFields) MarshalLogObject(line zapcore.ObjectEncoder) error {
+	for _, name := range slices.Sorted(maps.Keys(d)) {
+		line.AddString(name, d[name])
+	}
+	return nil
 }
 
 // chained logs what an operator who keeps the log elsewhere can hold the trail against.
