@@ -28,8 +28,14 @@ func TestCaddyfilesOfReadmeAndExamplesAdapt(t *testing.T) {
 	for _, path := range examples {
 		caddyfiles[path] = read(path)
 	}
-	for _, m := range regexp.MustCompile("(?s)```caddyfile\n(\\{\n\toauth_proxy \\{.*?)```").FindAllStringSubmatch(read("../README.md"), -1) {
-		caddyfiles["README: "+m[1][:40]] = m[1]
+	for _, page := range []string{"README.md", "docs/migration.md", "docs/tutorial.md"} {
+		whole := regexp.MustCompile("(?s)```caddyfile\n(\\{\n\t.*?)```").FindAllStringSubmatch(read("../"+page), -1)
+		if len(whole) == 0 {
+			t.Errorf("%s has no whole Caddyfile", page)
+		}
+		for _, m := range whole {
+			caddyfiles[page+": "+m[1][:40]] = m[1]
+		}
 	}
 	// Those that leave out what stands elsewhere get it back.
 	for _, m := range regexp.MustCompile("(?s)```caddyfile\n(oauth_proxy \\{.*?)```").FindAllStringSubmatch(read("../README.md"), -1) {

@@ -136,6 +136,17 @@ func TestSessionCallbackIsAPageForPeople(t *testing.T) {
 	}
 }
 
+// Scripts have been told of the shorter address.
+func TestCallbackAnswersAtItsAlias(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	callback, _ := w.startSession()
+	a := w.fetch(strings.Replace(callback, sessions+"/callback", "/oauth/callback", 1), acceptJSON)
+	if data, _ := a.json(t)["data"].(map[string]any); a.status != http.StatusOK || data["session_token"] == nil {
+		t.Errorf("callback: %d %s", a.status, a.body)
+	}
+}
+
 func TestSessionRefusesWhatIsNotOne(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
