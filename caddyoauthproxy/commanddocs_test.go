@@ -20,7 +20,11 @@ func TestCommandsOfTheDocumentationExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files = append(files, "../README.md")
+	providers, err := filepath.Glob("../docs/providers/*.md")
+	if err != nil || len(providers) == 0 {
+		t.Fatalf("%d pages of providers, %v", len(providers), err)
+	}
+	files = append(append(files, providers...), "../README.md")
 	written := regexp.MustCompile("caddy oauth-proxy ([a-z][a-z-]*)([^`\n|#]*)")
 	flag := regexp.MustCompile(`--([a-z-]+)`)
 	seen := 0

@@ -43,8 +43,16 @@ func TestCaddyfilesOfReadmeAndExamplesAdapt(t *testing.T) {
 		whole = strings.Replace(whole, "…", "resource https://gateway.example.com/jira/mcp", 1)
 		caddyfiles["README, in part: "+m[1][:40]] = "{\n" + whole + "}\ngateway.example.com {\noauth_proxy\nmcp_proxy jira http://localhost:9000\n}\n"
 	}
-	for _, m := range regexp.MustCompile("(?s)```caddyfile\n(provider \\w+ \\{.*?)```").FindAllStringSubmatch(read("../docs/providers.md"), -1) {
-		caddyfiles["providers.md: "+m[1][:20]] = "{\noauth_proxy {\nissuer https://gateway.example.com\n" + m[1] + "proxy jira {\nresource https://gateway.example.com/jira/mcp\n}\n}\n}\ngateway.example.com {\noauth_proxy\nmcp_proxy jira http://localhost:9000\n}\n"
+	for _, word := range upstream.Types() {
+		if word == "azure_ad" || word == "generic" { // other words for those that have pages
+			continue
+		}
+		page := "../docs/providers/" + word + ".md"
+		m := regexp.MustCompile("(?s)```caddyfile\n(provider \\w+ \\{.*?)```").FindStringSubmatch(read(page))
+		if m == nil {
+			t.Fatalf("%s has no Caddyfile", page)
+		}
+		caddyfiles[page] = "{\noauth_proxy {\nissuer https://gateway.example.com\n" + m[1] + "proxy jira {\nresource https://gateway.example.com/jira/mcp\n}\n}\n}\ngateway.example.com {\noauth_proxy\nmcp_proxy jira http://localhost:9000\n}\n"
 	}
 	for _, m := range regexp.MustCompile("(?s)```caddyfile\n(proxy \\w+ \\{.*?)```").FindAllStringSubmatch(read("../docs/configuration.md"), -1) {
 		providers := "provider okta {\ndomain acme.okta.com\nclient_id a\nclient_secret {env.A}\n}\nprovider github {\nclient_id b\nclient_secret {env.B}\n}\n"

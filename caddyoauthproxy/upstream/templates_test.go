@@ -155,6 +155,15 @@ func TestDocumentationTellsTheHabitsOfEveryTemplate(t *testing.T) {
 		if row := "| `" + tmpl.name + "` | " + tmpl.tokens + " | " + scopes + "|\n"; !strings.Contains(string(page), row) {
 			t.Errorf("docs/providers.md has no line %s", row)
 		}
+		own, err := os.ReadFile("../../docs/providers/" + tmpl.name + ".md")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, row := range []string{"| tokens | " + tmpl.tokens + " |\n", "| `scopes` to begin with | " + scopes + "|\n"} {
+			if !strings.Contains(string(own), row) {
+				t.Errorf("docs/providers/%s.md has no line %s", tmpl.name, row)
+			}
+		}
 	}
 	if want := len(templates) - len([]string{"oidc", "oauth2", "mcp"}); habits != want {
 		t.Errorf("%d templates tell of their tokens, want %d", habits, want)
