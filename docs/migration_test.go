@@ -92,6 +92,15 @@ func TestMigrationLeadsToWhatThereIs(t *testing.T) {
 		}
 	}
 
+	said := texts(t)
+	for _, row := range cells(t, page, "| met there | said here | what it is |") {
+		for _, text := range code.FindAllStringSubmatch(row[1], -1) {
+			if !quotes(text[1], said) {
+				t.Errorf("%s: nothing in the code says %s", row[0], text[1])
+			}
+		}
+	}
+
 	tests := declared(t)
 	for _, row := range cells(t, page, "| what they send | what becomes of it | test |") {
 		shown := code.FindAllStringSubmatch(row[2], -1)

@@ -1,7 +1,6 @@
 package docs
 
 import (
-	"go/ast"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,14 +13,7 @@ import (
 // What the gateway, its log and its commands say at a provider is quoted as they say it. What providers and servers say is theirs.
 func TestProvidersHaveAPageEachThatQuotesTheGatewayAsItSpeaks(t *testing.T) {
 	t.Parallel()
-	var said []string
-	for _, s := range sources {
-		inspect(t, s.dir, func(n ast.Node, _, _ string) {
-			if e, ok := n.(ast.Expr); ok && textual(e) {
-				said = append(said, pattern(e))
-			}
-		})
-	}
+	said := texts(t)
 	pages, err := filepath.Glob("providers/*.md")
 	if err != nil {
 		t.Fatal(err)

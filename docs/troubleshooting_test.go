@@ -129,14 +129,7 @@ func TestMessagesOfTheStartAndOfCommandsAreQuotedAsTheyAre(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var said []string
-	for _, s := range sources {
-		inspect(t, s.dir, func(n ast.Node, _, _ string) {
-			if e, ok := n.(ast.Expr); ok && textual(e) {
-				said = append(said, pattern(e))
-			}
-		})
-	}
+	said := texts(t)
 	for _, heading := range []string{"Caddy does not start, or refuses a configuration", "A command fails"} {
 		quoted := documented(section(t, string(content), heading))
 		if len(quoted) == 0 {
@@ -148,6 +141,19 @@ func TestMessagesOfTheStartAndOfCommandsAreQuotedAsTheyAre(t *testing.T) {
 			}
 		}
 	}
+}
+
+// texts are all texts of the code, with … for what varies.
+func texts(t *testing.T) (said []string) {
+	t.Helper()
+	for _, s := range sources {
+		inspect(t, s.dir, func(n ast.Node, _, _ string) {
+			if e, ok := n.(ast.Expr); ok && textual(e) {
+				said = append(said, pattern(e))
+			}
+		})
+	}
+	return said
 }
 
 // quotes reports whether a text with … for what is left out is a part of what is said somewhere.
