@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math/big"
+	"strings"
 
 	"github.com/go-jose/go-jose/v4"
 )
@@ -76,7 +77,25 @@ func signatureES256(private *ecdsa.PrivateKey, digest []byte) ([]byte, error) {
 	return out, nil
 }
 
-// probe signs something, and verifies it as others do: a key that is not for its algorithm fails.
+// verifies reports whether the key made the signature of that input.
+func (k *signingKey) verifies(input, signature []byte) bool {
+	digest := sha256.Sum256(input)
+	switch public := k.public.(type) {
+	case *ecdsa.PublicKey:
+		if public.Curve != elliptic.P256() || len(signature) != 64 {
+			return false
+		}
+		return ecdsa.Verify(public, digest[:], new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:]))
+	case *rsa.PublicKey:
+		return rsa.VerifyPKCS1v15(public, crypto.SHA256, digest[:], signature) == nil
+	case ed25519.PublicKey:
+		return len(public) == ed25519.PublicKeySize && ed25519.Verify(public, input, signature)
+	default:
+		return false
+	}
+}
+
+// probe signs something, and verifies it as others do, and as it is done here: a key that is not for its algorithm fails.
 func (k *signingKey) probe() error {
 	text, err := k.sign(k.access, []byte("{}"))
 	if err != nil {
@@ -86,6 +105,12 @@ func (k *signingKey) probe() error {
 	if err != nil {
 		return err
 	}
-	_, err = jws.Verify(k.public)
-	return err
+	if _, err = jws.Verify(k.public); err != nil {
+		return err
+	}
+	dot := strings.LastIndexByte(text, '.')
+	if signature, ok := canonicalSegment(text[dot+1:]); !ok || !k.verifies([]byte(text[:dot]), signature) {
+		return errors.New("its signatures are not verified")
+	}
+	return nil
 }

@@ -1,6 +1,7 @@
 package authserver
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +72,51 @@ func TestSignaturesAreThoseOfTheLibrary(t *testing.T) {
 			}
 			if got, err := jws.Verify(stored.Public().Key); err != nil || string(got) != string(payload) {
 				t.Errorf("verified: %s, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestSignatureThatIsAnotherByABitIsNone(t *testing.T) {
+	t.Parallel()
+	for _, algorithm := range SigningAlgorithms() {
+		t.Run(algorithm, func(t *testing.T) {
+			t.Parallel()
+			key, stored := keyOf(t, algorithm)
+			signer, err := jose.NewSigner(jose.SigningKey{Algorithm: key.algorithm, Key: stored}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			jws, err := signer.Sign([]byte(`{"iss":"https://gateway.example.com"}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := jws.CompactSerialize()
+			if err != nil {
+				t.Fatal(err)
+			}
+			input, signature := []byte(text[:strings.LastIndexByte(text, '.')]), jws.Signatures[0].Signature
+			if !key.verifies(input, signature) {
+				t.Fatal("the library's own is not verified")
+			}
+			for what, part := range map[string][]byte{"input": input, "signature": signature} {
+				for i := range part {
+					part[i] ^= 1
+					if key.verifies(input, signature) {
+						t.Errorf("verified with byte %d of the %s changed", i, what)
+					}
+					part[i] ^= 1
+				}
+			}
+			for _, wrong := range [][]byte{nil, {}, signature[1:], signature[:len(signature)-1], append(slices.Clone(signature), 0), append([]byte{0}, signature...), make([]byte, len(signature))} {
+				if key.verifies(input, wrong) {
+					t.Errorf("verified: %x", wrong)
+				}
+			}
+			for _, of := range SigningAlgorithms() {
+				if other, _ := keyOf(t, of); other.verifies(input, signature) {
+					t.Errorf("another key, for %s, verifies it", of)
+				}
 			}
 		})
 	}
