@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -56,11 +57,14 @@ func traces(b *testing.B, profile string) (all []trace) {
 			}
 			t.took, frame = took, strings.TrimSpace(rest)
 		}
-		t.stack = append(t.stack, strings.TrimSuffix(frame, " (inline)"))
+		t.stack = append(t.stack, typeArguments.ReplaceAllString(strings.TrimSuffix(frame, " (inline)"), ""))
 	}
 	end()
 	return all
 }
+
+// typeArguments are those of generic functions, which say nothing to people.
+var typeArguments = regexp.MustCompile(`\[go\.shape\..*\]`)
 
 // module is how functions of ours begin.
 const module = "github.com/caddy-oauth-proxy/caddy-oauth-proxy/"
