@@ -88,6 +88,8 @@ func (x *exchange) report(ctx context.Context) error {
 // with it what transports only read, values of headers among them.
 func (x *exchange) authorized(req *http.Request) *http.Request {
 	out := req.WithContext(req.Context())
+	target := *req.URL // of which the transport sets the scheme, for the port of this attempt
+	out.URL = &target
 	out.Header = make(http.Header, len(req.Header)+1) // held as long as the response lasts, and twice as large with a ninth name
 	maps.Copy(out.Header, req.Header)
 	x.proxy.inject(out.Header, x.token)

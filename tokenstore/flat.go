@@ -92,7 +92,10 @@ func (f *flat) list(list *[]string) {
 	if n = f.number(n); n == 0 {
 		return
 	}
-	if f.reading {
+	switch {
+	case f.reading && n == 1:
+		*list = []string{}
+	case f.reading:
 		start := len(f.lists)
 		f.lists = f.lists[:start+int(n)-1] //nolint:gosec // it is the length of one
 		*list = f.lists[start:len(f.lists):len(f.lists)]

@@ -65,6 +65,14 @@ func TestRecordsAreRememberedWithEveryField(t *testing.T) {
 	}
 }
 
+func TestListsThatAreEmptyStayWhatTheyAre(t *testing.T) {
+	t.Parallel()
+	k, got := &APIKey{Proxies: []string{}}, new(APIKey)
+	if new(flat).unflatten(flatten(k), got); !reflect.DeepEqual(got, k) {
+		t.Errorf("got %#v, want %#v", got, k)
+	}
+}
+
 func TestRememberedListsAreKeptApart(t *testing.T) {
 	t.Parallel()
 	g := &Grant{Scopes: []string{"one", "two"}, Providers: []string{"okta"}, User: User{Groups: []string{}}}

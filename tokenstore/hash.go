@@ -44,13 +44,15 @@ func newHashKey(secret []byte) *hashKey {
 // sum is the hash of the parts, in base64url.
 func (k *hashKey) sum(parts ...string) string {
 	h := k.idle.Get().(*keyedHash) //nolint:forcetypeassert // nothing else is in there
-	defer k.idle.Put(h)
-	h.Reset()
 	for _, part := range parts {
 		h.part = appendSized(h.part[:0], part)
 		_, _ = h.Write(h.part) // never fails
 	}
 	h.sum = h.Sum(h.sum[:0])
 	h.text = base64.RawURLEncoding.AppendEncode(h.text[:0], h.sum)
-	return string(h.text)
+	text := string(h.text)
+	h.Reset() // what was hashed may be a secret
+	clear(h.part[:cap(h.part)])
+	k.idle.Put(h)
+	return text
 }

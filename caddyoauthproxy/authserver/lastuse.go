@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,7 +34,8 @@ func (u *uses) note(g *tokenstore.Grant, now time.Time) {
 	if _, noted := u.waiting.Load(g.ID); noted || u.count.Load() >= maxUses {
 		return
 	}
-	if _, noted := u.waiting.LoadOrStore(g.ID, now); !noted {
+	id := strings.Clone(g.ID) // which is a part of all of the grant's text
+	if _, noted := u.waiting.LoadOrStore(id, now); !noted {
 		u.count.Add(1)
 	}
 }

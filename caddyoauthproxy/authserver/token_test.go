@@ -3,7 +3,6 @@ package authserver_test
 import (
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -529,32 +528,6 @@ func TestTokensThatWereVerifiedBeforeAreJudgedAnew(t *testing.T) {
 	}
 	if a := w.postForm(endpoints+"/a/revoke", url.Values{"token": {next.refresh}, "client_id": {b.id}, "client_secret": {b.secret}}); a.status != http.StatusOK || w.works(next.access) {
 		t.Errorf("revoked: %d, works: %v", a.status, w.works(next.access))
-	}
-}
-
-func TestRequestsLeaveTheGrantThatTheyShareAsItIs(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	_, got := w.session()
-	grant, claims, err := w.server.Authenticate(t.Context(), got.access, "a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	before := fmt.Sprintf("%+v", *grant)
-	for range 2 {
-		again, _, err := w.server.Authenticate(t.Context(), got.access, "a")
-		if err != nil || again != grant {
-			t.Fatalf("another grant than before, %v", err)
-		}
-		if err := w.server.CheckGrant(t.Context(), claims.GrantID, "a"); err != nil {
-			t.Error(err)
-		}
-		if w.server.Ended(t.Context(), claims.GrantID) {
-			t.Error("the grant has ended")
-		}
-	}
-	if after := fmt.Sprintf("%+v", *grant); after != before {
-		t.Errorf("the grant was\n%s, and is\n%s", before, after)
 	}
 }
 

@@ -68,8 +68,11 @@ func setCounting(tx *bolt.Tx, c counting) error {
 // goOnCounting begins a transaction that writes: the numbers that the one before has kept are kept in this one, too.
 func goOnCounting(tx *bolt.Tx) error {
 	meta := tx.Bucket([]byte(metaBucket))
-	if meta == nil || meta.Sequence()>>1 != uint64(tx.ID()-1) { //nolint:gosec // not negative
+	switch {
+	case meta == nil || meta.Sequence() == 0:
 		return nil
+	case meta.Sequence()>>1 != uint64(tx.ID()-1): //nolint:gosec // not negative
+		return meta.SetSequence(0) // before another copy of the file comes to that number
 	}
 	if meta.Sequence()&1 == 0 {
 		return setCounting(tx, recounting)

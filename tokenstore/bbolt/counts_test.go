@@ -358,16 +358,53 @@ func TestCrashWhileRowsAreCountedLeavesThemToTheNextStart(t *testing.T) {
 	wantCount(t, s, 301, "health:expired")
 }
 
+// Where a file is mapped anew as it grows, a commit waits for all who read.
+func TestCountingAnewReadsNothingWhileItWaitsForTheCommitter(t *testing.T) {
+	t.Parallel()
+	path := someCounted(t, 900)
+	olderWrites["commit nothing"](t, path)
+	s := newStore()
+	if err := s.openAt(path, time.Second, false); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.release() }()
+	s.path = path
+	ended := make(chan error, 1)
+	go func() { ended <- s.countAnew() }()
+	turn := func() { // as the committer would
+		t.Helper()
+		select {
+		case do := <-s.turns:
+			do()
+		case err := <-ended:
+			t.Fatalf("it has ended: %v", err)
+		}
+	}
+	turn()
+	for end := time.Now().Add(time.Minute); s.db.Stats().OpenTxN > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the file is still being read")
+		}
+	}
+	turn()
+	if err := <-ended; err != nil || !s.counts() {
+		t.Errorf("the rows are not counted: %v", err)
+	}
+}
+
 func TestChangesThatTheDiskRefusedDoNotCount(t *testing.T) {
 	t.Parallel()
 	s := openStore(t, someCounted(t, 90))
 	full := errors.New("no space left on device")
 	mustTurn(t, s, func() error {
 		group := []*pending{
-			{changes: []tokenstore.Change{ofHealth("valid", "a")}, done: make(chan struct{})},
-			{alone: func(*bolt.Tx) error { return full }, done: make(chan struct{})},
-			{changes: []tokenstore.Change{ofHealth("valid", "b"), ofHealth("valid", "a")}, done: make(chan struct{})},
-			{alone: failShown, done: make(chan struct{})},
+			own([]tokenstore.Change{ofHealth("valid", "a")}),
+			{alone: func(*bolt.Tx) error { return full }},
+			own([]tokenstore.Change{ofHealth("valid", "b"), ofHealth("valid", "a")}),
+			{alone: failShown},
+		}
+		for _, p := range group {
+			p.done = make(chan struct{})
 		}
 		s.commit(group)
 		return nil

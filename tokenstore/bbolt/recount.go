@@ -2,6 +2,7 @@ package bbolt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	bolt "go.etcd.io/bbolt"
@@ -40,17 +41,21 @@ func (s *Store) countAnew() error {
 			return nil
 		})
 	})
-	if moment != nil {
-		defer s.end(moment)
-	}
 	if err != nil {
+		if moment != nil {
+			s.end(moment)
+		}
 		return err
 	}
 	var fault error
 	c.fault = func(f tokenstore.StoreFault) { fault = fmt.Errorf("%w: %s", tokenstore.ErrDamaged, f.Problem) }
-	c.tree(c.root, nil, nil)
-	if c.err != nil || fault != nil {
-		return fmt.Errorf("%w: %w", c.err, fault)
+	err = s.guard(func() error {
+		defer s.end(moment) // before the committer is waited for: it may wait for readers, where the file is to be mapped anew
+		c.tree(c.root, nil, nil)
+		return errors.Join(c.err, fault)
+	})
+	if err != nil {
+		return err
 	}
 	return s.inTurn(ctx, func() error {
 		if err := s.unfrozen(); err != nil {
