@@ -139,7 +139,7 @@ type App struct {
 
 // CaddyModule returns the Caddy module information.
 func (*App) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: mcpfilter.AppName, New: func() caddy.Module { return new(App) }}
+	return caddy.ModuleInfo{ID: "oauth_proxy", New: func() caddy.Module { return new(App) }}
 }
 
 const (

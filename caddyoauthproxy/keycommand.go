@@ -44,7 +44,7 @@ const (
 
 // CaddyModule returns the Caddy module information.
 func (*KeyCommand) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: keySources + ".command", New: func() caddy.Module { return new(KeyCommand) }}
+	return caddy.ModuleInfo{ID: "oauth_proxy.keys.command", New: func() caddy.Module { return new(KeyCommand) }}
 }
 
 // Provision implements caddy.Provisioner. It runs nothing.

@@ -25,7 +25,7 @@ type KeyCredential struct {
 
 // CaddyModule returns the Caddy module information.
 func (*KeyCredential) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: keySources + ".systemd", New: func() caddy.Module { return new(KeyCredential) }}
+	return caddy.ModuleInfo{ID: "oauth_proxy.keys.systemd", New: func() caddy.Module { return new(KeyCredential) }}
 }
 
 // Provision implements caddy.Provisioner. It reads nothing.
