@@ -25,7 +25,7 @@ TESTHOME := $(CURDIR)/.testhome
 # The Node.js that is installed with the JavaScript clients of the tests, and runs them.
 JSNODE := internal/e2e/js/node_modules/.bin/node
 
-.PHONY: help run cluster test bench docs js-deps browser-deps postgres-deps promtool lint vulncheck build reproducible sbom fmt clean
+.PHONY: help run cluster test bench docs js-deps browser-deps postgres-deps promtool lint vulncheck build reproducible sbom release image fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -126,6 +126,26 @@ reproducible: build ## build bin/caddy again, of nothing that was compiled befor
 sbom: build $(CYCLONEDX) ## list the parts of bin/caddy in bin/caddy.cdx.json (CycloneDX)
 	$(CYCLONEDX) bin -json -noserial -output bin/caddy.cdx.json bin/caddy
 
+# v0.0.0 is the checkout as it lies here, for a rehearsal. Any other version is built as everybody builds it, of what is published under its tag, and only where that is checked out.
+VERSION ?= v0.0.0
+PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
+release: $(CYCLONEDX) ## build all that a release has, of VERSION and for PLATFORMS, in dist
+	@echo "$(VERSION)" | grep -Eqx 'v(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}(-rc\.[0-9]+)?' || { echo "VERSION is vX.Y.Z or vX.Y.Z-rc.N, not $(VERSION)" >&2; exit 1; }
+	@test "$(VERSION)" = v0.0.0 || { test -z "$$(git status --porcelain)" && git tag --points-at HEAD | grep -Fqx "$(VERSION)"; } || { echo "this checkout is not what the tag $(VERSION) names" >&2; exit 1; }
+	rm -rf dist && mkdir dist
+	@set -e; for platform in $(PLATFORMS); do \
+		name="caddy_$(VERSION)_$${platform%/*}_$${platform#*/}"; file="$$name"; case $$platform in windows/*) file="$$name.exe";; esac; \
+		echo "building $$file"; \
+		GOFLAGS= go -C internal/build run . -platform "$$platform" -version "$(VERSION)" ../../xcaddy.json "../../dist/$$file"; \
+		$(CYCLONEDX) bin -json -noserial -output "dist/$$name.cdx.json" "dist/$$file"; \
+	done
+	cp LICENSE dist/LICENSE
+	cd dist && sha256sum -- * >SHA256SUMS
+
+IMAGE ?= caddy-oauth-proxy
+image: ## build the container image IMAGE:VERSION of the programs for Linux in dist
+	docker build --file Containerfile --build-arg VERSION=$(VERSION) --tag $(IMAGE):$(VERSION) .
+
 # Findings fail. Where the database cannot be asked, nothing can be found.
 vulncheck: $(GOVULNCHECK) ## look for known vulnerabilities in what is called
 	@database="$${GOVULNDB:-https://vuln.go.dev}"; \
@@ -140,4 +160,4 @@ fmt: $(GOLANGCI) ## format the code
 	$(GOLANGCI) fmt ./...
 
 clean: ## remove what was built
-	rm -rf bin .bin .testhome .quickstart .chatbot.json .cluster internal/e2e/js/node_modules
+	rm -rf bin dist .bin .testhome .quickstart .chatbot.json .cluster internal/e2e/js/node_modules
