@@ -146,7 +146,7 @@ func TestMakeHasEveryTargetThatIsNamed(t *testing.T) {
 			t.Errorf("make help does not know %s", target)
 		}
 	}
-	named, everywhere := 0, regexp.MustCompile("(?m)(?:`|^ *(?:- run: )?|&& |[A-Z]+=\\S+ )make ([a-z][a-z-]*)")
+	named, everywhere := 0, regexp.MustCompile("(?m)(?:`|^ *(?:- run: )?|&& |[A-Z]+=\\S+ )make ([a-z][a-z-]*)(?:`|\\s|$)")
 	for _, file := range files(t, func(p string) bool {
 		return strings.HasSuffix(p, ".md") || strings.HasPrefix(p, ".github/") || strings.HasPrefix(p, ".ci/")
 	}) {
