@@ -29,7 +29,7 @@ func anchors(page string) map[string]bool {
 func TestEveryLinkLeadsSomewhere(t *testing.T) {
 	t.Parallel()
 	var pages []string
-	for _, pattern := range []string{"*.md", "providers/*.md", "../*.md"} {
+	for _, pattern := range []string{"*.md", "providers/*.md", "../*.md", "../examples/*.md", "../examples/*/*.md"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil || len(found) == 0 {
 			t.Fatalf("%s: %d pages, %v", pattern, len(found), err)
