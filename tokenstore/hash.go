@@ -37,7 +37,7 @@ type keyedHash struct {
 
 func newHashKey(secret []byte) *hashKey {
 	k := &hashKey{secret: secret}
-	k.idle.New = func() any { return &keyedHash{Hash: hmac.New(sha256.New, secret)} }
+	k.idle.New = func() any { return &keyedHash{Hash: hmac.New(sha256.New, k.secret)} }
 	return k
 }
 
