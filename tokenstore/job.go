@@ -50,10 +50,12 @@ func (v *Vault) RunJob(ctx context.Context, name string, every time.Duration, wo
 	if err == nil {
 		job.Began = began
 	}
+	owner := job.Owner
 	job.Owner, job.Until = "", time.Time{}
 	given, end := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second) // also when ctx has ended: nobody is to wait for the lease
 	defer end()
 	if e := v.Commit(given, Save(job)); e != nil && !errors.Is(e, ErrConflict) {
+		v.jobsKept.Store(name, owner)
 		err = errors.Join(err, fmt.Errorf("job %s: %w", name, e))
 	}
 	return true, err
@@ -75,6 +77,9 @@ func (v *Vault) JobBegan(ctx context.Context, name string) (time.Time, error) {
 func (v *Vault) takeJob(ctx context.Context, name string, every time.Duration) (*Job, error) {
 	now := v.now()
 	job, err := load(ctx, v, new(Job), name)
+	if kept, _ := v.jobsKept.Load(name); err == nil && job.Owner != "" && job.Owner == kept {
+		job.Owner, job.Until = "", time.Time{} // as it would have been given back
+	}
 	switch {
 	case errors.Is(err, ErrNotFound):
 		job = &Job{Meta: Meta{ID: name}}

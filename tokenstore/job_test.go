@@ -68,6 +68,32 @@ func TestJobIsDoneByOneProcessOfMany(t *testing.T) {
 	}
 }
 
+func TestJobThatCouldNotBeGivenBackIsTakenAgainByItsProcess(t *testing.T) {
+	t.Parallel()
+	vaults, s, _ := nodes(t, 2)
+	m, frozen := s.(tokenstore.Movable), tokenstore.Freeze{State: tokenstore.FreezeMoving, From: "a", To: "b", Since: now}
+	ran, err := vaults[0].RunJob(t.Context(), "clean-up", time.Hour, func(ctx context.Context) error {
+		return m.Freeze(ctx, tokenstore.Freeze{}, frozen)
+	})
+	if !ran || !errors.Is(err, tokenstore.ErrReadOnly) {
+		t.Fatalf("RunJob = %v, %v", ran, err)
+	}
+	if err := m.Freeze(t.Context(), frozen, tokenstore.Freeze{}); err != nil {
+		t.Fatal(err)
+	}
+	if ran, err := vaults[1].RunJob(t.Context(), "clean-up", time.Hour, done); ran || err != nil {
+		t.Errorf("another process, which cannot know that nobody does it: %v, %v", ran, err)
+	}
+	if ran, err := vaults[0].RunJob(t.Context(), "clean-up", time.Hour, done); !ran || err != nil {
+		t.Errorf("its process: %v, %v", ran, err)
+	}
+	for i := range vaults {
+		if ran, err := vaults[i].RunJob(t.Context(), "clean-up", time.Hour, done); ran || err != nil {
+			t.Errorf("once it was done, process %d: %v, %v", i, ran, err)
+		}
+	}
+}
+
 func TestJobOfAProcessThatDiesIsTakenOver(t *testing.T) {
 	t.Parallel()
 	vaults, _, clock := nodes(t, 2)

@@ -56,14 +56,20 @@ func (v *Vault) followKeys(ctx context.Context) {
 		if due && r.left.Err() == nil {
 			working, cancel := context.WithCancel(ctx)
 			unheard := context.AfterFunc(r.left, cancel)
-			_, err := v.RunJob(working, rekeyJob, 0, v.rekey)
+			ran, err := v.RunJob(working, rekeyJob, 0, v.rekey)
 			unheard()
 			cancel()
 			r.mu.Lock()
-			r.err = err
+			if ran || err != nil { // while the job is another's, or still this process's because it could not be given back, what stopped the last attempt is not over
+				r.err = err
+			}
 			r.mu.Unlock()
 			v.keys.tell(err)
 		}
+	} else if err == nil {
+		r.mu.Lock()
+		r.err = nil // of a rekey that ended elsewhere
+		r.mu.Unlock()
 	}
 	timer := time.NewTimer(every)
 	defer timer.Stop()

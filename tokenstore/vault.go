@@ -5,16 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 )
 
 // Vault reads and writes records on a Store. All methods are safe for concurrent use.
 type Vault struct {
-	store   Store
-	keys    *keys
-	now     func() time.Time
-	trail   *trail
-	recalls recalls
+	store    Store
+	keys     *keys
+	now      func() time.Time
+	trail    *trail
+	recalls  recalls
+	jobsKept sync.Map // name → owner: jobs of this process that could not be given back when their work had ended
 }
 
 // Options configures a Vault.

@@ -230,6 +230,7 @@ func TestSlowReadDoesNotHideAnApply(t *testing.T) {
 func TestRecallAsksTheDatabaseOnce(t *testing.T) {
 	t.Parallel()
 	s := openStore(t, Options{Connection: testpg.Database(t)})
+	s.fillWait = time.Minute // whatever else the machine does
 	wantListening(t, s)
 	mustApply(t, s, insertGrant("a"))
 	var wg sync.WaitGroup

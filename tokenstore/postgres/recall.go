@@ -9,8 +9,8 @@ import (
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/tokenstore/internal/memory"
 )
 
-// patience is how long a Recall waits for another one that reads the same row, before it reads it itself.
-const patience = 250 * time.Millisecond
+// fillWait is how long a Recall waits for another one that reads the same row, before it reads it itself.
+const fillWait = 250 * time.Millisecond
 
 // Recall implements tokenstore.Store. What was changed is seen here at once, and within a second on other nodes. While the database is gone, it answers as the row was when the
 // database was last reached, for MaxStale from then on.
@@ -45,6 +45,12 @@ func (s *Store) recall(ctx context.Context, k memory.Key, open tokenstore.OpenRo
 			return opened, nil
 		}
 	}
+	if first && s.listener.trusted(time.Now()) {
+		if opened, ok := s.memory.Get(k); ok { // another read has filled it since it was not there
+			s.memory.End(k, f, nil, 0, false)
+			return opened, nil
+		}
+	}
 	s.memory.Missed(k)
 	bytes, filled := 0, false
 	if first {
@@ -70,7 +76,7 @@ func (s *Store) recall(ctx context.Context, k memory.Key, open tokenstore.OpenRo
 
 // recallWith waits for another read of the row to fill the memory.
 func (s *Store) recallWith(ctx context.Context, k memory.Key, f *memory.Fill) (any, bool) {
-	late := time.NewTimer(patience)
+	late := time.NewTimer(s.fillWait)
 	defer late.Stop()
 	select {
 	case <-f.Done():

@@ -86,6 +86,7 @@ type Store struct {
 	config   *pgx.ConnConfig // of connections beside the pool's
 	password func(ctx context.Context, c *pgx.ConnConfig) error
 	maxStale time.Duration
+	fillWait time.Duration // for another Recall's read of the same row
 	calls    atomic.Int64  // that run or wait
 	repeats  atomic.Uint64 // calls that were made again, see do
 	writing  chan struct{} // has a place for each connection that may write at a time, and rating for each that may count events
@@ -126,7 +127,7 @@ func open(ctx context.Context, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{pool: pool, name: o.Schema, schema: quote(o.Schema), wait: o.Wait, logger: o.Logger, slots: make(chan int32, maxSlots)}
-	s.config, s.password, s.maxStale, s.sockets = pool.Config().ConnConfig, o.password, o.MaxStale, sockets
+	s.config, s.password, s.maxStale, s.fillWait, s.sockets = pool.Config().ConnConfig, o.password, o.MaxStale, fillWait, sockets
 	s.ears = newSockets()
 	s.writing, s.rating = make(chan struct{}, max(1, o.MaxConns-o.MaxConns/4-1)), make(chan struct{}, max(1, o.MaxConns/4))
 	s.over = make(chan struct{})
