@@ -31,6 +31,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## start the gateway with a demo provider and a demo MCP server on localhost
+	@test -e .quickstart || echo "Building Caddy with the gateway, which takes a few minutes the first time …"
 	go run ./examples/quickstart
 
 cluster: ## start three nodes on one PostgreSQL behind a balancer on localhost
