@@ -30,6 +30,10 @@ type App struct {
 	// the gateway tells anybody begins with it. Required. Must be https, except on localhost, 127.0.0.1 and [::1].
 	Issuer string `json:"issuer,omitempty"`
 
+	// The path below the issuer's that providers send users back to, `/api/v1/oauth/callback` or `/oauth/callback`. Both answer; this one is told to providers. The second
+	// is for a provider that knows it from another gateway. One of the type `mcp` has a path of its own. Default: `/api/v1/oauth/callback`.
+	CallbackPath string `json:"callback_path,omitempty"`
+
 	// Where tokens are kept. Default: `bbolt`, one file in Caddy's data directory.
 	VaultRaw json.RawMessage `json:"vault,omitempty" caddy:"namespace=oauth_proxy.vaults inline_key=module"`
 

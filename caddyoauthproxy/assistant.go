@@ -25,7 +25,7 @@ func (a *App) assistant() *operator.Assistant {
 		}
 	}
 	return operator.NewAssistant(operator.AssistantOptions{
-		Issuer: strings.TrimSuffix(a.Issuer, "/"), Providers: providers, Check: a.checkAddition, Adapt: adaptCaddyfile,
+		Issuer: strings.TrimSuffix(a.Issuer, "/"), Callback: a.CallbackPath, Providers: providers, Check: a.checkAddition, Adapt: adaptCaddyfile,
 	})
 }
 

@@ -111,6 +111,12 @@ func TestAssistantsCaddyfileIsFormattedAndAdaptsToItsJSON(t *testing.T) {
 				t.Errorf("redirect URI %s, want %s", r.RedirectURI, want)
 			}
 
+			moved := runningApp()
+			moved.CallbackPath = "/oauth/callback"
+			if r := moved.assistant().Draw(draft); name != "mcp" && r.RedirectURI != "https://gw.test/oauth/callback" || name == "mcp" && r.RedirectURI != want {
+				t.Errorf("with callback_path: redirect URI %s", r.RedirectURI)
+			}
+
 			added := runningApp().assistant().Draw(draft)
 			if len(added.Problems) > 0 {
 				t.Fatalf("%+v", added.Problems)

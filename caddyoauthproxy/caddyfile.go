@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/mcpfilter"
 )
@@ -113,6 +114,8 @@ func (p *parser) option(d *caddyfile.Dispenser) error {
 	switch name {
 	case "issuer":
 		return oneArg(d, &a.Issuer, func(v string) error { _, err := parseIssuer(v); return err })
+	case "callback_path":
+		return oneArg(d, &a.CallbackPath, authserver.CheckCallbackPath)
 	case "vault":
 		return p.vault(d)
 	case "encryption_key":
@@ -182,7 +185,7 @@ func (p *parser) option(d *caddyfile.Dispenser) error {
 	case "proxy":
 		return p.proxy(d)
 	default:
-		return unknown(d, "access_token_ttl", "admin", "audit", "cleanup_interval", "client", "code_challenge_methods", "code_ttl", "connections", "consent", "console", "encryption_key", "issuer", "login_ttl",
+		return unknown(d, "access_token_ttl", "admin", "audit", "callback_path", "cleanup_interval", "client", "code_challenge_methods", "code_ttl", "connections", "consent", "console", "encryption_key", "issuer", "login_ttl",
 			"max_grants_per_client", "metadata_documents", "provider", "proxy", "rate_limit", "refresh_before", "refresh_grace", "refresh_token_idle", "refresh_token_ttl",
 			"registration", "retention", "session_token_ttl", "signing_algorithm", "signing_key_rotation", "vault")
 	}

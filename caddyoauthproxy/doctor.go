@@ -75,7 +75,7 @@ func (a *App) examine(ctx context.Context) []examination {
 	reports := make([]examination, 0, 1+len(a.config.providers)+len(a.config.proxies))
 	reports = append(reports, examination{"gateway " + a.Issuer, a.examineGateway(ctx, client)})
 	for _, name := range slices.Sorted(maps.Keys(a.config.providers)) {
-		redirectURI := authserver.RedirectURI(a.config.issuer)
+		redirectURI := authserver.RedirectURI(a.config.issuer, a.CallbackPath)
 		if a.config.providers[name].AsksForMore() {
 			redirectURI = authserver.OwnRedirectURI(a.config.issuer, name)
 		}

@@ -112,6 +112,7 @@ func openGateway(ctx context.Context, a *App) (g *gateway, err error) {
 	rates, _ := store.(tokenstore.Rates) // of the store itself, as nothing around it hands them on
 	g.server, err = authserver.New(ctx, authserver.Options{
 		Issuer:    a.config.issuer,
+		Callback:  a.CallbackPath,
 		Vault:     vault,
 		Accounts:  g.accounts,
 		Proxies:   a.config.proxies,

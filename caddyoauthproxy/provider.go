@@ -14,7 +14,7 @@ import (
 )
 
 // Provider is an upstream identity provider or authorization server. The gateway is a client of it, registered
-// there with the redirect URI `<issuer>/api/v1/oauth/callback`.
+// there with the redirect URI `<issuer>/api/v1/oauth/callback`, or as `callback_path` says.
 type Provider struct {
 	// What the provider is: a template (`atlassian`, `auth0`, `github`, `gitlab`, `google`, `keycloak`, `linear`, `microsoft` or its alias `azure_ad`, `notion`,
 	// `okta`, `slack`), `oidc` for any

@@ -59,6 +59,9 @@ func (a *App) resolve() (*resolved, error) {
 	var err error
 	r.issuer, err = parseIssuer(a.Issuer)
 	fail(err)
+	if err := authserver.CheckCallbackPath(a.CallbackPath); err != nil {
+		fail(fmt.Errorf("callback_path %q %w", a.CallbackPath, err))
+	}
 	_, unload, err := loadKeys(a.ctx, a.EncryptionKeys)
 	if err == nil {
 		unload()

@@ -70,6 +70,7 @@ func TestConfigurationMistakesAreNamed(t *testing.T) {
 		"no issuer":              {set("issuer", nil), `issuer is missing: set it to the gateway's public URL`},
 		"http issuer":            {set("issuer", "http://gw.test"), `issuer "http://gw.test" must be https`},
 		"issuer with fragment":   {set("issuer", "https://gw.test/#x"), `must have no query, fragment`},
+		"callback elsewhere":     {set("callback_path", "/callback"), `callback_path "/callback" must be /api/v1/oauth/callback or /oauth/callback`},
 		"no providers":           {set("providers", nil), `no provider: declare one`},
 		"no proxies":             {set("proxies", nil), `no proxy: declare one`},
 		"unknown member":         {set("isuer", "x"), `isuer`},

@@ -19,6 +19,9 @@ type Options struct {
 	// server tells anybody begins with it; nothing is taken from request headers.
 	Issuer *url.URL
 
+	// Callback is the path below the issuer's that providers send users back to, one that CheckCallbackPath accepts. Default: /api/v1/oauth/callback.
+	Callback string
+
 	// Vault keeps clients, logins, codes, grants and signing keys.
 	Vault *tokenstore.Vault
 

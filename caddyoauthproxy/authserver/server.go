@@ -1,6 +1,7 @@
 package authserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,6 +49,7 @@ func (p *Proxy) loggedIn(login *tokenstore.Login) bool {
 // Server is the authorization server. It is an http.Handler for the routes in the package comment.
 type Server struct {
 	issuer       string
+	callback     string // path of the callback that providers are told
 	name         string // of the gateway as a client
 	base         string // the issuer's path, "" or "/…" without trailing slash
 	secure       bool   // the issuer is https
@@ -95,6 +97,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	o.Lifetimes.setDefaults()
 	s := &Server{
 		issuer:   strings.TrimSuffix(o.Issuer.String(), "/"),
+		callback: cmp.Or(o.Callback, callbackPath),
 		name:     ClientName(o.Issuer),
 		base:     strings.TrimSuffix(o.Issuer.EscapedPath(), "/"),
 		secure:   o.Issuer.Scheme == "https",
@@ -261,15 +264,23 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // requestTime bounds how long a request waits for the vault and the provider together, however slow they are. A callback's work goes on beyond it.
 const requestTime = 30 * time.Second
 
-// RedirectURI is the callback that providers must know for the gateway of this issuer.
-func RedirectURI(issuer *url.URL) string {
-	return strings.TrimSuffix(issuer.String(), "/") + callbackPath
+// RedirectURI is the callback that providers must know for the gateway of this issuer, and of this callback path as in Options.
+func RedirectURI(issuer *url.URL, callback string) string {
+	return strings.TrimSuffix(issuer.String(), "/") + cmp.Or(callback, callbackPath)
+}
+
+// CheckCallbackPath refuses what cannot be Options.Callback.
+func CheckCallbackPath(path string) error {
+	if path != "" && path != callbackPath && path != callbackAliasPath {
+		return errors.New("must be " + callbackPath + " or " + callbackAliasPath)
+	}
+	return nil
 }
 
 // OwnRedirectURI is the callback of one provider alone: of one whose authorization server a stranger names. A code that is brought there is of no other
 // (RFC 9700 §4.4.2).
 func OwnRedirectURI(issuer *url.URL, provider string) string {
-	return RedirectURI(issuer) + "/" + url.PathEscape(provider)
+	return RedirectURI(issuer, callbackPath) + "/" + url.PathEscape(provider)
 }
 
 // callbackOf is where a provider sends users back to, as a path below the callback's: empty but for one with a callback of its own.
@@ -285,7 +296,7 @@ func (s *Server) redirectURI(p *upstream.Provider) string {
 	if own := callbackOf(p); own != "" {
 		return s.issuer + callbackPath + "/" + url.PathEscape(own)
 	}
-	return s.issuer + callbackPath
+	return s.issuer + s.callback
 }
 
 // Close writes down what is noted, and waits until work that outlived its request is done, or ctx ends.

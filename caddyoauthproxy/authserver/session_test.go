@@ -147,6 +147,24 @@ func TestCallbackAnswersAtItsAlias(t *testing.T) {
 	}
 }
 
+func TestProvidersAreToldTheCallbackPathThatIsConfigured(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *authserver.Options) { o.Callback = "/oauth/callback" })
+	want := url.Values{"redirect_uri": {w.url + "/oauth/callback"}}.Encode()
+	if a := w.postForm(sessions+"/authorize/idp", nil); !strings.Contains(a.body, want) {
+		t.Errorf("want %s in %s", want, a.body)
+	}
+	for _, path := range []string{"/oauth/callback", sessions + "/callback"} { // a code is exchanged with what was told, wherever it arrives
+		callback, _ := w.startSession()
+		if a := w.fetch(strings.Replace(callback, sessions+"/callback", path, 1), acceptJSON); a.status != http.StatusOK {
+			t.Errorf("callback: %d %s", a.status, a.body)
+		}
+		if q := w.provider.requests[len(w.provider.requests)-1]; !strings.Contains(q.Encode(), want) {
+			t.Errorf("token request: %v", q)
+		}
+	}
+}
+
 func TestSessionRefusesWhatIsNotOne(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

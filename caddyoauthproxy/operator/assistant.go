@@ -20,6 +20,9 @@ type AssistantOptions struct {
 	// Issuer is the gateway's, without a slash at its end.
 	Issuer string
 
+	// Callback is the path below it that providers send users back to, empty for the default one.
+	Callback string
+
 	// Providers are the gateway's providers with their types. None: there is no gateway yet.
 	Providers map[string]string
 
@@ -123,7 +126,7 @@ func (a *Assistant) Draw(draft Draft) *Result {
 	}
 	if addition.ProviderJSON != nil {
 		r.JSON["apps/oauth_proxy/providers/"+addition.Provider] = addition.ProviderJSON
-		r.RedirectURI = w.redirectURI(a.o.Issuer)
+		r.RedirectURI = w.redirectURI(a.o.Issuer, a.o.Callback)
 	}
 	return r
 }
@@ -308,7 +311,7 @@ func plainJSON(v any) (json.RawMessage, error) {
 }
 
 // redirectURI is what the provider must know.
-func (w *writing) redirectURI(issuer string) string {
+func (w *writing) redirectURI(issuer, callback string) string {
 	u, err := url.Parse(issuer)
 	if err != nil {
 		return ""
@@ -316,7 +319,7 @@ func (w *writing) redirectURI(issuer string) string {
 	if w.template.Registers {
 		return authserver.OwnRedirectURI(u, w.name)
 	}
-	return authserver.RedirectURI(u)
+	return authserver.RedirectURI(u, callback)
 }
 
 // refusal puts what the adapter says beside the field that it is about. What is left to it by the checks before is about the server's URL.

@@ -44,6 +44,11 @@ func TestDoctorFindsWhatIsWrongBeforeTheFirstLogin(t *testing.T) {
 			t.Errorf("healthy %v, no %q in:\n%s", healthy, want, out)
 		}
 	}
+	moved := filepath.Join(t.TempDir(), "Caddyfile")
+	write(t, moved, strings.Replace(w.CaddyfileWith(""), "oauth_proxy {", "oauth_proxy {\n callback_path /oauth/callback", 1))
+	if out, _ := doctor(moved); !strings.Contains(out, "redirect URI to register there: "+w.URL+"/oauth/callback") {
+		t.Errorf("callback_path:\n%s", out)
+	}
 	if out, healthy := doctor(config, "DEMO_CLIENT_SECRET="); healthy || !strings.Contains(out, "client_secret") {
 		t.Errorf("no secret: healthy %v\n%s", healthy, out)
 	}
