@@ -284,8 +284,11 @@ func do(t testing.TB, client *http.Client, req *http.Request) answer {
 	return answer{resp.StatusCode, resp.Header, string(body)}
 }
 
+// connections are the tests' own: httptest closes those of the default transport that are idle whenever a test's server ends, also as another test takes one up.
+var connections = new(http.Transport)
+
 func noRedirect() *http.Client {
-	return &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return &http.Client{Transport: connections, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
 func (w *world) get(path string) answer {

@@ -43,7 +43,7 @@ func TestT80SignInIsGoodForOneOrderToCutEverything(t *testing.T) {
 	for range 50 {
 		jar, _ := cookiejar.New(nil)
 		jar.SetCookies(u, p.client.Jar.Cookies(u))
-		same := &person{s, &http.Client{Jar: jar, CheckRedirect: p.client.CheckRedirect}}
+		same := &person{s, &http.Client{Transport: connections, Jar: jar, CheckRedirect: p.client.CheckRedirect}}
 		all.Go(func() {
 			if a := same.post("/connections/cut", url.Values{"all": {"1"}, "csrf": {alice.CSRF}}); a.status != http.StatusOK && a.status != http.StatusUnauthorized {
 				t.Errorf("%d %s", a.status, bodyText(a.body))

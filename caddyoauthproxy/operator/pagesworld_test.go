@@ -109,9 +109,12 @@ type person struct {
 	client *http.Client
 }
 
+// connections are the tests' own: httptest closes those of the default transport that are idle whenever a test's server ends, also as another test takes one up.
+var connections = new(http.Transport)
+
 func (s *site) person() *person {
 	jar, _ := cookiejar.New(nil)
-	return &person{s, &http.Client{Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+	return &person{s, &http.Client{Transport: connections, Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
 }
 
 type page struct {
