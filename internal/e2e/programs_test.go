@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -75,4 +77,34 @@ func startProgram(t *testing.T, dir, name string, args ...string) *program {
 		}
 	})
 	return p
+}
+
+// withPerson runs a program to its end, has the person do what there is to do at each address of a login that it prints, and returns what it said.
+// What the person returns is typed into the program.
+func withPerson(t *testing.T, cmd *exec.Cmd, person func(address string) string) string {
+	t.Helper()
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var output strings.Builder
+	lines := bufio.NewScanner(io.TeeReader(stdout, &output))
+	for lines.Scan() {
+		if address := strings.TrimSpace(lines.Text()); strings.HasPrefix(address, "http") && strings.Contains(address, "/authorize?") {
+			fmt.Fprint(stdin, person(address))
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v: %v after\n%s\n%s", cmd, err, output.String(), stderr.String())
+	}
+	return output.String()
 }

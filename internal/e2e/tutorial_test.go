@@ -1,36 +1,15 @@
 package e2e
 
 import (
-	"bufio"
-	"bytes"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/testenv"
 )
-
-// block is a fenced part of the tutorial.
-type block struct{ language, text string }
-
-// tutorial is docs/tutorial.md, with the addresses of a world in place of those of the quickstart.
-func tutorial(t *testing.T, w *testenv.World) (blocks []block) {
-	t.Helper()
-	page, err := os.ReadFile("../../docs/tutorial.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := w.InPlaceOfQuickstart(strings.ReplaceAll(string(page), "/etc/caddy/", w.Dir()+"/"))
-	for _, m := range regexp.MustCompile("(?s)\n```([a-z]+)\n(.*?\n)```\n").FindAllStringSubmatch(text, -1) {
-		blocks = append(blocks, block{m[1], m[2]})
-	}
-	return blocks
-}
 
 // A reader of the tutorial runs its commands one after the other, in one shell, against the gateway of the quickstart; the test is the user at the browser.
 // The output of each block is what the block behind it says, where … stands for anything.
@@ -42,7 +21,9 @@ func TestTutorialWorksAsItIsWritten(t *testing.T) {
 		}
 	}
 	w := testenv.Start(t, testenv.Options{Caddyfile: (*testenv.World).Quickstart, Env: []string{"QUICKSTART_CLIENT_SECRET=" + testenv.ClientSecret}})
-	blocks := tutorial(t, w)
+	blocks := blocksOf(t, "docs/tutorial.md", "", func(page string) string {
+		return w.InPlaceOfQuickstart(strings.ReplaceAll(page, "/etc/caddy/", w.Dir()+"/"))
+	})
 	var script strings.Builder
 	script.WriteString(preamble)
 	var expected []string // output of each block of commands, in order
@@ -106,54 +87,10 @@ func readAlong(t *testing.T, w *testenv.World, script string) string {
 	write(t, filepath.Join(dir, "script"), strings.ReplaceAll(script, w.Dir()+"/Caddyfile", w.Dir()+"/production.Caddyfile"))
 	cmd := exec.CommandContext(t.Context(), "bash", "script")
 	cmd.Dir, cmd.Env = dir, append(command.Env, "CHECKOUT="+checkout, "GOCACHE="+goEnv(t, "GOCACHE"), "GOMODCACHE="+goEnv(t, "GOMODCACHE"))
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var output strings.Builder
-	lines := bufio.NewScanner(io.TeeReader(stdout, &output))
-	for lines.Scan() {
-		address := strings.TrimSpace(lines.Text())
-		if !strings.HasPrefix(address, "http") || !strings.Contains(address, "/authorize?") {
-			continue
-		}
-		browser := testenv.NewBrowser(testenv.Alice)
+	return withPerson(t, cmd, func(address string) string {
 		if strings.Contains(address, "localhost:8765") { // nobody is there, and the reader copies the address
-			fmt.Fprintln(stdin, browser.Login(t, address, "http://localhost:8765/callback?"))
-			continue
+			return testenv.NewBrowser(testenv.Alice).Login(t, address, "http://localhost:8765/callback?").String() + "\n"
 		}
-		browser.Visit(t, browser.Login(t, address, "http://127.0.0.1:").String())
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Fatalf("%v after\n%s\n%s", err, output.String(), stderr.String())
-	}
-	return output.String()
-}
-
-// goEnv is a setting of the go command, which has another home directory in the script.
-func goEnv(t *testing.T, name string) string {
-	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "go", "env", name).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.TrimSpace(string(out))
-}
-
-// fits reports whether a text is what a pattern says, in which … stands for anything.
-func fits(text, pattern string) bool {
-	parts := strings.Split(strings.TrimSpace(pattern), "…")
-	for i := range parts {
-		parts[i] = regexp.QuoteMeta(strings.TrimSpace(parts[i]))
-	}
-	return regexp.MustCompile(`(?s)^\s*` + strings.Join(parts, ".*") + `\s*$`).MatchString(text)
+		return loginAs(t, testenv.Alice)(address)
+	})
 }
