@@ -3,6 +3,7 @@ package docs
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -40,6 +41,9 @@ func TestProvidersHaveAPageEachThatQuotesTheGatewayAsItSpeaks(t *testing.T) {
 		content, err := os.ReadFile(page)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if name := strings.TrimSuffix(filepath.Base(page), ".md"); page != "providers.md" && !regexp.MustCompile("(?m)^```caddyfile\nprovider ("+name+" \\{|.*\n\ttype +"+name+"$)").Match(content) {
+			t.Errorf("%s has no Caddyfile with the provider", page)
 		}
 		for _, row := range cells(t, string(content), "| seen | where | why, and what to do |") {
 			switch row[1] {
