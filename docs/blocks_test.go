@@ -282,6 +282,7 @@ func TestBlocksWithMistakesAreRefused(t *testing.T) {
 		"slow test, without a tag": {"```sh\ngo test -run TestSlowR12 ./internal/e2e\n```", "TestSlowR12"},
 		"benchmark":                {"```sh\ngo test -run '^$' -bench Nothing ./mcpfilter\n```", "Nothing"},
 		"script":                   {"```sh\npython3 examples/chatbot/bot.py\n```", "bot.py"},
+		"flag of a script":         {"```sh\npython3 examples/chatbot/chatbot.py --log-out http://localhost:8080/demo/mcp\n```", "--log-out"},
 		"route":                    {"```sh\ncurl https://gateway.example.com/api/v1/oauth/tokens\n```", "GET /api/v1/oauth/tokens"},
 		"method":                   {"```sh\ncurl -X PUT https://gateway.example.com/api/v1/oauth/validate\n```", "PUT /api/v1/oauth/validate"},
 		"body":                     {"```sh\ncurl -d '{\"a\"}' https://gateway.example.com/api/v1/oauth/validate\n```", "not JSON"},

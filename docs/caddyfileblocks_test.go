@@ -92,16 +92,20 @@ func variants(text string) []string {
 
 // alternatives takes statements that begin with the same word for ones of which a Caddyfile has one.
 func alternatives(read []statement) (all [][]statement) {
-	for i, s := range read {
-		for _, other := range read[i+1:] {
-			if s.words()[0] == other.words()[0] && s.head != "" {
-				without := slices.Delete(slices.Clone(read), i, i+1)
-				rest := slices.DeleteFunc(slices.Clone(read[i:]), func(o statement) bool { return o.words()[0] == s.words()[0] })
-				return append([][]statement{append(append(slices.Clone(read[:i]), s), rest...)}, alternatives(without)...)
-			}
+	times := make(map[string]int)
+	for _, s := range read {
+		times[s.words()[0]]++
+	}
+	once := slices.DeleteFunc(slices.Clone(read), func(s statement) bool { return times[s.words()[0]] > 1 })
+	if len(once) == len(read) {
+		return [][]statement{read}
+	}
+	for _, s := range read {
+		if times[s.words()[0]] > 1 {
+			all = append(all, append(slices.Clone(once), s))
 		}
 	}
-	return [][]statement{read}
+	return all
 }
 
 // complete makes a whole Caddyfile of a part of one: what stands there goes where it belongs, and what it names and does not have is added.

@@ -106,8 +106,14 @@ func checkCommand(t *testing.T, b fenced, args []string) error {
 	case "go":
 		return checkGoCommand(t, args[1:])
 	case "python3":
-		if _, err := os.Stat(filepath.Join("..", args[1])); err != nil {
+		script, err := os.ReadFile(filepath.Join("..", args[1]))
+		if err != nil {
 			return err
+		}
+		for _, flag := range args[2:] {
+			if strings.HasPrefix(flag, "--") && !strings.Contains(string(script), `"`+flag+`"`) {
+				return fmt.Errorf("the script knows no %s", flag)
+			}
 		}
 	case "curl":
 		return checkCurl(t, args[1:])
