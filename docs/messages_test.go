@@ -51,7 +51,7 @@ var sources = []source{
 	{"../caddyoauthproxy", false},
 	{"../caddyoauthproxy/authserver", true},
 	{"../caddyoauthproxy/console", false},
-	{"../caddyoauthproxy/operator", false},
+	{"../caddyoauthproxy/operator", true},
 	{"../caddyoauthproxy/outbound", false},
 	{"../caddyoauthproxy/upstream", false},
 	{"../mcpfilter", true},
