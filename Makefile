@@ -25,7 +25,7 @@ TESTHOME := $(CURDIR)/.testhome
 # The Node.js that is installed with the JavaScript clients of the tests, and runs them.
 JSNODE := internal/e2e/js/node_modules/.bin/node
 
-.PHONY: help run cluster test bench docs js-deps browser-deps postgres-deps promtool lint vulncheck build reproducible sbom release image fmt clean
+.PHONY: help run cluster test bench docs js-deps browser-deps postgres-deps promtool lint vulncheck build reproducible sbom release image links fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -156,6 +156,10 @@ vulncheck: $(GOVULNCHECK) ## look for known vulnerabilities in what is called
 $(CYCLONEDX) $(GOVULNCHECK): internal/supply/go.mod internal/supply/go.sum
 	cd internal/supply && GOFLAGS= GOBIN=$(CURDIR)/.bin go install github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod golang.org/x/vuln/cmd/govulncheck
 	touch $(CYCLONEDX) $(GOVULNCHECK)
+
+# Asks strangers' servers, so it is no part of the tests. What cannot be reached from here is listed, and does not fail.
+links: ## ask whether the pages that the docs link to are still there
+	go test -tags=nobadger,nomysql,nopgx,links -run '^TestExternalLinksAreAlive$$|^TestALinkIsDead' -count=1 -timeout 30m -v ./docs
 
 fmt: $(GOLANGCI) ## format the code
 	$(GOLANGCI) fmt ./...
