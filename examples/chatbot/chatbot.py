@@ -79,7 +79,7 @@ def send(url, body=None, headers=None):
         with e:
             return e.code, e.headers, e.read()
     except (OSError, http.client.HTTPException) as e:
-        raise Failed(f"{where.netloc} cannot be reached: {e}") from e
+        raise Failed(f"{where.netloc} cannot be reached: {getattr(e, 'reason', e)}; try again later") from e
 
 
 def parse(body):
@@ -101,7 +101,9 @@ def fetch(url, body=None, headers=None):
 
 
 def refused(status, headers, answer):
-    what = answer.get("error_description") or answer.get("error") or "no reason given"
+    unsaid = {403: "this is not allowed here; ask who runs the server", 404: "there is no MCP server at this address",
+              502: "the MCP server does not answer; try again later"}.get(status, "no reason given")
+    what = answer.get("error_description") or challenge(headers).get("error_description") or answer.get("error") or unsaid
     again = headers.get("Retry-After")
     failure = Failed(f"status {status}: {what}" + (f" (try again in {again} s)" if again else ""))
     failure.error = answer.get("error")  # RFC 6749 §5.2
@@ -161,12 +163,18 @@ class Chatbot:
 
     # Login.
 
+    def registered(self):
+        """Asks whether the registration is still there (RFC 7592 §2.1). Else only a page in the browser would say that it is not, and nobody come back."""
+        uri = self.kept.get("registration_client_uri")  # a server need not have one
+        return bool(self.kept.get("client_id")) and (not uri or send(uri, None, {
+            "Authorization": f"Bearer {self.kept.get('registration_access_token')}"})[0] != 401)
+
     def log_in(self, more=""):
         """Registers if need be, and leads a person through the browser."""
         issuer, scope = self.discover()
         metadata = self.metadata(issuer)
         with Return() as back:
-            if self.kept.get("issuer") != issuer or not self.kept.get("client_id"):  # a registration is good at one issuer
+            if self.kept.get("issuer") != issuer or not self.registered():  # a registration is good at one issuer
                 if "registration_endpoint" not in metadata:
                     raise Failed(f"{issuer} takes no registrations: its operator has to configure this client")
                 # A public client: a program on the user's machine can keep no secret (RFC 8252 §8.5).
@@ -175,7 +183,8 @@ class Chatbot:
                     "client_name": "Example chatbot (Python)", "application_type": "native", "redirect_uris": [back.uri],
                     "token_endpoint_auth_method": "none", "grant_types": ["authorization_code", "refresh_token"], "response_types": ["code"],
                 }).encode(), {"Content-Type": "application/json"})
-                self.keep(issuer=issuer, client_id=client["client_id"])
+                self.keep(issuer=issuer, client_id=client["client_id"], registration_client_uri=client.get("registration_client_uri"),
+                          registration_access_token=client.get("registration_access_token"))
             if more:  # what was allowed before is asked for again, or it would be lost
                 scope = " ".join(dict.fromkeys((self.kept.get("scope", "") + " " + more).split()))
             state, verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(48)
@@ -233,8 +242,12 @@ class Chatbot:
     def log_out(self):
         """Revokes the login (RFC 7009), and forgets it: whoever finds an old copy of the file has nothing."""
         if self.kept.get("refresh_token") and self.kept.get("client_id"):
-            fetch(self.metadata(self.kept["issuer"])["revocation_endpoint"], urllib.parse.urlencode({
-                "token": self.kept["refresh_token"], "token_type_hint": "refresh_token", "client_id": self.kept["client_id"]}).encode())
+            try:
+                fetch(self.metadata(self.kept["issuer"])["revocation_endpoint"], urllib.parse.urlencode({
+                    "token": self.kept["refresh_token"], "token_type_hint": "refresh_token", "client_id": self.kept["client_id"]}).encode())
+            except Failed as e:
+                if e.error != "invalid_client":  # then the registration is gone, and the login with it
+                    raise
         if os.path.exists(self.file):
             os.remove(self.file)
         self.kept = {}

@@ -25,6 +25,8 @@ type Kept = {
   server?: string;
   issuer?: string;
   client_id?: string;
+  registration_client_uri?: string;
+  registration_access_token?: string;
   access_token?: string;
   refresh_token?: string;
   expires_at?: number; // seconds since 1970
@@ -62,7 +64,7 @@ async function send(url: string, init: RequestInit = {}): Promise<Answer> {
     const response = await fetch(url, { redirect: "manual", signal: AbortSignal.timeout(30_000), ...init });
     return { status: response.status, headers: response.headers, text: await response.text() };
   } catch (e) {
-    throw new Failed(`${host} cannot be reached: ${(e as Error).cause ?? e}`);
+    throw new Failed(`${host} cannot be reached: ${((e as Error).cause as Error)?.message ?? e}; try again later`);
   }
 }
 
@@ -89,7 +91,13 @@ const json = (body: Dict) => ({ method: "POST", body: JSON.stringify(body), head
 function refused({ status, headers, text }: Answer): Failed {
   const { error, error_description } = parse(text);
   const again = headers.get("Retry-After");
-  const failure = new Failed(`status ${status}: ${error_description ?? error ?? "no reason given"}${again ? ` (try again in ${again} s)` : ""}`);
+  const unsaid: Record<number, string> = {
+    403: "this is not allowed here; ask who runs the server",
+    404: "there is no MCP server at this address",
+    502: "the MCP server does not answer; try again later",
+  };
+  const what = error_description ?? challenge(headers).error_description ?? error ?? unsaid[status] ?? "no reason given";
+  const failure = new Failed(`status ${status}: ${what}${again ? ` (try again in ${again} s)` : ""}`);
   failure.code = error;
   return failure;
 }
@@ -163,13 +171,20 @@ class Chatbot {
 
   // Login.
 
+  /** Asks whether the registration is still there (RFC 7592 §2.1). Else only a page in the browser would say that it is not, and nobody come back. */
+  async registered(): Promise<boolean> {
+    const { client_id, registration_client_uri, registration_access_token } = this.kept;
+    if (!client_id || !registration_client_uri) return !!client_id; // a server need not have one
+    return (await send(registration_client_uri, { headers: { Authorization: `Bearer ${registration_access_token}` } })).status !== 401;
+  }
+
   /** Registers if need be, and leads a person through the browser. */
   async logIn(more = "") {
     let { issuer, scope } = await this.discover();
     const metadata = await this.metadata(issuer);
     const back = await Return.listen();
     try {
-      if (this.kept.issuer !== issuer || !this.kept.client_id) {
+      if (this.kept.issuer !== issuer || !(await this.registered())) {
         if (!metadata.registration_endpoint) throw new Failed(`${issuer} takes no registrations: its operator has to configure this client`);
         // A registration is good at one issuer. A public client: a program on the user's machine can keep no secret (RFC 8252 §8.5).
         this.kept = {};
@@ -184,7 +199,8 @@ class Chatbot {
             response_types: ["code"],
           }),
         );
-        this.keep({ issuer, client_id: client.client_id });
+        const { client_id, registration_client_uri, registration_access_token } = client;
+        this.keep({ issuer, client_id, registration_client_uri, registration_access_token });
       }
       // What was allowed before is asked for again, or it would be lost.
       if (more) scope = [...new Set(`${this.kept.scope ?? ""} ${more}`.split(" ").filter(Boolean))].join(" ");
@@ -265,7 +281,11 @@ class Chatbot {
     const { refresh_token, client_id, issuer } = this.kept;
     if (refresh_token && client_id) {
       const { revocation_endpoint } = await this.metadata(issuer!);
-      await ask(revocation_endpoint, form({ token: refresh_token, token_type_hint: "refresh_token", client_id }));
+      try {
+        await ask(revocation_endpoint, form({ token: refresh_token, token_type_hint: "refresh_token", client_id }));
+      } catch (e) {
+        if (!(e instanceof Failed) || e.code !== "invalid_client") throw e; // else the registration is gone, and the login with it
+      }
     }
     rmSync(this.file, { force: true });
     this.kept = {};

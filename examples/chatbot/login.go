@@ -36,18 +36,26 @@ type login struct {
 
 	mu    sync.Mutex // one refresh or login at a time: the others wait for it, and use what it brought
 	kept  kept
-	final error // what ended it all: nobody is asked again when the SDK tries another way to connect
+	over  *problem // why the login cannot be refreshed any more
+	final error    // what ended it all: nobody is asked again when the SDK tries another way to connect
 }
 
 // kept is what the file holds.
 type kept struct {
-	Server       string `json:"server"`
-	Issuer       string `json:"issuer,omitempty"`
-	ClientID     string `json:"client_id,omitempty"`
+	Server string `json:"server"`
+	Issuer string `json:"issuer,omitempty"`
+	registration
 	AccessToken  string `json:"access_token,omitempty"`
 	RefreshToken string `json:"refresh_token,omitempty"`
 	Expires      int64  `json:"expires_at,omitempty"` // seconds since 1970
 	Scope        string `json:"scope,omitempty"`
+}
+
+// registration is what the authorization server knows the program by, and where it can be asked about that.
+type registration struct {
+	ClientID string `json:"client_id,omitempty"`
+	URI      string `json:"registration_client_uri,omitempty"`
+	Token    string `json:"registration_access_token,omitempty"`
 }
 
 // openLogin reads the file, if there is one.
@@ -95,7 +103,7 @@ func (s tokenSource) Token() (*oauth2.Token, error) {
 		if err := l.refresh(s.ctx); isOver(err) {
 			return nil, nil //nolint:nilnil // the SDK sends no token then
 		} else if err != nil {
-			return nil, err
+			return nil, plain(err)
 		}
 	}
 	if l.kept.AccessToken == "" {
@@ -112,13 +120,18 @@ func (l *login) Authorize(ctx context.Context, req *http.Request, resp *http.Res
 	if l.final != nil {
 		return l.final
 	}
-	l.final = l.authorize(ctx, strings.TrimPrefix(req.Header.Get("Authorization"), "Bearer "), resp)
+	if err := l.authorize(ctx, strings.TrimPrefix(req.Header.Get("Authorization"), "Bearer "), resp); err != nil {
+		l.final = plain(err)
+	}
 	return l.final
 }
 
 func (l *login) authorize(ctx context.Context, sent string, resp *http.Response) error {
 	missing := &problem{notLoggedIn, "nobody has logged in"}
 	resource, challenge, err := discover(ctx, l.server, resp.Header)
+	if resp.StatusCode == http.StatusForbidden && challenge["error"] != "insufficient_scope" {
+		return refused(resp)
+	}
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s: %w", resp.Status, err)
@@ -126,8 +139,6 @@ func (l *login) authorize(ctx context.Context, sent string, resp *http.Response)
 		return nil
 	case challenge["error"] == "insufficient_scope":
 		missing = &problem{scopeNeeded, "this needs a scope that was not allowed: " + challenge["scope"]}
-	case resp.StatusCode == http.StatusForbidden:
-		return fmt.Errorf("%s: %s", resp.Status, challenge["error_description"])
 	case l.kept.AccessToken != "": // it is rejected, whatever the clock says, or could not be refreshed
 		err := l.refresh(ctx)
 		if !errors.As(err, &missing) {
@@ -167,10 +178,27 @@ func discover(ctx context.Context, server string, h http.Header) (*oauthex.Prote
 // metadata fetches that of the authorization server (RFC 8414 §3). The SDK checks whose it is, and that there is PKCE.
 func metadata(ctx context.Context, issuer string) (*oauthex.AuthServerMeta, error) {
 	m, err := auth.GetAuthServerMetadata(ctx, issuer, client)
-	if err == nil && m == nil {
-		err = fmt.Errorf("%s has no metadata", issuer)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%s cannot be reached, or has no good metadata: %w", issuer, err)
+	case m == nil:
+		return nil, fmt.Errorf("%s has no metadata", issuer)
 	}
-	return m, err
+	return m, nil
+}
+
+// registered asks whether the registration is still there (RFC 7592 §2.1). Else only a page in the browser would say that it is not, and nobody come back.
+func (l *login) registered(ctx context.Context) (bool, error) {
+	if l.kept.ClientID == "" || l.kept.URI == "" { // a server need not have one
+		return l.kept.ClientID != "", nil
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, l.kept.URI, nil)
+	if err != nil {
+		return false, err
+	}
+	req.Header.Set("Authorization", "Bearer "+l.kept.Token)
+	status, _, _, err := send(req)
+	return status != http.StatusUnauthorized, err
 }
 
 // logIn registers if need be, and leads a person through the browser.
@@ -189,19 +217,26 @@ func (l *login) logIn(ctx context.Context, issuer, scope string) error {
 	}
 	defer listener.Close()
 	redirectURI := "http://" + listener.Addr().String() + "/callback"
-	if l.kept.Issuer != issuer || l.kept.ClientID == "" { // a registration is good at one issuer
+	known, err := l.registered(ctx)
+	if err != nil {
+		return err
+	}
+	if l.kept.Issuer != issuer || !known { // a registration is good at one issuer
 		if m.RegistrationEndpoint == "" {
 			return fmt.Errorf("%s takes no registrations: its operator has to configure this client", issuer)
 		}
-		registered, err := oauthex.RegisterClient(ctx, m.RegistrationEndpoint, &oauthex.ClientRegistrationMetadata{
+		wanted, err := json.Marshal(&oauthex.ClientRegistrationMetadata{
 			// A public client: a program on the user's machine can keep no secret (RFC 8252 §8.5).
 			ClientName: "Example chatbot (Go)", ApplicationType: "native", RedirectURIs: []string{redirectURI}, TokenEndpointAuthMethod: "none",
 			GrantTypes: []string{"authorization_code", "refresh_token"}, ResponseTypes: []string{"code"},
-		}, client)
+		})
 		if err != nil {
 			return err
 		}
-		l.kept = kept{Server: l.server, Issuer: issuer, ClientID: registered.ClientID}
+		l.kept = kept{Server: l.server, Issuer: issuer}
+		if err := ask(ctx, m.RegistrationEndpoint, "application/json", string(wanted), &l.kept.registration); err != nil {
+			return err
+		}
 		if err := l.save(); err != nil {
 			return err
 		}
@@ -271,6 +306,7 @@ func (l *login) take(ctx context.Context, m *oauthex.AuthServerMeta, scope strin
 	if err != nil {
 		return err
 	}
+	l.over = nil
 	l.kept.AccessToken, l.kept.Scope = answer.AccessToken, cmp.Or(answer.Scope, scope)
 	l.kept.RefreshToken = cmp.Or(answer.RefreshToken, l.kept.RefreshToken)
 	l.kept.Expires = time.Now().Unix() + cmp.Or(answer.ExpiresIn, 3600)
@@ -279,17 +315,21 @@ func (l *login) take(ctx context.Context, m *oauthex.AuthServerMeta, scope strin
 
 // refresh exchanges the refresh token for new tokens, of which the refresh token takes the old one's place: that may have been good only once.
 func (l *login) refresh(ctx context.Context) error {
+	if l.over != nil {
+		return l.over
+	}
 	if l.kept.RefreshToken == "" || l.kept.ClientID == "" {
 		return &problem{loginExpired, "the login is over, and cannot be refreshed"}
 	}
 	m, err := metadata(ctx, l.kept.Issuer)
 	if err != nil {
-		return fmt.Errorf("%s cannot be reached: %w", l.kept.Issuer, err)
+		return err
 	}
 	err = l.take(ctx, m, l.kept.Scope, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {l.kept.RefreshToken}})
 	// These two alone say that the login is over. After any other failure the same refresh token is tried again, later.
 	if refusal, ok := errors.AsType[*refusal](err); ok && (refusal.Code == "invalid_grant" || refusal.Code == "invalid_client") {
-		return &problem{loginExpired, "the login is over: " + refusal.Error()}
+		l.over = &problem{loginExpired, "the login is over: " + refusal.Error()}
+		return l.over
 	}
 	return err
 }
@@ -307,7 +347,8 @@ func (l *login) end(ctx context.Context) error {
 			return err
 		}
 		form := url.Values{"token": {l.kept.RefreshToken}, "token_type_hint": {"refresh_token"}, "client_id": {l.kept.ClientID}}
-		if err := ask(ctx, m.RevocationEndpoint, formType, form.Encode(), nil); err != nil {
+		err = ask(ctx, m.RevocationEndpoint, formType, form.Encode(), nil)
+		if r, ok := errors.AsType[*refusal](err); err != nil && (!ok || r.Code != "invalid_client") { // else the registration is gone, and the login with it
 			return err
 		}
 	}
@@ -333,8 +374,36 @@ type refusal struct {
 	Description string `json:"error_description"`
 }
 
+// refusalOf reads one, or what an MCP server says in its place: an error of JSON-RPC.
+func refusalOf(status int, h http.Header, body []byte) *refusal {
+	r := &refusal{Status: status, RetryAfter: h.Get("Retry-After")}
+	_ = json.Unmarshal(body, r) // a proxy's error page is no JSON
+	var rpc struct {
+		Error struct{ Message string }
+	}
+	_ = json.Unmarshal(body, &rpc) // as above
+	r.Description = cmp.Or(r.Description, rpc.Error.Message)
+	return r
+}
+
+// refused is the refusal of an answer that the SDK would tell by its status alone.
+func refused(resp *http.Response) *refusal {
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20)) // what broke off is as good as nothing
+	r := refusalOf(resp.StatusCode, resp.Header, body)
+	if challenges, err := oauthex.ParseWWWAuthenticate(resp.Header.Values("WWW-Authenticate")); err == nil && len(challenges) > 0 {
+		r.Description = cmp.Or(r.Description, challenges[0].Params["error_description"])
+	}
+	return r
+}
+
 func (r *refusal) Error() string {
-	text := fmt.Sprintf("status %d: %s", r.Status, cmp.Or(r.Description, r.Code, "no reason given"))
+	unsaid := map[int]string{
+		http.StatusForbidden:  "this is not allowed here; ask who runs the server",
+		http.StatusNotFound:   "there is no MCP server at this address",
+		http.StatusBadGateway: "the MCP server does not answer; try again later",
+	}[r.Status]
+	text := fmt.Sprintf("status %d: %s", r.Status, cmp.Or(r.Description, r.Code, unsaid, "no reason given"))
 	if r.RetryAfter != "" {
 		text += " (try again in " + r.RetryAfter + " s)"
 	}
@@ -347,13 +416,17 @@ func post(ctx context.Context, address, contentType, body string) (status int, h
 	if err != nil {
 		return 0, nil, nil, err
 	}
+	req.Header.Set("Content-Type", contentType)
+	return send(req)
+}
+
+func send(req *http.Request) (status int, h http.Header, answer []byte, err error) {
 	if req.URL.Scheme != "https" && !slices.Contains([]string{"localhost", "127.0.0.1", "::1"}, req.URL.Hostname()) {
 		return 0, nil, nil, fmt.Errorf("%s: tokens travel by https, or stay on this machine", req.URL.Hostname())
 	}
-	req.Header.Set("Content-Type", contentType)
 	resp, err := client.Do(req)
 	if err != nil {
-		return 0, nil, nil, fmt.Errorf("%s cannot be reached: %w", req.URL.Host, err)
+		return 0, nil, nil, err
 	}
 	defer resp.Body.Close()
 	answer, err = io.ReadAll(io.LimitReader(resp.Body, 1<<20))
@@ -367,9 +440,7 @@ func ask(ctx context.Context, address, contentType, body string, answer any) err
 		return err
 	}
 	if status >= http.StatusMultipleChoices {
-		r := &refusal{Status: status, RetryAfter: h.Get("Retry-After")}
-		_ = json.Unmarshal(raw, r) // a proxy's error page is no JSON
-		return r
+		return refusalOf(status, h, raw)
 	}
 	if answer == nil {
 		return nil

@@ -44,6 +44,21 @@ type problem struct {
 
 func (p *problem) Error() string { return p.text }
 
+// plain says what is wrong, without what the SDK was about when it met it.
+func plain(err error) *problem {
+	if p, ok := errors.AsType[*problem](err); ok {
+		return p
+	}
+	if r, ok := errors.AsType[*refusal](err); ok {
+		return &problem{failed, r.Error()}
+	}
+	if unreached, ok := errors.AsType[*url.Error](err); ok {
+		where, _ := url.Parse(unreached.URL) // the client has read it before
+		return &problem{failed, fmt.Sprintf("%s cannot be reached: %v; try again later", where.Host, unreached.Err)}
+	}
+	return &problem{failed, err.Error()}
+}
+
 func main() {
 	tokens := flag.String("tokens", ".chatbot.json", "the file that the login is kept in")
 	noLogin := flag.Bool("no-login", false, "ask nobody: exit with 3 (not logged in), 4 (expired), 5 (scope missing) or 1 (failed)")
@@ -79,16 +94,30 @@ func main() {
 		case *session != "":
 			return useSession(ctx, l, *session, call)
 		}
-		return chat(ctx, &mcp.StreamableClientTransport{Endpoint: server, OAuthHandler: l, HTTPClient: &http.Client{CheckRedirect: noRedirect}}, call)
+		talk := func() error {
+			return chat(ctx, &mcp.StreamableClientTransport{Endpoint: server, OAuthHandler: l, HTTPClient: &http.Client{CheckRedirect: noRedirect, Transport: told{}}}, call)
+		}
+		if err = talk(); errors.Is(err, mcp.ErrSessionMissing) { // the server has forgotten the session, as when it was started anew: another is opened, once
+			err = talk()
+		}
+		return err
 	}()
-	if p, ok := errors.AsType[*problem](err); ok { // without what the SDK was about when it met the problem
+	if err != nil {
+		p := plain(err)
 		fmt.Fprintln(os.Stderr, "chatbot:", p)
 		os.Exit(p.exitCode)
 	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "chatbot:", err)
-		os.Exit(failed)
+}
+
+// told makes an error of an answer that says why there is none, of which the SDK would tell the status alone.
+type told struct{}
+
+func (told) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil || resp.StatusCode < http.StatusInternalServerError && (resp.StatusCode != http.StatusNotFound || r.Header.Get("Mcp-Session-Id") != "") {
+		return resp, err
 	}
+	return nil, refused(resp)
 }
 
 // chat lists the tools and calls one, at once: if the access token is old, one refresh is enough for both.

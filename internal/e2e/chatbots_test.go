@@ -5,13 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -363,5 +366,145 @@ func TestExampleChatbotsUseSessionTokens(t *testing.T) {
 			t.Error("the session token was told, or kept")
 		}
 		b.expect(t, exitLoginExpired, "not a good one", func(string) string { return token + "\n" }, "--session", "demo", b.server)
+	})
+}
+
+// An operator deletes the registration, or the vault is lost. At the authorization endpoint only the person in the browser would be told, so the chatbot asks before it sends anybody there.
+func TestExampleChatbotsLearnThatTheirRegistrationWasDeleted(t *testing.T) {
+	forEachChatbot(t, testenv.Options{}, func(t *testing.T, w *testenv.World, b *chatbot) {
+		b.expect(t, 0, "You are bob", loginAs(t, testenv.Bob), b.server)
+		first, _ := b.kept(t)["client_id"].(string)
+		if _, stderr, code := exits(t, w, at(w, "delete-client", first)...); code != 0 {
+			t.Fatalf("delete-client: %d %s", code, stderr)
+		}
+		tokens, err := os.ReadFile(b.tokens)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.expect(t, exitLoginExpired, "the login is over", nil, "--no-login", b.server)
+
+		if err := os.WriteFile(b.tokens, tokens, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b.expect(t, 0, "Logged out", nil, "--logout", b.server)
+		if b.kept(t) != nil {
+			t.Error("a login that is gone is kept")
+		}
+
+		if err := os.WriteFile(b.tokens, tokens, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"access_token", "refresh_token", "expires_at", "scope"} { // as if nobody had come back from the browser
+			b.alter(t, name, nil)
+		}
+		b.expect(t, 0, "You are alice", loginAs(t, testenv.Alice), b.server)
+		second := b.kept(t)
+		if second["client_id"] == first {
+			t.Error("the same registration as before")
+		}
+
+		// One that is there is asked about, and kept.
+		b.alter(t, "access_token", nil)
+		b.expect(t, exitFailed, "the login was refused: access_denied: the user said no", func(address string) string {
+			browser := testenv.NewBrowser(testenv.Bob)
+			browser.Refuses = true
+			browser.Visit(t, browser.Login(t, address, "http://127.0.0.1:").String())
+			return ""
+		}, b.server)
+		if b.kept(t)["client_id"] != second["client_id"] {
+			t.Error("registered again, without need")
+		}
+	})
+}
+
+// What an operator revokes is over, and the reason told.
+func TestExampleChatbotsSayThatTheLoginWasRevoked(t *testing.T) {
+	forEachChatbot(t, testenv.Options{}, func(t *testing.T, w *testenv.World, b *chatbot) {
+		b.expect(t, 0, "You are bob", loginAs(t, testenv.Bob), b.server)
+		if _, stderr, code := exits(t, w, at(w, "revoke-all", "--everything", "--yes")...); code != 0 {
+			t.Fatalf("revoke-all: %d %s", code, stderr)
+		}
+		b.expect(t, exitLoginExpired, "revoked by the operator", nil, "--no-login", b.server)
+		b.expect(t, 0, "You are bob", loginAs(t, testenv.Bob), b.server)
+	})
+}
+
+// What a server, or the gateway before it, answers in place of what it was asked for is said as it says it, and costs nobody the login.
+func TestExampleChatbotsSayWhatTheServerRefuses(t *testing.T) {
+	forEachChatbot(t, testenv.Options{}, func(t *testing.T, w *testenv.World, b *chatbot) {
+		b.expect(t, 0, "You are bob", loginAs(t, testenv.Bob), b.server)
+		login := b.kept(t)
+		var sessions atomic.Int32
+		mux := http.NewServeMux()
+		answer := func(path string, status int, header http.Header, body string) {
+			mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) {
+				maps.Copy(w.Header(), header)
+				w.WriteHeader(status)
+				_, _ = io.WriteString(w, body)
+			})
+		}
+		answer("/forbidden", http.StatusForbidden, nil, "")
+		answer("/reason", http.StatusForbidden, http.Header{"Www-Authenticate": {`Bearer error="access_denied", error_description="bob may not"`}}, "")
+		answer("/policy", http.StatusForbidden, http.Header{"Content-Type": {"application/json"}}, `{"jsonrpc":"2.0","id":1,"error":{"code":-32003,"message":"not for bob"}}`)
+		answer("/nothing", http.StatusNotFound, nil, "")
+		answer("/away", http.StatusBadGateway, nil, "")
+		answer("/later", http.StatusServiceUnavailable, http.Header{"Retry-After": {"7"}}, `{"error":"temporarily_unavailable","error_description":"the vault rests"}`)
+		mux.HandleFunc("/forgetful", func(w http.ResponseWriter, r *http.Request) { // which loses its first session
+			var m struct {
+				ID     any
+				Method string
+			}
+			_ = json.NewDecoder(r.Body).Decode(&m)
+			var result any
+			switch {
+			case r.Method != http.MethodPost:
+				w.WriteHeader(http.StatusMethodNotAllowed)
+				return
+			case m.Method == "initialize":
+				w.Header().Set("Mcp-Session-Id", fmt.Sprint(sessions.Add(1)))
+				result = map[string]any{"protocolVersion": "2025-06-18", "capabilities": map[string]any{"tools": map[string]any{}}, "serverInfo": map[string]any{"name": "forgetful", "version": "1"}}
+			case strings.HasPrefix(m.Method, "notifications/"):
+				w.WriteHeader(http.StatusAccepted)
+				return
+			case r.Header.Get("Mcp-Session-Id") == "1":
+				w.WriteHeader(http.StatusNotFound)
+				return
+			case m.Method == "tools/list":
+				result = map[string]any{"tools": []any{}}
+			case m.Method == "tools/call":
+				result = map[string]any{"content": []any{map[string]any{"type": "text", "text": "You are remembered"}}}
+			default: // of a newer MCP than this server speaks
+				w.WriteHeader(http.StatusBadRequest)
+				return
+			}
+			w.Header().Set("Content-Type", "application/json")
+			_ = json.NewEncoder(w).Encode(map[string]any{"jsonrpc": "2.0", "id": m.ID, "result": result})
+		})
+		server := httptest.NewServer(mux)
+		defer server.Close()
+		for path, want := range map[string]string{
+			"/forbidden": "chatbot: status 403: this is not allowed here", "/reason": "chatbot: status 403: bob may not", "/policy": "not for bob",
+			"/nothing": "chatbot: status 404: there is no MCP server", "/away": "chatbot: status 502: the MCP server does not answer", "/later": "chatbot: status 503: the vault rests (try again in 7 s)",
+		} {
+			b.alter(t, "server", server.URL+path)
+			b.expect(t, exitFailed, want, nil, server.URL+path)
+		}
+		b.alter(t, "server", server.URL+"/forgetful")
+		b.expect(t, 0, "You are remembered", nil, server.URL+"/forgetful")
+
+		b.alter(t, "server", b.server)
+		if got := b.kept(t); !maps.Equal(got, login) {
+			t.Error("what was refused has changed the login")
+		}
+		b.expect(t, 0, "You are bob", nil, "--no-login", b.server)
+
+		w.Terminate()
+		b.expect(t, exitFailed, "chatbot: "+strings.TrimPrefix(w.URL, "http://")+" cannot be reached", nil, b.server)
+		b.expect(t, exitFailed, "cannot be reached", nil, "--logout", b.server)
+		if got := b.kept(t); !maps.Equal(got, login) {
+			t.Error("a gateway that is away has cost the login")
+		}
+		w.Run()
+		b.expect(t, 0, "Logged out", nil, "--logout", b.server)
 	})
 }

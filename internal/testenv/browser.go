@@ -23,6 +23,9 @@ type Browser struct {
 	// Pages are the pages that it came by, and OnPage, when set, is told of each.
 	Pages  []string
 	OnPage func(page string)
+
+	// Refuses has the user press Do not allow in place of Allow.
+	Refuses bool
 }
 
 // NewBrowser returns a browser with no cookies.
@@ -106,7 +109,7 @@ func (b *Browser) request(method, target string, form url.Values) (*http.Respons
 	return resp, string(page), err
 }
 
-// fillForm finds the page's first form, with all its fields, and the button Allow pressed where there is one. Whatever
+// fillForm finds the page's first form, with all its fields, and the button pressed that the user chooses, where there is one. Whatever
 // their names: where a password is asked for, it is filled in, and the user's name in the field for text before it.
 func (b *Browser) fillForm(page string) (action string, fields url.Values, ok bool) {
 	doc, err := html.Parse(strings.NewReader(page))
@@ -136,7 +139,7 @@ func (b *Browser) fillForm(page string) (action string, fields url.Values, ok bo
 				fields.Set(name, b.user.Password)
 				fields.Set(text, b.user.Name)
 			}
-		case n.Data == "button" && attr["value"] == "allow":
+		case n.Data == "button" && attr["value"] == map[bool]string{false: "allow", true: "deny"}[b.Refuses]:
 			fields.Set(attr["name"], attr["value"])
 		}
 	}
