@@ -19,7 +19,7 @@ var errorCalls = map[string]int{
 	"noBackup": 0, "noMove": 0, "noCompaction": 0, "setBack": 0, "refused": 0, // the vault
 }
 
-// Who reads an error. A place that nobody reads has the reason in place of these.
+// Who reads an error. A place whose errors nobody reads by themselves has the reason in place of these.
 const (
 	commands = "commands"
 	adminAPI = "the admin API"
@@ -27,7 +27,7 @@ const (
 )
 
 // causeInLog is why a place is left out whose errors only stand behind others.
-const causeInLog = "the `cause` or `error` of a log line that has help; nobody else is told. Causes in the log has those that say more than the line"
+const causeInLog = "stands in the `cause` or `error` of a log line that has help, or behind a text that has; Causes in the log has those that say more"
 
 // readBy says who reads the errors that are made in a file. The first that fits counts.
 var readBy = []struct{ files, reader string }{
@@ -96,7 +96,7 @@ var leftOutCalls = map[string]string{
 	"Err":      "Caddy's parser puts file and line before it, and it " + namedByOption,
 }
 
-// leftOutErrors are functions, and error values, of which the same is true.
+// leftOutErrors are functions, and error values, whose texts it need not have either.
 var leftOutErrors = map[string]string{
 	"Admin.adminEndpoint":      namedByOption,
 	"Admin.adminHost":          namedByOption,
