@@ -2,6 +2,8 @@ package caddyoauthproxy_test
 
 import (
 	"bytes"
+	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,13 +17,18 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 )
 
-// What a reader copies from examples/cluster holds together: one Caddyfile, and three ways to run it.
+// What a reader copies from examples/cluster holds together: one Caddyfile, and three ways to run it. Whether the files are what Kubernetes and Docker Compose take is
+// tested in internal/deployments.
 const (
 	clusterDir = "../examples/cluster"
 	deployDir  = clusterDir + "/deploy"
+	singleDir  = "../examples/deploy" // one gateway
 )
 
 func readExample(t *testing.T, path ...string) string {
@@ -91,7 +98,7 @@ func TestCaddyfilesOfTheClusterAdapt(t *testing.T) {
 	}
 }
 
-// YAML without schemas says nothing of misspelled names; but what nobody reads twice stays in step.
+// What nobody reads twice stays in step.
 func TestKubernetesManifestsRunTheCaddyfileOfTheExample(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob(deployDir + "/kubernetes/*.yaml")
@@ -205,6 +212,34 @@ func TestNodesOfTheExampleAreGivenTheTimeToStop(t *testing.T) {
 	}
 }
 
+// One node leaves at once, but for requests under way.
+func TestSingleGatewayIsGivenTheTimeToStop(t *testing.T) {
+	t.Parallel()
+	var config struct {
+		Apps struct {
+			HTTP struct {
+				GracePeriod time.Duration `json:"grace_period"`
+			} `json:"http"`
+		} `json:"apps"`
+	}
+	if err := json.Unmarshal([]byte(adapt(t, readExample(t, singleDir, "Caddyfile"))), &config); err != nil {
+		t.Fatal(err)
+	}
+	need := config.Apps.HTTP.GracePeriod + 15*time.Second
+	unit := regexp.MustCompile(`(?m)^TimeoutStopSec=(\S+)$`).FindStringSubmatch(readExample(t, singleDir, "caddy-oauth-proxy.service"))
+	if unit == nil || need == 15*time.Second {
+		t.Fatalf("TimeoutStopSec %v, grace_period %s", unit, config.Apps.HTTP.GracePeriod)
+	}
+	for name, text := range map[string]string{
+		"compose.yaml":              at(t, readYAML(t, singleDir+"/compose.yaml")[0], "services", "gateway", "stop_grace_period").(string),
+		"caddy-oauth-proxy.service": unit[1],
+	} {
+		if d, err := time.ParseDuration(text); err != nil || d < need {
+			t.Errorf("%s gives the gateway %s to stop, which takes up to %s", name, text, need)
+		}
+	}
+}
+
 func TestEverySecretOfTheExampleIsProvidedEverywhere(t *testing.T) {
 	t.Parallel()
 	var want []string
@@ -226,6 +261,23 @@ func TestEverySecretOfTheExampleIsProvidedEverywhere(t *testing.T) {
 		if !strings.Contains(deployment, " --from-file="+name) {
 			t.Errorf("deployment.yaml does not tell how to make %s", name)
 		}
+	}
+}
+
+func TestEverySecretOfTheSingleGatewayIsProvided(t *testing.T) {
+	t.Parallel()
+	unit := readExample(t, singleDir, "caddy-oauth-proxy.service")
+	named := regexp.MustCompile(`\{file\.\{\$SECRETS:/run/secrets\}/([\w-]+)\}`).FindAllStringSubmatch(readExample(t, singleDir, "Caddyfile"), -1)
+	if len(named) != 2 {
+		t.Fatalf("secrets: %v", named)
+	}
+	for _, m := range named {
+		if !strings.Contains(unit, "\nLoadCredential="+m[1]+":/etc/caddy-oauth-proxy/secrets/"+m[1]+"\n") {
+			t.Errorf("the unit lacks %s", m[1])
+		}
+	}
+	if !strings.Contains(unit, "\nEnvironment=SECRETS=%d\n") || !strings.Contains(unit, "\nStateDirectory=caddy-oauth-proxy\n") {
+		t.Error("the unit does not say where secrets and the vault are")
 	}
 }
 
@@ -251,7 +303,7 @@ func TestProbesOfTheExampleAreEndpoints(t *testing.T) {
 	}
 }
 
-func TestUnitOfTheExampleIsOne(t *testing.T) {
+func TestUnitsOfTheExamplesAreWhatSystemdTakes(t *testing.T) {
 	t.Parallel()
 	analyze, err := exec.LookPath("systemd-analyze")
 	if err != nil {
@@ -261,14 +313,120 @@ func TestUnitOfTheExampleIsOne(t *testing.T) {
 		}
 		t.Skip(what)
 	}
-	// Caddy need not be installed here.
-	unit := strings.ReplaceAll(readExample(t, deployDir, "caddy-oauth-proxy.service"), "=/usr/local/bin/caddy ", "=/bin/true ")
-	path := filepath.Join(t.TempDir(), "caddy-oauth-proxy.service")
-	if err := os.WriteFile(path, []byte(unit), 0o600); err != nil {
+	for _, dir := range []string{deployDir, singleDir} {
+		t.Run(dir, func(t *testing.T) {
+			t.Parallel()
+			// Caddy need not be installed here.
+			unit := strings.ReplaceAll(readExample(t, dir, "caddy-oauth-proxy.service"), "=/usr/local/bin/caddy ", "=/bin/true ")
+			path := filepath.Join(t.TempDir(), "caddy-oauth-proxy.service")
+			if err := os.WriteFile(path, []byte(unit), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			out, err := exec.CommandContext(t.Context(), analyze, "verify", path).CombinedOutput()
+			if err != nil || len(bytes.TrimSpace(out)) > 0 {
+				t.Errorf("%v: %s", err, out)
+			}
+			// From 0, for what can do nothing, to 100: a fifth of that is little for what serves the network.
+			if out, err := exec.CommandContext(t.Context(), analyze, "security", "--offline=true", "--threshold=20", "--no-pager", path).CombinedOutput(); err != nil {
+				t.Errorf("the service may do too much, %v:\n%s", err, out)
+			}
+		})
+	}
+}
+
+// A capability is of a user namespace: in one of the service's own, no port of the machine below 1024 can be had.
+func TestUnitThatListensAtLowPortsMay(t *testing.T) {
+	t.Parallel()
+	unit := readExample(t, singleDir, "caddy-oauth-proxy.service")
+	for _, want := range []string{"\nAmbientCapabilities=CAP_NET_BIND_SERVICE\n", "\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE\n"} {
+		if !strings.Contains(unit, want) {
+			t.Errorf("the unit lacks %q", want)
+		}
+	}
+	if regexp.MustCompile(`(?m)^PrivateUsers=`).MatchString(unit) {
+		t.Error("with PrivateUsers the service cannot listen at 80 and 443")
+	}
+}
+
+// What starts, reloads and asks Caddy is typed by nobody before it matters.
+func TestCommandsOfTheDeploymentsExist(t *testing.T) {
+	t.Parallel()
+	var lines []string
+	written := map[string]*regexp.Regexp{
+		"caddy-oauth-proxy.service": regexp.MustCompile(`(?m)^Exec(?:Start|Reload)=/usr/local/bin/caddy (.+)$`),
+		"compose.yaml":              regexp.MustCompile(`(?m)test: \[CMD, caddy, (.+)\]$`),
+		"Dockerfile":                regexp.MustCompile(`(?m)^CMD \[(.+)\]$`),
+		"Containerfile":             regexp.MustCompile(`(?m)CMD \[(?:"/usr/bin/caddy", )?(.+)\]$`),
+	}
+	for _, path := range []string{
+		deployDir + "/caddy-oauth-proxy.service", deployDir + "/Dockerfile",
+		singleDir + "/caddy-oauth-proxy.service", singleDir + "/Dockerfile", singleDir + "/compose.yaml", "../Containerfile",
+	} {
+		found := written[filepath.Base(path)].FindAllStringSubmatch(readExample(t, path), -1)
+		if len(found) == 0 {
+			t.Errorf("%s starts nothing", path)
+		}
+		for _, m := range found {
+			lines = append(lines, strings.NewReplacer(`"`, "", ",", "").Replace(m[1]))
+		}
+	}
+	if len(lines) != 9 {
+		t.Errorf("%d commands were found: %q", len(lines), lines)
+	}
+	for _, line := range lines {
+		args := strings.Fields(line)
+		registered, ok := caddycmd.Commands()[args[0]]
+		if !ok {
+			t.Errorf("caddy %s: there is no such command", line)
+			continue
+		}
+		root := &cobra.Command{Use: args[0]}
+		if registered.CobraFunc != nil {
+			registered.CobraFunc(root)
+		} else {
+			root.Flags().AddGoFlagSet(registered.Flags)
+		}
+		cmd, rest, err := root.Find(args[1:])
+		if err != nil || cmd == root && root.HasSubCommands() {
+			t.Errorf("caddy %s: there is no such command, %v", line, err)
+			continue
+		}
+		if err := cmd.ParseFlags(rest); err != nil {
+			t.Errorf("caddy %s: %v", line, err)
+		}
+	}
+}
+
+// Provisioned as Caddy does when it starts, with files where the Caddyfiles say that secrets are.
+func TestCaddyfilesOfTheDeploymentsValidate(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	secret := make([]byte, 32)
+	if _, err := rand.Read(secret); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.CommandContext(t.Context(), analyze, "verify", path).CombinedOutput()
-	if err != nil || len(bytes.TrimSpace(out)) > 0 {
-		t.Errorf("%v: %s", err, out)
+	for _, name := range []string{"vault-key", "database-password", "okta-client-secret", "github-client-secret"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(base64.StdEncoding.EncodeToString(secret)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	here := strings.NewReplacer("/var/lib/caddy-oauth-proxy/", dir+"/", "{env.DATABASE}", `"host=localhost user=oauth_proxy dbname=oauth_proxy sslmode=disable"`, "{env.OKTA_CLIENT_ID}", "0oa1example", "{env.GITHUB_CLIENT_ID}", "Iv1.example")
+	for _, path := range []string{deployDir, singleDir} {
+		check := func(secrets string) error {
+			caddyfile := here.Replace(readExample(t, path, "Caddyfile"))
+			adapted := adapt(t, strings.ReplaceAll(caddyfile, "{$SECRETS:/run/secrets}", secrets))
+			var config caddy.Config
+			if err := json.Unmarshal([]byte(adapted), &config); err != nil {
+				t.Fatal(adapted)
+			}
+			config.Admin = &caddy.AdminConfig{Disabled: true}
+			return caddy.Validate(&config)
+		}
+		if err := check(dir); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+		if err := check(filepath.Join(dir, "missing")); err == nil || !strings.Contains(err.Error(), "is not set or cannot be read") {
+			t.Errorf("%s without its secrets: %v", path, err)
+		}
 	}
 }

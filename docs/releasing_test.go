@@ -201,6 +201,7 @@ func TestVersionsThatReleasesArePromisedForAreThoseOfGoMod(t *testing.T) {
 		"Containerfile":                        "\nFROM --platform=$BUILDPLATFORM caddy:%s AS base\n",
 		"examples/cluster/deploy/Dockerfile":   "\nARG CADDY_VERSION=%s\n",
 		"examples/cluster/deploy/compose.yaml": " image: caddy:%s\n",
+		"examples/deploy/Dockerfile":           "\nARG CADDY_VERSION=%s\n",
 	} {
 		if want = fmt.Sprintf(want, strings.TrimPrefix(caddy, "v")); !strings.Contains(read(t, file), want) {
 			t.Errorf("%s does not have %q", file, want)
