@@ -19,13 +19,16 @@ CHROMIUM := { command -v chromium || command -v chromium-browser || command -v g
 POSTGRES := ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || test -x "$$(pg_config --bindir 2>/dev/null)/initdb"
 PGBOUNCER := PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null
 
+# Whether there is what validates descriptions and deployments: Go modules of their own, which are downloaded when they are first asked for.
+VALIDATORS := { for dir in openapi deployments workflows; do go -C internal/$$dir list -deps -test . || exit 1; done; } >/dev/null 2>&1
+
 # Tests start Caddy, which keeps its files where these say. Never the user's own.
 TESTHOME := $(CURDIR)/.testhome
 
 # The Node.js that is installed with the JavaScript clients of the tests, and runs them.
 JSNODE := internal/e2e/js/node_modules/.bin/node
 
-.PHONY: help run cluster test bench docs js-deps browser-deps postgres-deps promtool lint vulncheck build reproducible sbom release image links fmt clean
+.PHONY: help run cluster test deployments bench docs js-deps browser-deps postgres-deps promtool lint vulncheck build reproducible sbom release image links fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,16 +49,25 @@ test: js-deps browser-deps postgres-deps promtool ## run everything: the tests, 
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -tags=nobadger,nomysql,nopgx,slow -run '^TestSlowGrants|^TestSlowGrowth|^TestSlowRekey|^TestManyGrants|^TestMassRevocationSurvives' -count=1 -v ./caddyoauthproxy/authserver ./internal/e2e # figures, which -race would spoil
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -tags=nobadger,nomysql,nopgx,slow -run '^TestSlow' -count=1 -timeout 20m -v ./tokenstore ./tokenstore/bbolt # the same, and many damaged files
 	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -run '^$$' -bench . -benchtime 1x ./... # benchmarks that nobody runs break unseen
+	$(MAKE) deployments
 	$(MAKE) build
 	./bin/caddy list-modules | grep -x oauth_proxy
 	./bin/caddy list-modules | grep -x http.reverse_proxy.transport.mcp
 	./bin/caddy list-modules | grep -x http.matchers.mcp
-	@if ! test -e $(JSNODE); then echo "all passed, but the JavaScript clients and the tests of the pages were SKIPPED: npm is missing"; \
-	elif ! $(CHROMIUM); then echo "all passed, but the tests of the pages were SKIPPED: Chromium is missing"; \
-	elif ! { $(POSTGRES); }; then echo "all passed, but the tests of the vault postgres and of several nodes were SKIPPED: PostgreSQL is missing"; \
-	elif ! { $(PGBOUNCER); }; then echo "all passed, but the tests of the vault postgres behind a pooler were SKIPPED: pgbouncer is missing"; \
-	elif ! command -v python3 >/dev/null; then echo "all passed, but the tests of the example chatbot in Python were SKIPPED: python3 is missing"; \
-	else echo "nothing was skipped"; fi
+	@all=1; without() { all=; echo "SKIPPED: $$2, because $$1 is missing"; }; \
+	test -e $(JSNODE) || without npm "the JavaScript clients and the tests of the pages"; \
+	$(CHROMIUM) || without Chromium "the tests of the pages"; \
+	{ $(POSTGRES); } || without PostgreSQL "the tests of the vault postgres and of several nodes"; \
+	$(PGBOUNCER) || without pgbouncer "the tests of the vault postgres behind a pooler"; \
+	command -v python3 >/dev/null || without python3 "the tests of the example chatbot in Python"; \
+	command -v systemd-analyze >/dev/null || without systemd-analyze "the test of the systemd units"; \
+	( $(VALIDATORS) ) || without "the network" "the tests of docs/openapi.yaml, of the deployments and of the workflows by those who read them"; \
+	echo "all passed$${all:+, and nothing was skipped}"
+
+# Not cached: Go does not see that files outside of a module have changed.
+deployments: ## check that Kubernetes, Docker and GitHub take the files that are for them
+	@if test -z "$$CI" && ! ( $(VALIDATORS) ); then echo "what reads the deployments and the workflows cannot be downloaded: their tests will be SKIPPED"; \
+	else go -C internal/deployments test -count=1 . && go -C internal/workflows test -count=1 .; fi
 
 # In turns, so that whatever else the machine does meets all of them alike. ROUNDS, TURN, GRANTS, SIZES and STREAMS make it shorter or longer.
 ROUNDS ?= 15
