@@ -137,7 +137,7 @@ reproducible: build ## build bin/caddy again, of nothing that was compiled befor
 	echo "the same again: $$(sha256sum <bin/caddy | cut -d ' ' -f 1)"
 
 sbom: build $(CYCLONEDX) ## list the parts of bin/caddy in bin/caddy.cdx.json (CycloneDX)
-	$(CYCLONEDX) bin -json -noserial -output bin/caddy.cdx.json bin/caddy
+	$(CYCLONEDX) bin -json -noserial -notimestamp -output bin/caddy.cdx.json bin/caddy
 
 # v0.0.0 is the checkout as it lies here, for a rehearsal. Any other version is built as everybody builds it, of what is published under its tag, and only where that is checked out.
 VERSION ?= v0.0.0
@@ -150,7 +150,7 @@ release: $(CYCLONEDX) ## build all that a release has, of VERSION and for PLATFO
 		name="caddy_$(VERSION)_$${platform%/*}_$${platform#*/}"; file="$$name"; case $$platform in windows/*) file="$$name.exe";; esac; \
 		echo "building $$file"; \
 		GOFLAGS= go -C internal/build run . -platform "$$platform" -version "$(VERSION)" ../../xcaddy.json "../../dist/$$file"; \
-		$(CYCLONEDX) bin -json -noserial -output "dist/$$name.cdx.json" "dist/$$file"; \
+		$(CYCLONEDX) bin -json -noserial -notimestamp -output "dist/$$name.cdx.json" "dist/$$file"; \
 	done
 	cp LICENSE dist/LICENSE
 	cd dist && sha256sum -- * >SHA256SUMS
@@ -165,8 +165,9 @@ vulncheck: $(GOVULNCHECK) ## look for known vulnerabilities in what is called
 	if curl -fsS -m 30 -o /dev/null "$$database/index/db.json"; then $(GOVULNCHECK) -db "$$database" ./...; \
 	else echo "the database of known vulnerabilities, $$database, cannot be reached: the check was SKIPPED"; fi
 
+# With -trimpath, because a list of parts has the checksum of what has made it, and is to be the same wherever that is done.
 $(CYCLONEDX) $(GOVULNCHECK): internal/supply/go.mod internal/supply/go.sum
-	cd internal/supply && GOFLAGS= GOBIN=$(CURDIR)/.bin go install github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod golang.org/x/vuln/cmd/govulncheck
+	cd internal/supply && GOFLAGS=-trimpath GOBIN=$(CURDIR)/.bin go install github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod golang.org/x/vuln/cmd/govulncheck
 	touch $(CYCLONEDX) $(GOVULNCHECK)
 
 # Asks strangers' servers, so it is no part of the tests. What cannot be reached from here is listed, and does not fail.

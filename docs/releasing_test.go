@@ -182,6 +182,24 @@ func TestPlatformsOfAReleaseAreThoseOfItsPage(t *testing.T) {
 	}
 }
 
+// Who builds a release again compares all of SHA256SUMS, and lists of parts are in it.
+func TestListsOfPartsSayNothingOfWhenAndWhereTheyWereMade(t *testing.T) {
+	t.Parallel()
+	makefile := read(t, "Makefile")
+	made := regexp.MustCompile(`\$\(CYCLONEDX\) bin (.*)`).FindAllStringSubmatch(makefile, -1)
+	if len(made) != 2 {
+		t.Errorf("lists are made at %d places, and this test knows of two", len(made))
+	}
+	for _, m := range made {
+		if !strings.Contains(m[1], " -noserial ") || !strings.Contains(m[1], " -notimestamp ") {
+			t.Errorf("%s: a serial number or the time would be in it", m[0])
+		}
+	}
+	if !strings.Contains(makefile, "cd internal/supply && GOFLAGS=-trimpath ") {
+		t.Error("the tool that lists parts, whose checksum is in its lists, differs by where its modules lie")
+	}
+}
+
 func TestVersionsThatReleasesArePromisedForAreThoseOfGoMod(t *testing.T) {
 	t.Parallel()
 	mod, page := read(t, "go.mod"), read(t, "docs/releasing.md")

@@ -45,7 +45,7 @@ func handed(context string, there fs.FS) ([]string, error) {
 		return nil, err
 	}
 	var files []string
-	return files, fs.WalkDir(there, ".", func(p string, d fs.DirEntry, err error) error {
+	err = fs.WalkDir(there, ".", func(p string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
@@ -55,6 +55,7 @@ func handed(context string, there fs.FS) ([]string, error) {
 		}
 		return err
 	})
+	return files, err
 }
 
 // checkImage reads a recipe as docker build does before it builds, and finds what would only fail there: variables that nobody declares, stages and files that are none.
