@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -30,13 +29,8 @@ var images = []image{
 }
 
 // handed are the files of a context that a build gets to see.
-func handed(context string, there fs.FS) ([]string, error) {
-	ignore, err := os.Open(filepath.Join(context, ".dockerignore"))
-	if err != nil {
-		return nil, err
-	}
-	defer ignore.Close()
-	patterns, err := ignorefile.ReadAll(ignore)
+func handed(ignore string, there fs.FS) ([]string, error) {
+	patterns, err := ignorefile.ReadAll(strings.NewReader(ignore))
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +161,7 @@ func (i image) build(t *testing.T, text string) error {
 	if i.context == root {
 		there = released(t, "v1.2.3")
 	}
-	files, err := handed(i.context, there)
+	files, err := handed(read(t, i.context, ".dockerignore"), there)
 	if err != nil {
 		return err
 	}
