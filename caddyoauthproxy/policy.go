@@ -103,7 +103,7 @@ func (p *Proxy) checkRule(index int, made *authserver.Proxy) error {
 	if made.Login == nil && made.Provider.Anonymous() {
 		return fmt.Errorf("%s %s: provider %q does not say who a user is: add login with a provider that does", r.Effect, r.Target, made.Provider.Name())
 	}
-	return checkLogins(&authserver.Proxy{Provider: made.Provider, Login: made.Login, Allow: r.Users})
+	return checkAllow(&authserver.Proxy{Provider: made.Provider, Login: made.Login, Allow: r.Users})
 }
 
 // checkScopeIncludes finds what is wrong with the hierarchy of scopes.

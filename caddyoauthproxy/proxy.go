@@ -158,7 +158,7 @@ func (p *Proxy) checkUsers(made *authserver.Proxy, providers map[string]*upstrea
 	if made.Provider == nil || p.Login != "" && providers[p.Login] == nil {
 		return nil
 	}
-	return cmp.Or(checkAnonymous(made), checkLogins(made), p.checkTold(made))
+	return cmp.Or(checkAnonymous(made), checkAllow(made), p.checkTold(made))
 }
 
 // checkAnonymous refuses what needs to know a user where nobody says who they are.

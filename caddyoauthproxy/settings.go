@@ -139,13 +139,21 @@ func (a *App) resolve() (*resolved, error) {
 	return r, nil
 }
 
-// checkLogins refuses an allow list of login names where these are no identity: there, anybody could take the name of somebody on it.
-func checkLogins(p *authserver.Proxy) error {
+// checkAllow refuses an allow list of login names where these are no identity: there, anybody could take the name of somebody on it. It also refuses one of groups
+// or organisations that the provider never tells, which would let nobody in.
+func checkAllow(p *authserver.Proxy) error {
 	provider := cmp.Or(p.Login, p.Provider)
-	if len(p.Allow.Logins) == 0 || provider == nil || provider.HasUniqueLogins() {
+	switch {
+	case provider == nil:
 		return nil
+	case len(p.Allow.Logins) > 0 && !provider.HasUniqueLogins():
+		return fmt.Errorf("allow login: login names at provider %q may repeat or be chosen freely; write allow user with the provider's subject identifiers instead", provider.Name())
+	case len(p.Allow.Groups) > 0 && !provider.TellsGroups():
+		return fmt.Errorf("allow group: provider %q does not tell its users' groups; write allow email, email_domain or user instead", provider.Name())
+	case len(p.Allow.Orgs) > 0 && !provider.TellsOrg():
+		return fmt.Errorf("allow org: provider %q does not tell its users' organisation; write allow email, email_domain or user instead", provider.Name())
 	}
-	return fmt.Errorf("allow login: login names at provider %q may repeat or be chosen freely; write allow user with the provider's subject identifiers instead", provider.Name())
+	return nil
 }
 
 func checkAlgorithm(name string) error {

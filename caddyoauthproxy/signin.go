@@ -73,7 +73,7 @@ func (v *Admin) resolve(providers map[string]*upstream.Provider) (*authserver.Ad
 	if provider.Anonymous() {
 		return nil, fmt.Errorf("admin: provider %q does not say who a user is: name one that does", name)
 	}
-	if err := checkLogins(&authserver.Proxy{Provider: provider, Allow: v.Allow}); err != nil {
+	if err := checkAllow(&authserver.Proxy{Provider: provider, Allow: v.Allow}); err != nil {
 		return nil, fmt.Errorf("admin: %w", err)
 	}
 	return &authserver.Admins{Provider: provider, Allow: v.Allow}, nil

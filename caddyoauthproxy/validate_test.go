@@ -99,6 +99,7 @@ func TestConfigurationMistakesAreNamed(t *testing.T) {
 		"reserved id":            {set("proxies/token", map[string]any{"resource": "https://gw.test/x"}), `this id is the name of an endpoint`},
 		"same resource":          {set("proxies/wiki", map[string]any{"resource": "https://GW.test:443/jira/mcp/"}), `is proxy "jira"'s already`},
 		"login names of anybody": {set("proxies/jira/allow", map[string]any{"logins": []string{"alice"}}), `proxy "jira": allow login: login names at provider "idp" may repeat or be chosen freely; write allow user`},
+		"organisation untold":    {set("proxies/jira/allow", map[string]any{"orgs": []string{"acme"}}), `proxy "jira": allow org: provider "idp" does not tell its users' organisation; write allow email`},
 		"undeclared login":       {set("proxies/jira/login", "okta"), `provider "okta" is not declared; declared are: idp`},
 		"too many grants":        {set("proxies/jira/max_grants", 20_000), `max_grants 20000 is out of range: 1 to 10000`},
 		"unknown word":           {set("providers/idp/auto_refresh", "no"), `auto_refresh "no" is unknown: write on or off`},
@@ -201,6 +202,29 @@ func TestSiteSaysWhetherTheAppIsMissingOrWrong(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+	}
+}
+
+func TestAllowListsAreOfWhatTheProviderTells(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "secret"), []byte("s3cret-of-the-gateway\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for kind, tells := range map[string]struct{ groups, orgs bool }{
+		"github": {}, "atlassian": {}, "notion": {}, "google": {orgs: true}, "slack": {orgs: true}, "linear": {orgs: true}, "gitlab": {groups: true}, "idp": {groups: true},
+	} {
+		for member, ok := range map[string]bool{"groups": tells.groups, "orgs": tells.orgs} {
+			t.Run(kind+" "+member, func(t *testing.T) {
+				app := base(dir)
+				if kind != "idp" {
+					app["providers"].(map[string]any)[kind] = map[string]any{"type": kind, "client_id": "gateway", "client_secret": "{file." + filepath.Join(dir, "secret") + "}"}
+				}
+				app["proxies"] = map[string]any{"p": map[string]any{"resource": "https://gw.test/mcp", "provider": kind, "allow": map[string]any{member: []string{"staff"}}}}
+				if err := validate(t, app); (err == nil) != ok || err != nil && !strings.Contains(err.Error(), `provider "`+kind+`" does not tell its users' `) {
+					t.Errorf("got %v", err)
+				}
+			})
+		}
 	}
 }
 

@@ -116,6 +116,12 @@ func (p *Provider) RevokesTokensAlone() bool { return p.template.githubToken != 
 // HasUniqueLogins reports whether a login name is one user's at a time, so that an allow list may go by it.
 func (p *Provider) HasUniqueLogins() bool { return p.template.uniqueLogins }
 
+// TellsGroups reports whether a login may tell the user's groups.
+func (p *Provider) TellsGroups() bool { return !p.template.noGroups }
+
+// TellsOrg reports whether a login may tell the user's organisation.
+func (p *Provider) TellsOrg() bool { return p.template.org != "" }
+
 // Asks returns the scopes that a login asks the provider for. For an MCP server that needs its metadata, of a minute ago at most.
 func (p *Provider) Asks(ctx context.Context) ([]string, error) {
 	if !p.template.mcp {

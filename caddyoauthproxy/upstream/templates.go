@@ -62,6 +62,9 @@ type template struct {
 	groups  string
 	org     string
 
+	// noGroups says that there are none to be told.
+	noGroups bool
+
 	// uniqueLogins says that no two people have one login name at a time, whatever its case, and that it is not any text that a user
 	// likes: it names a user as long as they keep it.
 	uniqueLogins bool
@@ -100,6 +103,7 @@ var templates = []template{
 		// https://docs.github.com/en/rest/apps/oauth-applications#delete-an-app-authorization
 		// https://docs.github.com/en/apps/creating-github-apps/authenticating-with-a-github-app/refreshing-user-access-tokens (GitHub Apps)
 		name:             "github",
+		noGroups:         true,
 		issuer:           "https://github.com/login/oauth",
 		authorizationURL: "https://github.com/login/oauth/authorize",
 		tokenURL:         "https://github.com/login/oauth/access_token",
@@ -120,6 +124,7 @@ var templates = []template{
 		// Google knows no offline_access, and gives a refresh token with every login only when it asks the user.
 		// https://developers.google.com/identity/protocols/oauth2#expiration (tokens)
 		name:          "google",
+		noGroups:      true,
 		issuer:        "https://accounts.google.com",
 		oidc:          true,
 		scopes:        loginScopes,
@@ -207,6 +212,7 @@ var templates = []template{
 		// https://developer.atlassian.com/cloud/oauth/getting-started/refresh-tokens/ (each is used once)
 		// https://developer.atlassian.com/cloud/jira/platform/scopes-for-oauth-2-3LO-and-forge-apps/ (read:me)
 		name:             "atlassian",
+		noGroups:         true,
 		issuer:           "https://auth.atlassian.com",
 		authorizationURL: "https://auth.atlassian.com/authorize",
 		tokenURL:         "https://auth.atlassian.com/oauth/token",
@@ -223,6 +229,7 @@ var templates = []template{
 		// https://docs.slack.dev/authentication/using-token-rotation
 		// https://docs.slack.dev/reference/methods/auth.test
 		name:             "slack",
+		noGroups:         true,
 		issuer:           "https://slack.com",
 		authorizationURL: "https://slack.com/oauth/v2_user/authorize",
 		tokenURL:         "https://slack.com/api/oauth.v2.user.access",
@@ -240,6 +247,7 @@ var templates = []template{
 		// https://linear.app/developers/oauth-2-0-authentication (comma separated scopes; tokens of a day, refresh tokens that rotate)
 		// https://linear.app/developers/graphql
 		name:             "linear",
+		noGroups:         true,
 		issuer:           "https://linear.app",
 		authorizationURL: "https://linear.app/oauth/authorize",
 		tokenURL:         "https://api.linear.app/oauth/token",
@@ -261,6 +269,7 @@ var templates = []template{
 		// https://developers.notion.com/reference/revoke-token
 		// https://developers.notion.com/reference/refresh-a-token
 		name:             "notion",
+		noGroups:         true,
 		issuer:           "https://api.notion.com",
 		authorizationURL: "https://api.notion.com/v1/oauth/authorize",
 		tokenURL:         "https://api.notion.com/v1/oauth/token",
