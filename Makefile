@@ -28,7 +28,7 @@ TESTHOME := $(CURDIR)/.testhome
 # The Node.js that is installed with the JavaScript clients of the tests, and runs them.
 JSNODE := internal/e2e/js/node_modules/.bin/node
 
-.PHONY: help run cluster test deployments bench docs js-deps browser-deps postgres-deps promtool lint vulncheck build reproducible sbom release image links fmt clean
+.PHONY: help run cluster test deployments bench pictures docs js-deps browser-deps postgres-deps promtool lint vulncheck build reproducible sbom release image links fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,10 @@ bench: postgres-deps ## compare the gateway with plain reverse_proxy, and write 
 	mkdir -p $(TESTHOME)
 	$(BENCH) -bench '^Benchmark(Requests|Growth|Issuance)$$' -benchtime $(ROUNDS)x -args -grants $(GRANTS) -sizes $(SIZES) -turn $(TURN) -write $(CURDIR)/docs/performance.md
 	$(BENCH) -bench '^BenchmarkStreams$$' -benchtime 2x -args -streams $(STREAMS) -write $(CURDIR)/docs/performance.md
+
+pictures: js-deps browser-deps ## take the pictures of docs/pictures again
+	mkdir -p $(TESTHOME)
+	XDG_CONFIG_HOME=$(TESTHOME) XDG_DATA_HOME=$(TESTHOME) go test -tags=nobadger,nomysql,nopgx,slow -run '^TestSlowPictures' -count=1 ./internal/e2e -args -pictures
 
 docs: ## write docs/json.md from the doc comments
 	go run ./internal/jsonreference

@@ -70,3 +70,20 @@ func TestEveryLinkLeadsSomewhere(t *testing.T) {
 		t.Errorf("only %d links were found: the test is no good", links)
 	}
 }
+
+func TestEveryPictureIsShown(t *testing.T) {
+	t.Parallel()
+	pictures, err := filepath.Glob("pictures/*.*g")
+	if err != nil || len(pictures) < 5 {
+		t.Fatalf("%d pictures, %v", len(pictures), err)
+	}
+	all := read(t, "README.md")
+	for _, page := range files(t, func(p string) bool { return strings.HasPrefix(p, "docs/") && strings.HasSuffix(p, ".md") }) {
+		all += read(t, page)
+	}
+	for _, picture := range pictures {
+		if !strings.Contains(all, picture+")") {
+			t.Errorf("no page shows docs/%s", picture)
+		}
+	}
+}
