@@ -18,6 +18,7 @@ import (
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/authserver"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/outbound"
 	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/caddyoauthproxy/upstream"
+	"github.com/caddy-oauth-proxy/caddy-oauth-proxy/internal/wwwauth"
 )
 
 // examination is what was found about one part of the configuration.
@@ -92,46 +93,103 @@ func (a *App) examine(ctx context.Context) []examination {
 }
 
 func (a *App) examineGateway(ctx context.Context, client *http.Client) []upstream.Finding {
-	found := a.examineKeys(ctx)
-	return append(found, published(ctx, client, strings.TrimSuffix(a.config.issuer.String(), "/")+"/.well-known/oauth-authorization-server", "issuer", strings.TrimSuffix(a.config.issuer.String(), "/")))
+	issuer := strings.TrimSuffix(a.config.issuer.String(), "/")
+	metadata, reached := published(ctx, client, issuer+"/.well-known/oauth-authorization-server", "issuer", issuer)
+	found := append(a.examineKeys(ctx), metadata)
+	if reached {
+		found = append(found, a.served(ctx, client, issuer+readyPath))
+	}
+	return found
 }
 
 func examineProxy(ctx context.Context, client *http.Client, p *authserver.Proxy) []upstream.Finding {
-	found := []upstream.Finding{published(ctx, client, authserver.ResourceMetadataURL(p), "resource", p.Resource)}
+	metadata, reached := published(ctx, client, authserver.ResourceMetadataURL(p), "resource", p.Resource)
+	found := []upstream.Finding{metadata}
+	if reached {
+		found = append(found, guarded(ctx, client, p))
+	}
 	if p.Consent == authserver.ConsentOff {
 		found = append(found, upstream.Finding{Level: upstream.Note, What: "consent is off: users are not asked whether a client may act for them"})
 	}
 	return found
 }
 
-// published looks at a document that the running gateway should serve to everybody, and at the member that says whose it is.
-func published(ctx context.Context, client *http.Client, address, member, want string) upstream.Finding {
-	unreached := func(why string) upstream.Finding {
-		return upstream.Finding{Level: upstream.Warning, What: fmt.Sprintf("%s cannot be read: %s", address, why),
-			Fix: "if Caddy is not running yet, that is why; otherwise check that the name leads to it, and that its site has oauth_proxy or mcp_proxy"}
-	}
+// askAsStranger gets an address of the running gateway, as somebody without a token.
+func askAsStranger(ctx context.Context, client *http.Client, address string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return unreached(err.Error())
+		return nil, err
 	}
 	req.Header.Set("User-Agent", outbound.UserAgent)
-	resp, err := client.Do(req)
+	return client.Do(req)
+}
+
+// unreached is for an address where nothing, or nothing legible, was found.
+func unreached(address, why string) upstream.Finding {
+	return upstream.Finding{Level: upstream.Warning, What: fmt.Sprintf("%s cannot be read: %s", address, why),
+		Fix: "if Caddy is not running yet, that is why; otherwise check that the name leads to it, and that its site has oauth_proxy or mcp_proxy"}
+}
+
+// published looks at a document that the running gateway should serve to everybody, and at the member that says whose it is; reached says whether anybody
+// answered.
+func published(ctx context.Context, client *http.Client, address, member, want string) (f upstream.Finding, reached bool) {
+	resp, err := askAsStranger(ctx, client, address)
 	if err != nil {
-		return unreached(err.Error())
+		return unreached(address, err.Error()), false
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return unreached(resp.Status)
+		return unreached(address, resp.Status), true
 	}
 	var doc map[string]any
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&doc); err != nil {
-		return unreached("it is not JSON")
+		return unreached(address, "it is not JSON"), true
 	}
 	if doc[member] != want {
 		return upstream.Finding{Level: upstream.Problem, What: fmt.Sprintf("%s says that its %s is %q, not %q", address, member, fmt.Sprint(doc[member]), want),
-			Fix: "another server answers at this address, or the running configuration is another"}
+			Fix: "another server answers at this address, or the running configuration is another"}, true
 	}
-	return upstream.Finding{Level: upstream.Fine, What: "serves " + address}
+	return upstream.Finding{Level: upstream.Fine, What: "serves " + address}, true
+}
+
+// served looks whether the handler oauth_proxy is there: mcp_proxy serves the metadata as well, and Caddy answers what no handler does with an empty 200.
+func (a *App) served(ctx context.Context, client *http.Client, address string) upstream.Finding {
+	resp, err := askAsStranger(ctx, client, address)
+	if err != nil {
+		return unreached(address, err.Error())
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 200))
+	switch {
+	case err != nil:
+		return unreached(address, err.Error())
+	case resp.StatusCode == http.StatusOK && string(text) == readyText+"\n":
+		return upstream.Finding{Level: upstream.Fine, What: "serves " + address}
+	case resp.StatusCode == http.StatusServiceUnavailable:
+		return upstream.Finding{Level: upstream.Warning, What: fmt.Sprintf("%s: %s: %q", address, resp.Status, strings.TrimSpace(string(text))),
+			Fix: "nobody can log in until it is ready: see the gateway's log, or that of the balancer in front of it"}
+	default:
+		return upstream.Finding{Level: upstream.Problem, What: fmt.Sprintf("no site has the directive oauth_proxy: %s answers %s, and not as the gateway does", address, resp.Status),
+			Fix: fmt.Sprintf("write oauth_proxy into the site of %s; if it stands there, something in front of it answers", a.config.issuer.Host)}
+	}
+}
+
+// guarded looks whether a filter stands before the MCP server of a proxy: it sends away who has no token, and tells where to get one (RFC 9728 §5.1).
+func guarded(ctx context.Context, client *http.Client, p *authserver.Proxy) upstream.Finding {
+	resp, err := askAsStranger(ctx, client, p.Resource)
+	if err != nil {
+		return unreached(p.Resource, err.Error())
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusUnauthorized && wwwauth.Bearer(strings.Join(resp.Header.Values("WWW-Authenticate"), ", "))["resource_metadata"] == authserver.ResourceMetadataURL(p) {
+		return upstream.Finding{Level: upstream.Fine, What: "asks for a token at " + p.Resource}
+	}
+	if resp.StatusCode == http.StatusServiceUnavailable {
+		return upstream.Finding{Level: upstream.Warning, What: p.Resource + ": " + resp.Status, Fix: "see the gateway's log, or that of the balancer in front of it"}
+	}
+	return upstream.Finding{Level: upstream.Problem,
+		What: fmt.Sprintf("%s: no mcp_proxy %s or mcp_filter %[2]s answers there: %[3]s, and not a 401 that names its metadata", p.Resource, p.ID, resp.Status),
+		Fix:  fmt.Sprintf("write mcp_proxy %s with the URL of the MCP server into the site of %s; if it stands there, something in front of it answers", p.ID, p.ResourceURL.Host)}
 }
 
 // printReports writes the findings for people.

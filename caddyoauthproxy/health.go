@@ -19,6 +19,9 @@ const (
 	readyPath = "/oauth/ready"
 )
 
+// readyText is what is answered where all is well.
+const readyText = "ready"
+
 const (
 	// askAgain is how long an answer of the vault is good for all who ask whether the process is ready.
 	askAgain = time.Second
@@ -43,7 +46,7 @@ func (a *App) serveHealth(w http.ResponseWriter, r *http.Request) bool {
 		w.Header().Set("Allow", "GET, HEAD")
 		status, text = http.StatusMethodNotAllowed, "only GET and HEAD"
 	case path == readyPath:
-		text = "ready"
+		text = readyText
 		if why := a.notReady(r); why != "" {
 			w.Header().Set("Retry-After", "1")
 			status, text = http.StatusServiceUnavailable, why

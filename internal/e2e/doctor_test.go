@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -35,6 +36,8 @@ func TestDoctorFindsWhatIsWrongBeforeTheFirstLogin(t *testing.T) {
 	for _, want := range []string{
 		"ok       serves " + w.URL + "/.well-known/oauth-authorization-server",
 		"ok       serves " + w.URL + "/.well-known/oauth-protected-resource/demo/mcp",
+		"ok       serves " + w.URL + "/oauth/ready",
+		"ok       asks for a token at " + w.URL + "/demo/mcp",
 		"ok       discovery: issuer " + w.ProviderURL,
 		"ok       token endpoint: answers, and does not refuse the gateway as a client",
 		"redirect URI to register there: " + w.URL + "/api/v1/oauth/callback",
@@ -74,5 +77,45 @@ func TestDoctorFindsWhatIsWrongBeforeTheFirstLogin(t *testing.T) {
 	var reports []map[string]any
 	if err != nil || json.Unmarshal(raw, &reports) != nil || len(reports) != 3 {
 		t.Errorf("as JSON: %v, %s", err, raw)
+	}
+}
+
+func TestDoctorFindsWhatNoSiteServes(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		away   string // what is not in the site, a regular expression
+		want   []string
+		unwant string
+	}{
+		"no oauth_proxy": {`(?m)^\toauth_proxy\n`, []string{
+			"ok       serves {URL}/.well-known/oauth-authorization-server",
+			"problem  no site has the directive oauth_proxy: {URL}/oauth/ready answers 200 OK",
+			"→ write oauth_proxy into the site of {HOST}",
+			"ok       asks for a token at {URL}/demo/mcp",
+		}, "ok       serves {URL}/oauth/ready"},
+		"no mcp_proxy": {`(?m)^\t*mcp_proxy demo .*\n`, []string{
+			"ok       serves {URL}/oauth/ready",
+			"problem  {URL}/demo/mcp: no mcp_proxy demo or mcp_filter demo answers there: 200 OK",
+			"→ write mcp_proxy demo with the URL of the MCP server into the site of {HOST}",
+		}, "ok       asks for a token"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			away := regexp.MustCompile(tt.away + `|(?m)^\t*respond .* 404\n`)
+			w := testenv.Start(t, testenv.Options{Caddyfile: func(w *testenv.World) string { return away.ReplaceAllString(w.CaddyfileWith(""), "") }})
+			here := strings.NewReplacer("{URL}", w.URL, "{HOST}", strings.TrimPrefix(w.URL, "http://")).Replace
+			out, err := w.Command(t.Context(), "oauth-proxy", "doctor", "--config", filepath.Join(w.Dir(), "Caddyfile"), "--adapter", "caddyfile").CombinedOutput()
+			if err == nil {
+				t.Error("there are no problems")
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(string(out), here(want)) {
+					t.Errorf("no %q in:\n%s", here(want), out)
+				}
+			}
+			if strings.Contains(string(out), here(tt.unwant)) {
+				t.Errorf("%q in:\n%s", here(tt.unwant), out)
+			}
+		})
 	}
 }
