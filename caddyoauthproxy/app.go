@@ -132,6 +132,10 @@ type App struct {
 	auditor *auditor
 	alone   bool // without a configuration of Caddy around it, and so without an events app
 
+	// What the handlers of this configuration serve, which they tell while they are provisioned: before any app is started.
+	endpoints bool            // whether there is an oauth_proxy
+	guarded   map[string]bool // the proxies that have an mcp_filter
+
 	gateway  atomic.Pointer[gateway]
 	opening  sync.Mutex
 	openErr  error
@@ -162,7 +166,7 @@ const (
 // that placeholders name, so that `caddy validate` is free of side effects.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx, a.log = ctx, ctx.Logger()
-	a.stopping, a.done = make(chan struct{}), make(chan struct{})
+	a.stopping, a.done, a.guarded = make(chan struct{}), make(chan struct{}), make(map[string]bool)
 	if a.VaultRaw == nil {
 		a.VaultRaw = json.RawMessage(`{"module":"bbolt"}`)
 	}
@@ -202,6 +206,7 @@ func (a *App) Start() error {
 	if err != nil {
 		return err
 	}
+	a.warnOfUnserved()
 	go a.watchExit(g.gone)
 	a.metrics.expect(a.config.proxies, a.config.providers)
 	a.jobs.Go(func() { a.everyMinute(g, g.server.Maintain) })
@@ -214,6 +219,19 @@ func (a *App) Start() error {
 		a.jobs.Go(func() { a.cleanup(g, interval) })
 	}
 	return nil
+}
+
+// warnOfUnserved says what no site serves. It is no error, as routes may be added through Caddy's admin endpoint. Validate would come too early for it: Caddy validates an app
+// before it provisions the handlers that may ask for it.
+func (a *App) warnOfUnserved() {
+	if !a.endpoints {
+		a.log.Warn("nobody can log in: no site has the handler oauth_proxy")
+	}
+	for _, p := range a.config.proxies {
+		if !a.guarded[p.ID] {
+			a.log.Warn("no site has an mcp_proxy or mcp_filter for this proxy", zap.String("proxy", p.ID), zap.String("resource", p.Resource))
+		}
+	}
 }
 
 // begun is called once all apps of the configuration run.
@@ -322,12 +340,13 @@ func (a *App) shutdownDelay() time.Duration {
 	return time.Duration(app.(*caddyhttp.App).ShutdownDelay)
 }
 
-// Gateway returns the gateway as one proxy sees it, for the MCP filter.
+// Gateway returns the gateway as one proxy sees it, for the MCP filter, which serves that proxy then.
 func (a *App) Gateway(proxy string) (mcpfilter.Gateway, error) {
 	p := a.config.proxy(proxy)
 	if p == nil {
 		return nil, fmt.Errorf("oauth_proxy: no proxy %q; declared are: %s", proxy, listed(a.Proxies))
 	}
+	a.guarded[proxy] = true
 	return &proxyGateway{app: a, proxy: p, source: a.config.sources[proxy], policy: a.config.policies[proxy]}, nil
 }
 

@@ -34,7 +34,7 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.handlers.oauth_proxy", New: func() caddy.Module { return new(Handler) }}
 }
 
-// Provision finds the app.
+// Provision finds the app, and tells it that it is served.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.log = ctx.Logger()
 	app, err := ctx.AppIfConfigured(mcpfilter.AppName)
@@ -45,6 +45,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err // which names the app
 	}
 	h.app = app.(*App)
+	h.app.endpoints = true
 	return nil
 }
 

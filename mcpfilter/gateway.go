@@ -15,8 +15,8 @@ const AppName = "oauth_proxy"
 
 // App is what the oauth_proxy app offers to handlers.
 type App interface {
-	// Gateway returns the gateway as one proxy sees it. It is called while a config is
-	// provisioned, so it opens nothing; it fails when no such proxy is configured.
+	// Gateway returns the gateway as one proxy sees it, for a handler that serves this proxy. It is called
+	// while a config is provisioned, so it opens nothing; it fails when no such proxy is configured.
 	Gateway(proxy string) (Gateway, error)
 }
 

@@ -21,6 +21,9 @@ func write(t *testing.T, path, content string) {
 func TestDoctorFindsWhatIsWrongBeforeTheFirstLogin(t *testing.T) {
 	t.Parallel()
 	w := testenv.Start(t, testenv.Options{})
+	if strings.Contains(w.Log(), "no site has") {
+		t.Error("the log says that something is not served")
+	}
 	config := filepath.Join(w.Dir(), "Caddyfile")
 	doctor := func(file string, env ...string) (string, bool) {
 		t.Helper()
@@ -80,24 +83,25 @@ func TestDoctorFindsWhatIsWrongBeforeTheFirstLogin(t *testing.T) {
 	}
 }
 
-func TestDoctorFindsWhatNoSiteServes(t *testing.T) {
+func TestDoctorAndTheLogTellWhatNoSiteServes(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		away   string // what is not in the site, a regular expression
 		want   []string
 		unwant string
+		log    string // what is said at the start
 	}{
 		"no oauth_proxy": {`(?m)^\toauth_proxy\n`, []string{
 			"ok       serves {URL}/.well-known/oauth-authorization-server",
 			"problem  no site has the directive oauth_proxy: {URL}/oauth/ready answers 200 OK",
 			"→ write oauth_proxy into the site of {HOST}",
 			"ok       asks for a token at {URL}/demo/mcp",
-		}, "ok       serves {URL}/oauth/ready"},
+		}, "ok       serves {URL}/oauth/ready", "nobody can log in: no site has the handler oauth_proxy"},
 		"no mcp_proxy": {`(?m)^\t*mcp_proxy demo .*\n`, []string{
 			"ok       serves {URL}/oauth/ready",
 			"problem  {URL}/demo/mcp: no mcp_proxy demo or mcp_filter demo answers there: 200 OK",
 			"→ write mcp_proxy demo with the URL of the MCP server into the site of {HOST}",
-		}, "ok       asks for a token"},
+		}, "ok       asks for a token", `no site has an mcp_proxy or mcp_filter for this proxy","proxy":"demo"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -112,6 +116,9 @@ func TestDoctorFindsWhatNoSiteServes(t *testing.T) {
 				if !strings.Contains(string(out), here(want)) {
 					t.Errorf("no %q in:\n%s", here(want), out)
 				}
+			}
+			if warned := strings.Count(w.Log(), "no site has"); warned != 1 || !strings.Contains(w.Log(), tt.log) {
+				t.Errorf("no %q in the log, or something else beside it: %d", tt.log, warned)
 			}
 			if strings.Contains(string(out), here(tt.unwant)) {
 				t.Errorf("%q in:\n%s", here(tt.unwant), out)
