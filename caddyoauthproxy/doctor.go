@@ -1,6 +1,7 @@
 package caddyoauthproxy
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -107,6 +108,9 @@ func examineProxy(ctx context.Context, client *http.Client, p *authserver.Proxy)
 	found := []upstream.Finding{metadata}
 	if reached {
 		found = append(found, guarded(ctx, client, p))
+	}
+	if p.Allow.Everybody() {
+		found = append(found, upstream.Finding{Level: upstream.Note, What: fmt.Sprintf("no allow: every user of %s may come in", cmp.Or(p.Login, p.Provider).Name())})
 	}
 	if p.Consent == authserver.ConsentOff {
 		found = append(found, upstream.Finding{Level: upstream.Note, What: "consent is off: users are not asked whether a client may act for them"})

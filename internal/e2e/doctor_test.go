@@ -41,6 +41,7 @@ func TestDoctorFindsWhatIsWrongBeforeTheFirstLogin(t *testing.T) {
 		"ok       serves " + w.URL + "/.well-known/oauth-protected-resource/demo/mcp",
 		"ok       serves " + w.URL + "/oauth/ready",
 		"ok       asks for a token at " + w.URL + "/demo/mcp",
+		"note     no allow: every user of demo may come in",
 		"ok       discovery: issuer " + w.ProviderURL,
 		"ok       token endpoint: answers, and does not refuse the gateway as a client",
 		"redirect URI to register there: " + w.URL + "/api/v1/oauth/callback",
@@ -54,6 +55,11 @@ func TestDoctorFindsWhatIsWrongBeforeTheFirstLogin(t *testing.T) {
 	write(t, moved, strings.Replace(w.CaddyfileWith(""), "oauth_proxy {", "oauth_proxy {\n callback_path /oauth/callback", 1))
 	if out, _ := doctor(moved); !strings.Contains(out, "redirect URI to register there: "+w.URL+"/oauth/callback") {
 		t.Errorf("callback_path:\n%s", out)
+	}
+	write(t, moved, strings.Replace(w.CaddyfileWith("provider second {\n type oidc\n issuer "+w.ProviderURL+"\n client_id x\n client_secret {env.DEMO_CLIENT_SECRET}\n}\nproxy closed {\n resource "+
+		w.URL+"/closed/mcp\n provider demo\n allow email_domain example.com\n}"), "proxy demo {", "proxy demo {\n provider demo\n login second", 1))
+	if out, _ := doctor(moved); !strings.Contains(out, "note     no allow: every user of second may come in") || strings.Count(out, "no allow") != 1 {
+		t.Errorf("allow:\n%s", out)
 	}
 	if out, healthy := doctor(config, "DEMO_CLIENT_SECRET="); healthy || !strings.Contains(out, "client_secret") {
 		t.Errorf("no secret: healthy %v\n%s", healthy, out)
