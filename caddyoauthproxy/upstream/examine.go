@@ -132,7 +132,7 @@ func (p *Provider) examineMetadata(m *metadata) []Finding {
 }
 
 // examineClient asks for tokens with a code that cannot be: a provider that knows the client refuses the code, and one
-// that does not refuses the client. It also looks at the provider's clock.
+// that does not refuses the client. Some look at the code first, and say nothing about the client. It also looks at the provider's clock.
 func (p *Provider) examineClient(ctx context.Context, m *metadata, c oauthClient, redirectURI string) []Finding {
 	a, err := p.postForm(ctx, m, c, m.TokenEndpoint, url.Values{
 		"grant_type": {"authorization_code"}, "code": {"examination-" + oauth2.GenerateVerifier()}, "redirect_uri": {redirectURI}, "code_verifier": {oauth2.GenerateVerifier()},
@@ -148,7 +148,11 @@ func (p *Provider) examineClient(ctx context.Context, m *metadata, c oauthClient
 	case e == nil:
 		found = append(found, Finding{Problem, "token endpoint: gives tokens for a made-up code", "this is no provider to trust"})
 	case e.Class == Rejected:
-		found = append(found, Finding{Fine, "token endpoint: answers, and does not refuse the gateway as a client", ""})
+		what := "token endpoint: answers, and does not refuse the gateway as a client"
+		if c.secret != "" {
+			what += "; where it looks at the made-up code first, a wrong client_secret shows at the first login alone"
+		}
+		found = append(found, Finding{Fine, what, ""})
 	case strings.Contains(e.Code, "redirect"):
 		found = append(found, Finding{Problem, "token endpoint: does not know the redirect URI", "register " + redirectURI + " at the provider"})
 	case e.Code == "invalid_request":

@@ -62,6 +62,32 @@ func TestExaminationSaysWhatToFix(t *testing.T) {
 	}
 }
 
+func TestExaminationClaimsNothingAboutASecretThatMayNotHaveBeenLookedAt(t *testing.T) {
+	t.Parallel()
+	idp := serve(t)
+	idp.set(func(p *fakeProvider) {
+		p.answer = func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = io.WriteString(w, `{"error":"invalid_grant"}`)
+		}
+	})
+	const plain = "ok: token endpoint: answers, and does not refuse the gateway as a client"
+	for want, c := range map[string]Config{
+		plain + "; where it looks at the made-up code first, a wrong client_secret shows at the first login alone →": {ClientSecret: clientSecret},
+		plain + " →": {AuthMethod: AuthNone},
+	} {
+		c.Type, c.Issuer, c.ClientID = "oidc", idp.base, clientID
+		p, err := New("x", c, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found := levels(p.Examine(t.Context(), "https://gw.example/cb")); !strings.Contains(found, want) {
+			t.Errorf("found\n%s\nwant %s", found, want)
+		}
+	}
+}
+
 func TestExaminationNoticesAWrongClock(t *testing.T) {
 	t.Parallel()
 	for skew, want := range map[time.Duration]Level{0: "", 5 * time.Second: "", -40 * time.Second: Warning, 10 * time.Minute: Problem, -10 * time.Minute: Problem} {
