@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -137,6 +138,31 @@ func (c *Client) resolve(id string, proxies map[string]*Proxy, now time.Time) (*
 		out.AuthMethod = "private_key_jwt"
 	}
 	return out, nil
+}
+
+// checkLogin refuses a client that wants users to log in, and whose redirect URIs none of the proxies that it may use allows.
+func (c *Client) checkLogin(id string, proxies []*authserver.Proxy) error {
+	if len(c.GrantTypes) > 0 && !slices.Contains(c.GrantTypes, "authorization_code") {
+		return nil
+	}
+	var refused []string
+	for _, p := range proxies {
+		if len(c.Proxies) > 0 && !slices.Contains(c.Proxies, p.ID) {
+			continue
+		}
+		allowed := "no allowed_redirects"
+		if len(p.AllowedRedirects) > 0 {
+			allowed = "allowed_redirects " + strings.Join(p.AllowedRedirects, " ")
+		}
+		for _, uri := range c.RedirectURIs {
+			err := p.CheckRedirect(uri)
+			if err == nil {
+				return nil
+			}
+			refused = append(refused, fmt.Sprintf("%s %s (proxy %q has %s)", uri, err, p.ID, allowed))
+		}
+	}
+	return fmt.Errorf("client %q: nobody could log in with it: none of its redirect_uris is allowed by a proxy that it may use: %s", id, strings.Join(refused, "; "))
 }
 
 // placeholderOnly returns text when it is a placeholder, and nothing when it is a key set itself, whose braces are no placeholders.

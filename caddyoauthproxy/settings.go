@@ -112,6 +112,9 @@ func (a *App) resolve() (*resolved, error) {
 	}
 	for _, id := range slices.Sorted(maps.Keys(a.Clients)) {
 		c, err := a.Clients[id].resolve(id, a.Proxies, time.Now())
+		if err == nil && len(r.proxies) == len(a.Proxies) { // else it might be for one that could not be made
+			err = a.Clients[id].checkLogin(id, r.proxies)
+		}
 		fail(err)
 		r.clients = append(r.clients, c)
 	}

@@ -205,6 +205,49 @@ func TestSiteSaysWhetherTheAppIsMissingOrWrong(t *testing.T) {
 	}
 }
 
+func TestClientThatCanLogInNowhereIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "secret"), []byte("s3cret-of-the-gateway\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const callback = "https://bot.test/cb"
+	for name, c := range map[string]struct {
+		client  map[string]any
+		allowed []string // by the proxy jira; wiki has https://bot.test/**
+		want    string   // empty: nothing is wrong
+	}{
+		"not in the list": {
+			map[string]any{"redirect_uris": []string{callback, "https://bot.test/b"}, "proxies": []string{"jira"}},
+			[]string{"claude", "https://other.test/cb"},
+			`client "bot": nobody could log in with it: none of its redirect_uris is allowed by a proxy that it may use: ` +
+				`https://bot.test/cb is not among the proxy's allowed_redirects (proxy "jira" has allowed_redirects claude https://other.test/cb); https://bot.test/b is not`,
+		},
+		"in no list":            {map[string]any{"redirect_uris": []string{"https://else.test/cb"}}, []string{"claude"}, `(proxy "wiki" has allowed_redirects https://bot.test/**)`},
+		"a scheme without list": {map[string]any{"redirect_uris": []string{"bot://cb"}, "proxies": []string{"jira"}}, nil, `bot://cb uses the scheme "bot"; a private-use scheme needs a dot (RFC 8252 §7.1) or must be listed in the proxy's allowed_redirects (proxy "jira" has no allowed_redirects)`},
+		"in another's list":     {map[string]any{"redirect_uris": []string{callback}}, []string{"claude"}, ""},
+		"one of them":           {map[string]any{"redirect_uris": []string{"https://else.test/cb", callback}, "proxies": []string{"jira"}}, []string{callback}, ""},
+		"without a list":        {map[string]any{"redirect_uris": []string{callback}, "proxies": []string{"jira"}}, nil, ""},
+		"loopback, any port":    {map[string]any{"redirect_uris": []string{"http://localhost:8080/callback"}, "proxies": []string{"jira"}}, []string{"claude"}, ""},
+		"acts for itself": {
+			map[string]any{"redirect_uris": []string{callback}, "proxies": []string{"jira"}, "grant_types": []string{"client_credentials"}, "client_secret": "{file." + filepath.Join(dir, "secret") + "}"},
+			[]string{"claude"}, "",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			app := base(dir)
+			set("proxies/jira/allowed_redirects", c.allowed)(app)
+			set("proxies/wiki", map[string]any{"resource": "https://gw.test/wiki", "allowed_redirects": []string{"https://bot.test/**"}})(app)
+			app["clients"] = map[string]any{"bot": c.client}
+			switch err := validate(t, app); {
+			case c.want == "" && err != nil:
+				t.Error(err)
+			case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
+				t.Errorf("got %v, want %s", err, c.want)
+			}
+		})
+	}
+}
+
 func TestAllowListsAreOfWhatTheProviderTells(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "secret"), []byte("s3cret-of-the-gateway\n"), 0o600); err != nil {

@@ -141,7 +141,7 @@ func (s *Server) authorizeRequest(r *http.Request, q url.Values, client *tokenst
 		return nil, refusal
 	}
 	progressOf(r.Context()).proxy = p.ID
-	if p.checkRedirect(redirectURI) != nil || !s.mayUse(client.ID, p) {
+	if p.CheckRedirect(redirectURI) != nil || !s.mayUse(client.ID, p) {
 		return nil, refuse("access_denied", "this client or its redirect URI is not allowed for this MCP server")
 	}
 	asked, err := s.asks(r.Context(), p)

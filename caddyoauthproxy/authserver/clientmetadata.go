@@ -136,7 +136,7 @@ func (s *Server) checkRedirectURIs(uris []string, pinned *Proxy) error {
 	for _, uri := range uris {
 		var err error
 		ok := slices.ContainsFunc(candidates, func(p *Proxy) bool {
-			err = p.checkRedirect(uri)
+			err = p.CheckRedirect(uri)
 			return err == nil
 		})
 		if !ok {

@@ -30,7 +30,7 @@ func TestPresetsAllowTheRedirectURIsThatTheDocsNameForTheirClients(t *testing.T)
 			t.Errorf("no redirect URI: %s", line)
 		}
 		for _, uri := range uris {
-			if err := p.checkRedirect(uri[1]); err != nil {
+			if err := p.CheckRedirect(uri[1]); err != nil {
 				t.Errorf("%s does not allow %s: %v", preset, uri[1], err)
 			}
 		}

@@ -221,7 +221,7 @@ func withoutPort(raw string, u *url.URL) string {
 // registeredRedirect reports whether a client may use the redirect URI, and
 // whether the proxy lets clients use it. It is asked before every redirect.
 func registeredRedirect(registered []string, p *Proxy, requested string) bool {
-	if p.checkRedirect(requested) != nil {
+	if p.CheckRedirect(requested) != nil {
 		return false
 	}
 	return slices.ContainsFunc(registered, func(entry string) bool { return sameRedirectURI(entry, requested) })
@@ -230,8 +230,8 @@ func registeredRedirect(registered []string, p *Proxy, requested string) bool {
 // errNotAllowed says that the operator's list does not have the redirect URI.
 var errNotAllowed = errors.New("is not among the proxy's allowed_redirects")
 
-// checkRedirect says why the proxy lets no client use the redirect URI; an empty list allows every safe one.
-func (p *Proxy) checkRedirect(uri string) error {
+// CheckRedirect says why the proxy lets no client use the redirect URI; an empty list allows every safe one.
+func (p *Proxy) CheckRedirect(uri string) error {
 	if len(p.AllowedRedirects) == 0 {
 		return validRedirectURI(uri, knownSchemes)
 	}

@@ -114,7 +114,7 @@ func TestT08HostOfARedirectURIHasOneReading(t *testing.T) {
 	} {
 		for what, err := range map[string]error{
 			"of a client": validRedirectURI(uri, nil), "of the configuration": ValidRedirectURI(uri), "in a list": ValidAllowedRedirect(uri),
-			"of a request": (&Proxy{}).checkRedirect(uri),
+			"of a request": (&Proxy{}).CheckRedirect(uri),
 		} {
 			if (err == nil) != ok {
 				t.Errorf("%s, %s: %v", uri, what, err)
