@@ -94,8 +94,10 @@ func misconfigured(err error) bool {
 	return errors.As(err, &wrongName) || errors.As(err, &invalid) || errors.As(err, &authority) || errors.As(err, new(passwordError)) || refusesTLS(err)
 }
 
+// refusesTLS reports whether the server has no TLS, and that is why there is no connection: where the connection string leaves it open (no sslmode), it was
+// then tried without, and what the server said to that counts.
 func refusesTLS(err error) bool {
-	return err != nil && strings.Contains(err.Error(), "server refused TLS connection")
+	return err != nil && code(err) == "" && strings.Contains(err.Error(), "server refused TLS connection")
 }
 
 // passwordError says that there is no password to connect with.

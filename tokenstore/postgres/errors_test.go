@@ -35,6 +35,8 @@ func TestOpenSaysWhatToDo(t *testing.T) {
 		"no password":              {connection, func(context.Context) (string, error) { return "", errors.New("file /run/x is gone") }, []string{"no password to connect with", "/run/x"}},
 		"no such user":             {swap(testpg.User+":"+testpg.Password, "mallory:s3cret"), nil, []string{"refuses the password", "mallory"}},
 		"no such database":         {swap("/"+database, "/nowhere"), nil, []string{"no such database", "nowhere", "CREATE DATABASE"}},
+		"wrong password, any TLS":  {strings.NewReplacer(testpg.Password, "s3cret", "?sslmode=disable", "").Replace(connection), nil, []string{"refuses the password"}},
+		"no database, any TLS":     {strings.NewReplacer("/"+database, "/nowhere", "sslmode=disable", "sslmode=prefer").Replace(connection), nil, []string{"no such database"}},
 		"no TLS":                   {swap("sslmode=disable", "sslmode=require"), nil, []string{"does not speak TLS", "sslmode=disable"}},
 		"no authority":             {swap("sslmode=disable", "sslmode=verify-full&sslrootcert=/nowhere/ca.pem"), nil, []string{"failed to configure TLS", "/nowhere/ca.pem"}},
 		"no libpq URL":             {"postgres://vault:s3cret@host:port:more/x", nil, []string{"connection string cannot be read"}},
