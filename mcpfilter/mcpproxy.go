@@ -1,9 +1,12 @@
 package mcpfilter
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -183,7 +186,8 @@ func configuredResourcePath(h httpcaddyfile.Helper, id string) (string, error) {
 	}
 	proxy, ok := config.Proxies[id]
 	if !ok {
-		return "", fmt.Errorf("mcp_proxy %s: the global oauth_proxy block declares no such proxy: add `proxy %s { resource https://… }`", id, id)
+		return "", fmt.Errorf("mcp_proxy %s: the global oauth_proxy block declares no such proxy (declared are: %s): add `proxy %s { resource https://… }`",
+			id, cmp.Or(strings.Join(slices.Sorted(maps.Keys(config.Proxies)), ", "), "none"), id)
 	}
 	resource, err := url.Parse(proxy.Resource)
 	if err != nil || resource.Host == "" {
