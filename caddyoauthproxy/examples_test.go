@@ -48,7 +48,7 @@ func TestCaddyfilesOfCommonCasesValidate(t *testing.T) {
 		t.Fatal(err)
 	}
 	list := readExample(t, "../examples/caddyfiles/README.md")
-	placeholder := regexp.MustCompile(`\{(env\.\w+|file\./run/secrets/[\w.-]+)\}`)
+	placeholder := regexp.MustCompile(`\{(env\.\w+|file\./(run|etc/caddy)/secrets/[\w.-]+)\}`)
 	for _, path := range caseCaddyfiles(t) {
 		t.Run(filepath.Base(path), func(t *testing.T) {
 			check := func(file string) error {

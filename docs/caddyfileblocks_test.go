@@ -272,7 +272,7 @@ func validate(t *testing.T, text string) error {
 	}
 	t.Setenv("CREDENTIALS_DIRECTORY", dir)
 	t.Setenv("PGHOST", "db.example.com")
-	text = regexp.MustCompile(`\{(env\.\w+|file\./run/secrets/[\w.-]+)\}`).ReplaceAllLiteralString(text, "{file."+dir+"/secret}")
+	text = regexp.MustCompile(`\{(env\.\w+|file\./(run|etc/caddy)/secrets/[\w.-]+)\}`).ReplaceAllLiteralString(text, "{file."+dir+"/secret}")
 	text = strings.NewReplacer(" /etc/caddy/", " "+dir+"/", " /var/lib/caddy/", " "+dir+"/", " /var/log/caddy/", " "+dir+"/", " /usr/local/bin/", " "+dir+"/").Replace(text)
 	adapted, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "Caddyfile"})
 	if err != nil {

@@ -86,7 +86,7 @@ func checkConsole(t *testing.T, b fenced) error {
 }
 
 // others are programs of other people, whose arguments are theirs.
-var others = []string{"claude", "createdb", "date", "git", "jq", "npx", "openssl", "pg_dump", "pg_restore", "sed", "tr", "cat"}
+var others = []string{"claude", "createdb", "date", "git", "jq", "npx", "openssl", "pg_dump", "pg_restore", "sed", "sudo", "tr", "cat"}
 
 // checkCommand says what is wrong with a command.
 func checkCommand(t *testing.T, b fenced, args []string) error {
