@@ -403,7 +403,8 @@ def main():
                 except (NotLoggedIn, LoginExpired, ScopeNeeded) as e:
                     if args.no_login or attempt == 2:
                         raise
-                    print(f"chatbot: {e}", file=sys.stderr)
+                    if not isinstance(e, NotLoggedIn):  # the first login needs no reason
+                        print(f"chatbot: {e}", file=sys.stderr)
                     bot.log_in(e.scope)
     except Failed as e:
         print(f"chatbot: {e}", file=sys.stderr)

@@ -453,7 +453,7 @@ async function main(): Promise<number> {
       // A login, and a scope more, but nobody is asked for ever.
       const missing = e instanceof NotLoggedIn || e instanceof LoginExpired || e instanceof ScopeNeeded;
       if (!missing || line["no-login"] || attempt === 2) throw e;
-      console.error(`chatbot: ${e.message}`);
+      if (!(e instanceof NotLoggedIn)) console.error(`chatbot: ${e.message}`); // the first login needs no reason
       await bot.logIn(e.scope);
     }
   }

@@ -148,7 +148,9 @@ func (l *login) authorize(ctx context.Context, sent string, resp *http.Response)
 	if l.noLogin {
 		return missing
 	}
-	fmt.Fprintln(os.Stderr, "chatbot:", missing)
+	if missing.exitCode != notLoggedIn { // the first login needs no reason
+		fmt.Fprintln(os.Stderr, "chatbot:", missing)
+	}
 	scope := cmp.Or(challenge["scope"], strings.Join(resource.ScopesSupported, " "))
 	if missing.exitCode == scopeNeeded { // what was allowed before is asked for again, or it would be lost
 		scope = strings.Join(slices.Compact(slices.Sorted(slices.Values(strings.Fields(l.kept.Scope+" "+challenge["scope"])))), " ")

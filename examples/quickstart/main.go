@@ -142,8 +142,10 @@ func startGateway(dir, logFile, secret string) error {
 	cfg.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{
 		caddy.DefaultLoggerName: {BaseLog: caddy.BaseLog{WriterRaw: caddyconfig.JSONModuleObject(map[string]string{"filename": logFile}, "output", "file", nil)}},
 	}}
+	_, _, early := caddy.BufferedLog() // what Caddy says before it has a log of its own goes there, too, and not to the terminal
 	if err := caddy.Run(&cfg); err != nil {
 		return fmt.Errorf("gateway: %w", err)
 	}
+	early.FlushTo(caddy.Log())
 	return nil
 }

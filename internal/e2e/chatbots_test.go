@@ -168,6 +168,9 @@ func TestExampleChatbotsLiveThroughALogin(t *testing.T) {
 				t.Fatalf("exit code %d, no %q in:\n%s", code, want, said)
 			}
 		}
+		if strings.Contains(said, "chatbot:") {
+			t.Errorf("a first login sounds like a failure:\n%s", said)
+		}
 		if info, err := os.Stat(b.tokens); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("the file: %v %v", info.Mode(), err)
 		}

@@ -29,7 +29,12 @@ func TestSlowReadmeAndExamplesWorkAsTheyAreWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	gateway.Stderr = os.Stderr
+	stderr, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stderr.Close()
+	gateway.Stderr = stderr
 	if err := gateway.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -38,8 +43,15 @@ func TestSlowReadmeAndExamplesWorkAsTheyAreWritten(t *testing.T) {
 	for lines := bufio.NewScanner(stdout); !strings.Contains(said.String(), "\nCtrl-C ") && lines.Scan(); {
 		said.WriteString(lines.Text() + "\n")
 	}
+	alsoSaid, err := os.ReadFile(stderr.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
 	if !fits(said.String(), blocks[1].text) {
-		t.Fatalf("%s says\n%s\nand in the README\n%s", blocks[0].text, said.String(), blocks[1].text)
+		t.Fatalf("%s says\n%s\n%s\nand in the README\n%s", blocks[0].text, said.String(), alsoSaid, blocks[1].text)
+	}
+	if strings.Contains(string(alsoSaid), `"msg"`) {
+		t.Errorf("a line of the log is on the terminal, and not in the README:\n%s", alsoSaid)
 	}
 	if said := withPerson(t, newcomer.command(t, blocks[2].text), loginAs(t, testenv.Alice)); !fits(said, blocks[3].text) {
 		t.Errorf("%s says\n%s\nand in the README\n%s", blocks[2].text, said, blocks[3].text)
