@@ -122,6 +122,7 @@ var real = []string{
 	"https://vscode.dev/oauth/client-metadata.json",
 	"https://vscode.dev/redirect",
 	"https://www.cursor.com/agents/mcp/oauth/callback",
+	"https://www.googleapis.com/auth/calendar.readonly",
 	"https://www.googleapis.com/auth/drive.readonly",
 }
 
