@@ -86,6 +86,8 @@ var runElsewhere = []struct{ page, section, language, test string }{
 	{"README.md", "Try it", "text", "TestSlowReadmeAndExamplesWorkAsTheyAreWritten"},
 	{"docs/tutorial.md", "", "", "TestTutorialWorksAsItIsWritten"},
 	{"docs/admin.md", "", "console", "TestAdminPageShowsWhatIsPrinted"},
+	{"docs/endpoints.md", "A call", "sh", "TestCallsAreAnsweredAsThePageOfEndpointsShows"},
+	{"docs/endpoints.md", "A call", "text", "TestCallsAreAnsweredAsThePageOfEndpointsShows"},
 	{"docs/configuration.md", "Checking a configuration", "text", "TestDoctorSaysWhatItsPageShows"},
 	{"docs/configuration.md", "Identity for the server", "js", "TestSlowRecipeOfTheDocumentationChecksAssertions"},
 	{"docs/configuration.md", "Over Caddy's config API", "sh", "TestServersAreAddedOverCaddysConfigAPIAsDocumented"},

@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -108,6 +110,51 @@ func TestAdminPageShowsWhatIsPrinted(t *testing.T) {
 	}
 	if commands < 8 {
 		t.Errorf("only %d commands were found: the test is no good", commands)
+	}
+}
+
+// Calls of both eras are answered as docs/endpoints.md shows, and a registration with the members that it has there.
+func TestCallsAreAnsweredAsThePageOfEndpointsShows(t *testing.T) {
+	t.Parallel()
+	for _, tool := range []string{"bash", "curl"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			missing(t, tool+" is not installed")
+		}
+	}
+	w := testenv.Start(t, testenv.Options{})
+	bot := w.NewPlainBot(t)
+	bot.Login(t, testenv.NewBrowser(testenv.Alice))
+	here := strings.NewReplacer("https://gateway.example.com/jira/mcp", w.ProxyURL("demo"), "https://gateway.example.com/api/v1/oauth-proxy/jira/", w.URL+"/api/v1/oauth-proxy/demo/", "https://chatbot.example.com/oauth/callback", "https://bot.example.com/cb").Replace
+	run := func(commands string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "bash", "-c", "set -euo pipefail\n"+commands)
+		cmd.Env = append(os.Environ(), "ACCESS_TOKEN="+bot.Access())
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%s: %v", commands, err)
+		}
+		return string(out)
+	}
+	calls := blocksOf(t, "docs/endpoints.md", "A call", here)
+	if len(calls) != 4 {
+		t.Fatalf("there are no longer two calls and what each answers: %q", calls)
+	}
+	for i := 0; i < len(calls); i += 2 {
+		if said := run(calls[i].text); !fits(said, calls[i+1].text) {
+			t.Errorf("%s\nanswers\n%s\nand the page shows\n%s", calls[i].text, said, calls[i+1].text)
+		}
+	}
+	registration := blocksOf(t, "docs/endpoints.md", "Registration", here)
+	members := func(text string) []string {
+		t.Helper()
+		var answer map[string]any
+		if err := json.Unmarshal([]byte(text), &answer); err != nil {
+			t.Fatalf("%v: %s", err, text)
+		}
+		return slices.Sorted(maps.Keys(answer))
+	}
+	if is, shown := members(run(registration[0].text)), members(registration[1].text); !slices.Equal(is, shown) {
+		t.Errorf("a registration is answered with %v, and the page shows %v", is, shown)
 	}
 }
 

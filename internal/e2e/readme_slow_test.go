@@ -33,7 +33,7 @@ func TestSlowReadmeAndExamplesWorkAsTheyAreWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer stderr.Close()
+	t.Cleanup(func() { _ = stderr.Close() })
 	gateway.Stderr = stderr
 	if err := gateway.Start(); err != nil {
 		t.Fatal(err)
