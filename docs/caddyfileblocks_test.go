@@ -199,6 +199,8 @@ func fill(option *statement, sites []statement) {
 			case len(s.body) > 0:
 			case s.words()[1] == "mcp":
 				s.body = []statement{{head: "server https://mcp.example.com/mcp"}}
+			case strings.HasPrefix(s.words()[1], "google"): // which tells an organisation
+				s.body = []statement{{head: "type google"}, {head: "client_id a"}, {head: "client_secret {env.A}"}}
 			default:
 				s.body = []statement{{head: "type oidc"}, {head: "issuer https://login.example.com"}, {head: "client_id a"}, {head: "client_secret {env.A}"}}
 			}
