@@ -171,7 +171,7 @@ func shrink(t *testing.T, from, to string) {
 	if out.Len() > 100<<10 {
 		t.Errorf("%s has %d bytes, more than 100 kB: show less of the page", to, out.Len())
 	}
-	if err := os.WriteFile(to, out.Bytes(), 0o644); err != nil { //nolint:gosec // a picture for everybody
+	if err := os.WriteFile(to, out.Bytes(), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
