@@ -95,18 +95,18 @@ func (a *App) examine(ctx context.Context) []examination {
 
 func (a *App) examineGateway(ctx context.Context, client *http.Client) []upstream.Finding {
 	issuer := strings.TrimSuffix(a.config.issuer.String(), "/")
-	metadata, reached := published(ctx, client, issuer+"/.well-known/oauth-authorization-server", "issuer", issuer)
+	metadata := published(ctx, client, issuer+"/.well-known/oauth-authorization-server", "issuer", issuer)
 	found := append(a.examineKeys(ctx), metadata)
-	if reached {
+	if metadata.Level == upstream.Fine { // else the running configuration may be one of before this one
 		found = append(found, a.served(ctx, client, issuer+readyPath))
 	}
 	return found
 }
 
 func examineProxy(ctx context.Context, client *http.Client, p *authserver.Proxy) []upstream.Finding {
-	metadata, reached := published(ctx, client, authserver.ResourceMetadataURL(p), "resource", p.Resource)
+	metadata := published(ctx, client, authserver.ResourceMetadataURL(p), "resource", p.Resource)
 	found := []upstream.Finding{metadata}
-	if reached {
+	if metadata.Level == upstream.Fine { // else the running configuration may be one of before this one
 		found = append(found, guarded(ctx, client, p))
 	}
 	if p.Allow.Everybody() {
@@ -134,26 +134,25 @@ func unreached(address, why string) upstream.Finding {
 		Fix: "if Caddy is not running yet, that is why; otherwise check that the name leads to it, and that its site has oauth_proxy or mcp_proxy"}
 }
 
-// published looks at a document that the running gateway should serve to everybody, and at the member that says whose it is; reached says whether anybody
-// answered.
-func published(ctx context.Context, client *http.Client, address, member, want string) (f upstream.Finding, reached bool) {
+// published looks at a document that the running gateway should serve to everybody, and at the member that says whose it is.
+func published(ctx context.Context, client *http.Client, address, member, want string) upstream.Finding {
 	resp, err := askAsStranger(ctx, client, address)
 	if err != nil {
-		return unreached(address, err.Error()), false
+		return unreached(address, err.Error())
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return unreached(address, resp.Status), true
+		return unreached(address, resp.Status)
 	}
 	var doc map[string]any
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&doc); err != nil {
-		return unreached(address, "it is not JSON"), true
+		return unreached(address, "it is not JSON")
 	}
 	if doc[member] != want {
 		return upstream.Finding{Level: upstream.Problem, What: fmt.Sprintf("%s says that its %s is %q, not %q", address, member, fmt.Sprint(doc[member]), want),
-			Fix: "another server answers at this address, or the running configuration is another"}, true
+			Fix: "another server answers at this address, or the running configuration is another"}
 	}
-	return upstream.Finding{Level: upstream.Fine, What: "serves " + address}, true
+	return upstream.Finding{Level: upstream.Fine, What: "serves " + address}
 }
 
 // served looks whether the handler oauth_proxy is there: mcp_proxy serves the metadata as well, and Caddy answers what no handler does with an empty 200.
