@@ -63,7 +63,7 @@ func TestSlowPicturesOfTheDocumentationAreCurrent(t *testing.T) {
 			consent    remember
 			allowed_redirects claude`,
 	})
-	w.NewPlainBot(t).Login(t, testenv.NewBrowser(testenv.Alice))
+	w.NewPlainBotNamed(t, "Claude").Login(t, testenv.NewBrowser(testenv.Alice))
 	w.Terminate()
 	inVault(t, w, func(v *tokenstore.Vault) { believableGrants(t, v) })
 	w.Run()
@@ -96,7 +96,7 @@ func TestSlowPicturesOfTheDocumentationAreCurrent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fmt.Fprintf(&now, "%s.png %x\n", s.Name, sha256.Sum256([]byte(unchanging(string(page)))))
+		fmt.Fprintf(&now, "%s.png %d %s %x\n", s.Name, s.Width, s.Scheme, sha256.Sum256([]byte(unchanging(string(page)))))
 	}
 	if *writePictures {
 		for _, s := range shots {
